@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(os.environ.get("PYG_MATCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the real evaluation images, or skip."""
+    if not (SHARED / "homography").is_dir():
+        pytest.skip(
+            f"no evaluation images at {SHARED}; set PYG_MATCH_DATA to a folder that holds homography/"
+        )
+    return SHARED

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from helpers import random_pair, random_set
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
+from torch_geometric.utils import unbatch
+
+from pyg_match.data import KeypointPair
+from pyg_match.transforms import CandidateEdges, KNNGraph
+
+
+def make_pairs():
+    counts = [(5, 8), (7, 1), (0, 4), (3, 0), (1, 1), (0, 0)]
+    return [CandidateEdges(3)(KNNGraph(2, loop=True)(random_pair(*c))) for c in counts]
+
+
+def test_from_sets_joins_what_both_sets_have():
+    set0, set1 = random_set(3), random_set(2)
+    set0.scale = torch.rand(3)
+    pair = KeypointPair.from_sets(set0, set1, y=torch.tensor([0, -1, -2, 0, -1]), homography=torch.eye(3))
+    assert "scale" not in pair
+    assert pair.image_ptr.tolist() == [0, 3, 5]
+    assert pair.image_batch.tolist() == [0, 0, 0, 1, 1]
+    assert torch.equal(pair.image(1).pos, set1.pos)
+    assert pair.validate()
+
+
+def test_batches_without_padding_and_comes_apart():
+    pairs = make_pairs()
+    (batch,) = DataLoader(pairs, batch_size=len(pairs))
+    assert batch.validate()
+    assert batch.num_nodes == sum(p.num_nodes for p in pairs)
+    assert isinstance(batch.edge_index, EdgeIndex)
+    assert batch.edge_index.is_sorted_by_col
+    assert batch.cross_edge_index.is_sorted_by_col
+    for before, after in zip(pairs, batch.to_data_list(), strict=True):
+        assert isinstance(after, KeypointPair)
+        for key in before.keys():  # noqa: SIM118
+            assert torch.equal(before[key], after[key]), key
+        after.validate()
+    assert [len(p) for p in unbatch(batch.pos, batch.batch, batch_size=len(pairs))] == [
+        p.num_nodes for p in pairs
+    ]
+
+
+def test_image_of_batch():
+    pairs = make_pairs()
+    batch = Batch.from_data_list(pairs)
+    for number, pair in enumerate(pairs):
+        for side in (0, 1):
+            assert torch.equal(batch.image(2 * number + side).pos, pair.image(side).pos)
+    with pytest.raises(IndexError, match="image 12 does not exist"):
+        batch.image(12)
+
+
+def test_swapped():
+    homography = torch.tensor([[1.0, 0.1, 5], [0, 1.2, -3], [0, 0, 1]])
+    pair = random_pair(3, 2)
+    pair.y = torch.tensor([1, -1, -2, -1, 0])
+    pair.homography = homography[None]
+    swapped = pair.swapped()
+    assert swapped.num_keypoints.tolist() == [[2, 3]]
+    assert swapped.y.tolist() == [-1, 0, 1, -1, -2]
+    assert torch.allclose(swapped.homography[0] @ homography, torch.eye(3), atol=1e-6)
+
+
+def test_save_load_and_copy(tmp_path):
+    pair = make_pairs()[0]
+    torch.save(pair, tmp_path / "pair.pt")
+    loaded = torch.load(tmp_path / "pair.pt", weights_only=False)
+    assert loaded.validate()
+    assert torch.equal(loaded.cross_edge_index, pair.cross_edge_index)
+    moved = pair.clone().to("cpu", non_blocking=True)
+    assert moved.edge_index.is_sorted_by_col
+    if torch.cuda.is_available():
+        assert pair.pin_memory().pos.is_pinned()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_keypoints": torch.tensor([[3, 3]])}, "must sum to the 5 keypoints"),
+        ({"edge_index": torch.tensor([[0], [4]])}, "'edge_index' must join keypoints of the same image"),
+        (
+            {"cross_edge_index": torch.tensor([[0], [1]])},
+            "'cross_edge_index' must join keypoints of the two images",
+        ),
+        ({"cross_edge_index": torch.tensor([[0], [7]])}, "names node 7, but there are 5"),
+        ({"cross_edge_index": torch.tensor([[-1], [4]])}, "names node -1"),
+        ({"y": torch.tensor([2, -1, -1, -1, -1])}, "'y' must hold"),
+        ({"y": torch.tensor([1])}, r"'y' must have shape \[5\]"),
+        ({"x": torch.full((5, 16), torch.inf)}, "'x' holds NaN or infinite"),
+    ],
+)
+def test_validate_names_the_fault(change, message):
+    pair = random_pair(3, 2)
+    for key, value in change.items():
+        pair[key] = value
+    with pytest.raises(ValueError, match=message):
+        pair.validate()
+    assert pair.validate(raise_on_error=False) is False
+
+
+def test_from_sets_refuses_other_widths():
+    with pytest.raises(ValueError, match="same width, got 16 and 8"):
+        KeypointPair.from_sets(random_set(2, 16), random_set(2, 8))
