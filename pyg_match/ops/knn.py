@@ -1,0 +1,209 @@
+"""k-nearest-neighbour graphs whose edges do not depend on the backend that found them."""
+
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Literal, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
+
+_CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
+_SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
+
+
+def available_backends() -> list[str]:
+    """The k-nearest-neighbour backends that can be used here, best first."""
+    backends = []
+    if _has_pyg_knn():
+        backends.append("pyg")
+    if find_spec("torch_cluster") is not None:
+        backends.append("torch_cluster")
+    return [*backends, "scipy", "torch"]
+
+
+def knn_graph(
+    x: Tensor,
+    k: int,
+    batch: Optional[Tensor] = None,
+    loop: bool = False,
+    flow: str = "source_to_target",
+    cosine: bool = False,
+    num_workers: int = 1,
+    batch_size: Optional[int] = None,
+    backend: KNNBackend = "auto",
+) -> Tensor:
+    r"""Compute edges from the :math:`k` nearest points to each point.
+
+    The signature is that of :func:`torch_geometric.nn.knn_graph`, and so is the order of the edges: sorted by
+    target, the nearest source first. Sources at equal distance are taken in the order of their index, by every
+    backend. A point with fewer than :math:`k` others in its example is joined to all of them.
+
+    Args:
+        x: Points.
+        k: Number of neighbours of each point.
+        batch: Non-decreasing example number of each point; edges stay within an example.
+        loop: Whether a point counts as its own first neighbour.
+        flow: ``"source_to_target"`` (row 0 holds the neighbours) or ``"target_to_source"``.
+        cosine: Whether to rank by the angle between points instead of their Euclidean distance.
+        num_workers: Threads of the k-d tree; the other backends choose for themselves.
+        batch_size: Number of examples, if known.
+        backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"``, or ``"auto"``:
+            the k-d tree for points of few dimensions on the CPU, torch otherwise.
+
+    Shapes:
+        - **x:** :math:`(N, F)`
+        - **batch:** :math:`(N)`
+        - **output:** :math:`(2, E)`
+
+    Raises:
+        ValueError: If ``k`` is not positive, a point is not finite, ``batch`` is not sorted or a name is unknown.
+        ImportError: If the chosen backend is not installed.
+
+    Example:
+        >>> knn_graph(torch.tensor([[0.0], [1.0], [3.0]]), k=1)
+        tensor([[1, 0, 1],
+                [0, 1, 2]])
+    """
+    if k < 1:
+        raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+    if flow not in ("source_to_target", "target_to_source"):
+        raise ValueError(f"'flow' must be 'source_to_target' or 'target_to_source', got {flow!r}")
+    points = _as_points(x, cosine)
+    search = _searcher(backend, points, num_workers)
+    parts = []
+    for start, stop in _examples(points.size(0), batch, batch_size):
+        neighbours = _nearest(points[start:stop], k, loop, search) + start
+        targets = torch.arange(start, stop, device=x.device).repeat_interleave(neighbours.size(1))
+        parts.append(torch.stack([neighbours.reshape(-1), targets]))
+    edge_index = torch.cat(parts, dim=1) if parts else torch.empty(2, 0, dtype=torch.long, device=x.device)
+    return edge_index if flow == "source_to_target" else edge_index.flip(0)
+
+
+Search = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
+    """The sorted neighbours ``[N, min(k, N or N - 1)]`` of all points of one example.
+
+    The search is asked for a few more points than needed, which are ranked anew in double precision by (distance,
+    index). A row whose last kept neighbour ties with the last point found may hide an equal one further out, so
+    such rows are searched again, deeper.
+    """
+    num_points = points.size(0)
+    k = min(k, num_points if loop else num_points - 1)
+    if k <= 0:
+        return torch.empty(num_points, 0, dtype=torch.long, device=points.device)
+    result = torch.empty(num_points, k, dtype=torch.long, device=points.device)
+    rows = torch.arange(num_points, device=points.device)
+    depth = min(k + 4, num_points)
+    while rows.numel() > 0:
+        found = search(points, rows, depth)
+        distance = _squared_distance(points, rows, found)
+        order = found.argsort(dim=1)
+        found, distance = found.gather(1, order), distance.gather(1, order)
+        own = found == rows.unsqueeze(1)
+        rank_by = distance.masked_fill(own, -1.0 if loop else math.inf)
+        order = rank_by.argsort(dim=1, stable=True)[:, :k]
+        result[rows] = found.gather(1, order)
+        if depth == num_points:
+            break
+        # Anything not found is at least as far as the farthest point found.
+        open_rows = rank_by.gather(1, order)[:, -1] >= distance.max(dim=1).values
+        rows = rows[open_rows]
+        depth = min(2 * depth, num_points)
+    return result
+
+
+def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
+    """Squared distances in double precision, summed in the same order for every backend."""
+    distance = torch.zeros(found.shape, dtype=torch.double, device=points.device)
+    for column in points.double().unbind(1):
+        distance += (column[found] - column[rows].unsqueeze(1)) ** 2
+    return distance
+
+
+def _searcher(backend: str, points: Tensor, num_workers: int) -> Search:
+    if backend == "auto":
+        few_dimensions = points.size(1) <= _SCIPY_MAX_DIM and points.device.type == "cpu"
+        backend = "scipy" if few_dimensions else "torch"
+    if backend == "torch":
+        return _search_torch
+    if backend == "scipy":
+        return lambda points, rows, depth: _search_scipy(points, rows, depth, num_workers)
+    if backend == "torch_cluster":
+        if find_spec("torch_cluster") is None:
+            raise ImportError(
+                "backend 'torch_cluster' needs the package torch-cluster: pip install pyg-match[cluster]"
+            )
+        return _search_torch_cluster
+    if backend == "pyg":
+        if not _has_pyg_knn():
+            raise ImportError("backend 'pyg' needs pyg-lib>=0.6.0 beside torch-geometric")
+        return _search_pyg
+    raise ValueError(f"'backend' must be 'auto', 'pyg', 'torch_cluster', 'scipy' or 'torch', got {backend!r}")
+
+
+def _search_torch(points: Tensor, rows: Tensor, depth: int) -> Tensor:
+    points = points.double()
+    step = max(1, _CHUNK_ELEMENTS // points.size(0))
+    chunks = []
+    for chunk in rows.split(step):
+        distance = torch.cdist(points[chunk], points, compute_mode="donot_use_mm_for_euclid_dist")
+        chunks.append(distance.topk(depth, dim=1, largest=False).indices)
+    return torch.cat(chunks)
+
+
+def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: int) -> Tensor:
+    from scipy.spatial import cKDTree
+
+    array = points.detach().cpu().double().numpy()
+    tree = cKDTree(array, balanced_tree=False, compact_nodes=False)
+    _, found = tree.query(array[rows.cpu().numpy()], k=np.arange(1, depth + 1), workers=num_workers)
+    return torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64)).to(points.device)
+
+
+def _search_torch_cluster(points: Tensor, rows: Tensor, depth: int) -> Tensor:
+    from torch_cluster import knn
+
+    return knn(points, points[rows], depth)[1].view(rows.numel(), depth)
+
+
+def _search_pyg(points: Tensor, rows: Tensor, depth: int) -> Tensor:
+    from torch_geometric.nn import knn
+
+    return knn(points, points[rows], depth)[1].view(rows.numel(), depth)
+
+
+def _has_pyg_knn() -> bool:
+    import torch_geometric.typing
+
+    return bool(getattr(torch_geometric.typing, "WITH_KNN", False))
+
+
+def _as_points(x: Tensor, cosine: bool) -> Tensor:
+    points = x.detach()
+    points = points.view(-1, 1) if points.dim() == 1 else points.flatten(1)
+    if not points.is_floating_point():
+        points = points.double()
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError("'x' holds NaN or infinite values, expected finite points")
+    if points.dtype in (torch.half, torch.bfloat16):
+        points = points.float()
+    return torch.nn.functional.normalize(points.double(), dim=1) if cosine else points
+
+
+def _examples(num_points: int, batch: Optional[Tensor], batch_size: Optional[int]) -> list[tuple[int, int]]:
+    """The node ranges of the examples."""
+    if batch is None:
+        return [(0, num_points)] if num_points > 0 else []
+    if batch.shape != (num_points,):
+        raise ValueError(f"'batch' must have shape [{num_points}], got {list(batch.shape)}")
+    if bool((batch[1:] < batch[:-1]).any()):
+        raise ValueError("'batch' must be sorted, so that the points of an example follow each other")
+    counts = torch.bincount(batch, minlength=batch_size or 0)
+    ptr = [0, *counts.cumsum(0).tolist()]
+    return [(start, stop) for start, stop in zip(ptr[:-1], ptr[1:], strict=True) if stop > start]

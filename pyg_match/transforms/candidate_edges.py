@@ -1,0 +1,78 @@
+"""Edges to the most similar keypoints of the other image."""
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data import KeypointPair
+from pyg_match.data.edges import sorted_edges
+
+_CHUNK_ELEMENTS = 1 << 23  # similarities held at once: 32 MiB in single precision
+
+
+@functional_transform("candidate_edges")
+class CandidateEdges(BaseTransform):
+    r"""Join each keypoint to its :math:`k` candidates: the keypoints of the **other** image with the most similar
+    descriptors (functional name: :obj:`candidate_edges`).
+
+    The similarity of two descriptors is their inner product, the cosine for the unit descriptors that detectors
+    give. Similarities are computed a few rows at a time, so memory grows linearly with the number of keypoints.
+
+    Args:
+        k: Number of candidates. With fewer than :math:`k` keypoints in the other image, all of them.
+        symmetric: Whether an edge is drawn in both directions as soon as one of its ends is a candidate of the
+            other, so that two keypoints either see each other or do not. The sparse assignment needs this.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [KeypointSet(pos=torch.rand(4, 2), x=torch.eye(4)) for _ in range(2)]
+        >>> CandidateEdges(k=1)(KeypointPair.from_sets(*sets)).cross_edge_index.tolist()
+        [[4, 5, 6, 7, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]]
+    """
+
+    def __init__(self, k: int, symmetric: bool = True) -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be a positive number of candidates, got {k}")
+        self.k = k
+        self.symmetric = symmetric
+
+    def forward(self, data: Data) -> Data:
+        """Set ``data.cross_edge_index``, sorted by target."""
+        if not isinstance(data, KeypointPair):
+            raise TypeError(f"{self.__class__.__name__} needs a KeypointPair, got {type(data).__name__}")
+        x = data.x.detach()
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
+        ptr = data.image_ptr.tolist()
+        parts = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
+        for image in range(len(ptr) - 1):
+            start, other = ptr[image], ptr[image ^ 1]
+            best = _most_similar(x[start : ptr[image + 1]], x[other : ptr[(image ^ 1) + 1]], self.k) + other
+            target = torch.arange(start, ptr[image + 1], device=x.device).repeat_interleave(best.size(1))
+            parts.append(torch.stack([best.reshape(-1), target]))
+        edge_index = torch.cat(parts, dim=1)
+        if self.symmetric:
+            edge_index = _symmetrised(edge_index, ptr[-1])
+        data.cross_edge_index = sorted_edges(edge_index, ptr[-1], is_sorted=True)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(k={self.k}, symmetric={self.symmetric})"
+
+
+def _most_similar(query: Tensor, key: Tensor, k: int) -> Tensor:
+    """For each query the indices of its ``k`` most similar keys, ``[num_queries, min(k, num_keys)]``."""
+    k = min(k, key.size(0))
+    step = max(1, _CHUNK_ELEMENTS // max(1, key.size(0)))
+    chunks = [(chunk @ key.t()).topk(k, dim=1).indices for chunk in query.split(step)]
+    return torch.cat(chunks) if chunks else torch.empty(0, k, dtype=torch.long, device=query.device)
+
+
+def _symmetrised(edge_index: Tensor, num_nodes: int) -> Tensor:
+    """The edges in both directions, each once, sorted by target and then source."""
+    source, target = edge_index
+    key = torch.cat([target * num_nodes + source, source * num_nodes + target]).unique()
+    return torch.stack([key % num_nodes, key // num_nodes]) if num_nodes > 0 else edge_index

@@ -1,0 +1,46 @@
+"""Edges from the nearest keypoints of the same image."""
+
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.knn import KNNBackend, knn_graph
+from pyg_match.transforms.edges import node_groups
+
+
+@functional_transform("keypoint_knn_graph")
+class KNNGraph(BaseTransform):
+    r"""Join each keypoint to its :math:`k` nearest keypoints **of the same image** (functional name:
+    :obj:`keypoint_knn_graph`).
+
+    Works on a :class:`~pyg_match.data.KeypointPair` (or a batch of them), whose images stay apart, and on any
+    :class:`~torch_geometric.data.Data` with ``pos``, whose examples stay apart.
+
+    Args:
+        k: Number of neighbours. With fewer than :math:`k` other keypoints in an image, all of them.
+        loop: Whether a keypoint counts as its own first neighbour. Attention of pretrained matchers expects it to.
+        backend: See :func:`pyg_match.knn_graph`; all backends give the same edges.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> KNNGraph(k=2)(Data(pos=torch.rand(5, 2)))
+        Data(pos=[5, 2], edge_index=[2, 10])
+    """
+
+    def __init__(self, k: int, loop: bool = False, backend: KNNBackend = "auto") -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+        self.k = k
+        self.loop = loop
+        self.backend = backend
+
+    def forward(self, data: Data) -> Data:
+        """Set ``data.edge_index``, sorted by target."""
+        edge_index = knn_graph(data.pos, self.k, node_groups(data), loop=self.loop, backend=self.backend)
+        data.edge_index = sorted_edges(edge_index, data.pos.size(0), is_sorted=True)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(k={self.k}, loop={self.loop})"

@@ -1,0 +1,93 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+
+from pyg_match import knn_graph
+from pyg_match.ops.knn import available_backends
+
+
+def brute_force(points, k, loop):
+    """Neighbours by (distance, index), one point at a time."""
+    edges = []
+    for target, point in enumerate(points.double()):
+        distance = ((points.double() - point) ** 2).sum(1).tolist()
+        if loop:
+            distance[target] = -1.0
+        order = sorted((d, i) for i, d in enumerate(distance) if loop or i != target)
+        edges += [[source, target] for _, source in order[:k]]
+    return torch.tensor(edges, dtype=torch.long).view(-1, 2).t()
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_equals_brute_force_ties_included(backend, data):
+    n = data.draw(st.integers(0, 40))
+    k = data.draw(st.integers(1, 50))
+    loop = data.draw(st.booleans())
+    seed = data.draw(st.integers(0, 999))
+    grid = data.draw(st.sampled_from([1, 3, 1000]))  # 1: all points equal, 3: many ties
+    points = torch.randint(0, grid, (n, 2), generator=torch.Generator().manual_seed(seed)).float()
+    assert torch.equal(knn_graph(points, k, loop=loop, backend=backend), brute_force(points, k, loop))
+
+
+def test_equals_ckdtree_on_random_points():
+    points = torch.rand(500, 2)
+    _, expected = cKDTree(points.numpy()).query(points.numpy(), k=9)
+    edge_index = knn_graph(points, 8)
+    assert np.array_equal(edge_index[0].view(500, 8).numpy(), expected[:, 1:])
+    assert torch.equal(edge_index[1], torch.arange(500).repeat_interleave(8))
+
+
+def test_batch_flow_cosine_and_one_dimension():
+    points = torch.rand(30, 5)
+    batch = torch.tensor([0] * 12 + [2] * 18)
+    edge_index = knn_graph(points, 4, batch, batch_size=4)
+    parts = [knn_graph(points[:12], 4), knn_graph(points[12:], 4) + 12]
+    assert torch.equal(edge_index, torch.cat(parts, 1))
+    assert torch.equal(knn_graph(points, 4, batch, flow="target_to_source"), edge_index.flip(0))
+    near = torch.nn.functional.normalize(points, dim=1)
+    nearest = (near @ near.t()).fill_diagonal_(-2).argmax(1)
+    assert torch.equal(knn_graph(points, 1, cosine=True)[0], nearest)
+    assert knn_graph(torch.tensor([0.0, 1.0, 3.0]), 1).tolist() == [[1, 0, 1], [0, 1, 2]]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch_cluster") is None, reason="torch-cluster is not installed"
+)
+def test_equals_torch_cluster():
+    from torch_cluster import knn_graph as peer
+
+    points = torch.rand(300, 2)
+    ours, theirs = knn_graph(points, 8, backend="torch_cluster"), peer(points, 8)
+    assert {tuple(e) for e in ours.t().tolist()} == {tuple(e) for e in theirs.t().tolist()}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"k": 0}, "'k' must be a positive number of neighbours, got 0"),
+        ({"flow": "up"}, "'flow' must be"),
+        ({"backend": "faiss"}, "'backend' must be .* got 'faiss'"),
+        ({"batch": torch.tensor([1, 0, 1])}, "'batch' must be sorted"),
+        ({"batch": torch.tensor([0, 1])}, r"'batch' must have shape \[3\], got \[2\]"),
+        ({"x": torch.tensor([[0.0], [torch.nan], [1.0]])}, "'x' holds NaN"),
+    ],
+)
+def test_errors(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        knn_graph(**{"x": torch.rand(3, 1), "k": 1, **kwargs})
+
+
+def test_missing_backend_says_what_to_install():
+    if importlib.util.find_spec("torch_cluster") is None:
+        with pytest.raises(ImportError, match="torch-cluster"):
+            knn_graph(torch.rand(3, 2), 1, backend="torch_cluster")
+    if "pyg" not in available_backends():
+        with pytest.raises(ImportError, match="pyg-lib"):
+            knn_graph(torch.rand(3, 2), 1, backend="pyg")

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from helpers import random_pair, random_set
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import Compose
+
+import pyg_match
+from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph
+
+COUNTS = [(9, 6), (1, 3), (0, 4), (1, 1), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        KNNGraph(3),
+        KNNGraph(3, loop=True),
+        CompleteGraph(),
+        CandidateEdges(2),
+        CandidateEdges(50, symmetric=False),
+    ],
+)
+def test_batch_equals_single(transform):
+    pairs = [random_pair(*counts) for counts in COUNTS]
+    single = Batch.from_data_list([transform(pair.clone()) for pair in pairs])
+    batched = transform(Batch.from_data_list(pairs))
+    assert batched.validate()
+    for key in ("edge_index", "cross_edge_index"):
+        if key in single:
+            assert torch.equal(single[key], batched[key])
+            assert batched[key].is_sorted_by_col
+
+
+def test_repr():
+    assert str(KNNGraph(k=8)) == "KNNGraph(k=8, loop=False)"
+    assert str(CompleteGraph()) == "CompleteGraph(within=True, cross=True, loop=True)"
+    assert str(CandidateEdges(k=8)) == "CandidateEdges(k=8, symmetric=True)"
+
+
+def test_knn_graph_is_per_image_and_leaves_the_input_alone():
+    pair = random_pair(20, 30)
+    out = KNNGraph(4, loop=True)(pair)
+    assert pair.edge_index is None
+    expected = [
+        pyg_match.knn_graph(pair.image(0).pos, 4, loop=True),
+        pyg_match.knn_graph(pair.image(1).pos, 4, loop=True) + 20,
+    ]
+    assert torch.equal(out.edge_index.as_tensor(), torch.cat(expected, 1))
+
+
+def test_knn_graph_more_neighbours_than_keypoints():
+    out = KNNGraph(100)(random_set(4))
+    assert out.edge_index.size(1) == 12
+    assert KNNGraph(100, loop=True)(random_set(1)).edge_index.tolist() == [[0], [0]]
+    assert KNNGraph(100)(random_set(0)).edge_index.shape == (2, 0)
+
+
+def test_complete_graph():
+    out = CompleteGraph()(random_pair(2, 1))
+    assert out.edge_index.tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 1, 2]]
+    assert out.cross_edge_index.tolist() == [[2, 2, 0, 1], [0, 1, 2, 2]]
+    out = CompleteGraph(cross=False, loop=False)(random_pair(2, 1))
+    assert out.edge_index.tolist() == [[1, 0], [0, 1]]
+    assert "cross_edge_index" not in out
+    data = Batch.from_data_list([Data(pos=torch.rand(n, 3)) for n in (2, 1)])
+    assert CompleteGraph()(data).edge_index.size(1) == 5
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_candidates_against_dense(symmetric):
+    pair = random_pair(40, 25)
+    x0, x1 = pair.image(0).x, pair.image(1).x
+    k = 3
+    similarity = x0 @ x1.t()
+    to0 = torch.zeros(40, 25, dtype=torch.bool).scatter_(1, similarity.topk(k, 1).indices, True)
+    to1 = torch.zeros(40, 25, dtype=torch.bool).scatter_(0, similarity.topk(k, 0).indices, True)
+    if symmetric:
+        to0 = to1 = to0 | to1
+    edges = CandidateEdges(k, symmetric)(pair).cross_edge_index
+    expected = {(40 + j, i) for i, j in to0.nonzero().tolist()} | {
+        (i, 40 + j) for i, j in to1.nonzero().tolist()
+    }
+    assert {tuple(e) for e in edges.t().tolist()} == expected
+    assert edges.size(1) == len(expected)
+
+
+def test_candidates_chunks_do_not_matter(monkeypatch):
+    pair = random_pair(40, 25)
+    expected = CandidateEdges(3)(pair.clone()).cross_edge_index
+    monkeypatch.setattr("pyg_match.transforms.candidate_edges._CHUNK_ELEMENTS", 60)
+    assert torch.equal(CandidateEdges(3)(pair).cross_edge_index, expected)
+
+
+def test_candidates_errors():
+    with pytest.raises(TypeError, match="needs a KeypointPair, got KeypointSet"):
+        CandidateEdges(2)(random_set(3))
+    with pytest.raises(ValueError, match="'k' must be a positive number of candidates, got 0"):
+        CandidateEdges(0)
+    with pytest.raises(ValueError, match="'k' must be a positive number of neighbours, got -1"):
+        KNNGraph(-1)
+    pair = random_pair(3, 3)
+    pair.x[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        CandidateEdges(2)(pair)
+
+
+def test_composes():
+    out = Compose([KNNGraph(4), CandidateEdges(3)])(random_pair(20, 30))
+    assert out.validate()
+    assert out.num_edges == 200
