@@ -1,0 +1,221 @@
+"""From descriptors to matches: assignment heads."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric import EdgeIndex
+from torch_geometric.utils import scatter
+
+from pyg_match.ops import edge_scores
+
+
+class DualSoftmaxAssignment(nn.Module):
+    r"""Assignment by a softmax in both directions, weighted by how matchable both keypoints are.
+
+    .. math::
+        S_{ij} = \frac{\langle \mathbf{W}\mathbf{x}_i, \mathbf{W}\mathbf{x}_j \rangle}{\sqrt{D}}, \qquad
+        P_{ij} = \sigma_i \sigma_j \, \underset{k}{\mathrm{softmax}}(S_{ik})_j \,
+        \underset{k}{\mathrm{softmax}}(S_{kj})_i
+
+    with the matchability :math:`\sigma_i = \mathrm{sigmoid}(\mathbf{w}^\top \mathbf{x}_i + b)`. The candidates
+    :math:`k` are all keypoints of the other image (:meth:`forward`) or the neighbours in ``cross_edge_index``
+    (:meth:`on_edges`).
+
+    Args:
+        channels: Width :math:`D` of the descriptors.
+
+    Shapes:
+        - **input:** :math:`(N_0, D), (N_1, D)`
+        - **output:** :math:`(N_0 + 1, N_1 + 1)` log assignment, whose last column and row hold
+          :math:`\log(1 - \sigma)` of image 0 and 1
+
+    Source: LightGlue (https://arxiv.org/abs/2306.13643), eqs. 6 to 8.
+
+    Example:
+        >>> DualSoftmaxAssignment(16)(torch.randn(3, 16), torch.randn(5, 16)).shape
+        torch.Size([4, 6])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.lin = nn.Linear(channels, channels)
+        self.lin_matchability = nn.Linear(channels, 1)
+
+    def reset_parameters(self) -> None:
+        """Reset both projections."""
+        self.lin.reset_parameters()
+        self.lin_matchability.reset_parameters()
+
+    def matchability(self, x: Tensor) -> Tensor:
+        """The logit of having a match at all, :math:`(N)`."""
+        logit: Tensor = self.lin_matchability(x).squeeze(-1)
+        return logit
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """The dense log assignment of one pair of images."""
+        count0 = x0.size(0)
+        x = torch.cat([x0, x1])
+        projected = self.lin(x) / self.channels**0.25
+        matchable = self.matchability(x)
+        similarity = projected[:count0] @ projected[count0:].t()
+        inner = (
+            2 * similarity
+            - (similarity.logsumexp(1) - F.logsigmoid(matchable[:count0])).unsqueeze(1)
+            - (similarity.logsumexp(0) - F.logsigmoid(matchable[count0:])).unsqueeze(0)
+        )
+        out = F.pad(inner, (0, 1, 0, 1))
+        unmatched = F.logsigmoid(-matchable)
+        out[:-1, -1] = unmatched[:count0]
+        out[-1, :-1] = unmatched[count0:]
+        return out
+
+    def on_edges(self, x: Tensor, cross_edge_index: EdgeIndex) -> Tensor:
+        r"""The log assignment of each edge between images, without any dense matrix.
+
+        Args:
+            x: Descriptors of all nodes, of any number of pairs.
+            cross_edge_index: Edges between images in both directions, sorted by target.
+
+        Shapes:
+            - **x:** :math:`(N, D)`
+            - **cross_edge_index:** :math:`(2, E)`
+            - **output:** :math:`(E)`
+        """
+        projected = self.lin(x).unsqueeze(1)
+        similarity = edge_scores(projected, projected, cross_edge_index, self.channels**-0.5).squeeze(1)
+        certain = F.logsigmoid(self.matchability(x))
+        source, target = cross_edge_index.as_tensor()
+        normaliser = segment_logsumexp(similarity, target, x.size(0)) - certain
+        return 2 * similarity - normaliser[source] - normaliser[target]
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.channels})"
+
+
+class SinkhornAssignment(nn.Module):
+    r"""Assignment by optimal transport with a dustbin, computed in the log domain.
+
+    The scores :math:`S_{ij} = \langle \mathbf{W}\mathbf{x}_i, \mathbf{W}\mathbf{x}_j \rangle / \sqrt{D}` get one more
+    row and column of a learned score :math:`z`, the dustbins, and are normalised alternately until the rows of
+    keypoints sum to 1 and the dustbins to the number of keypoints on the other side.
+
+    Args:
+        channels: Width :math:`D` of the descriptors.
+        iterations: Number of Sinkhorn iterations.
+
+    Shapes:
+        - **input:** :math:`(N_0, D), (N_1, D)`
+        - **output:** :math:`(N_0 + 1, N_1 + 1)` log assignment
+
+    Source: SuperGlue (https://arxiv.org/abs/1911.11763), eqs. 7 to 10.
+
+    Example:
+        >>> SinkhornAssignment(16)(torch.randn(3, 16), torch.randn(5, 16)).exp().sum(1)[:3].round(decimals=3)
+        tensor([1., 1., 1.], grad_fn=<RoundBackward1>)
+    """
+
+    def __init__(self, channels: int, iterations: int = 100) -> None:
+        super().__init__()
+        self.channels = channels
+        self.iterations = iterations
+        self.lin = nn.Linear(channels, channels)
+        self.dustbin = nn.Parameter(torch.ones(()))
+
+    def reset_parameters(self) -> None:
+        """Reset the projection and the score of the dustbins."""
+        self.lin.reset_parameters()
+        nn.init.ones_(self.dustbin)
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """The dense log assignment of one pair of images."""
+        count0, count1 = x0.size(0), x1.size(0)
+        projected = self.lin(torch.cat([x0, x1]))
+        similarity = projected[:count0] @ projected[count0:].t() / math.sqrt(self.channels)
+        column = torch.cat([similarity, self.dustbin.expand(count0, 1)], dim=1)
+        scores = torch.cat([column, self.dustbin.expand(1, count1 + 1)], dim=0)
+        # Masses are kept relative to one keypoint instead of the total, which leaves the result as probabilities.
+        mass0 = scores.new_zeros(count0 + 1)
+        mass0[-1] = math.log(max(count1, 1))
+        mass1 = scores.new_zeros(count1 + 1)
+        mass1[-1] = math.log(max(count0, 1))
+        potential1 = torch.zeros_like(mass1)
+        potential0 = torch.zeros_like(mass0)
+        for _ in range(self.iterations):
+            potential0 = mass0 - (scores + potential1.unsqueeze(0)).logsumexp(1)
+            potential1 = mass1 - (scores + potential0.unsqueeze(1)).logsumexp(0)
+        return scores + potential0.unsqueeze(1) + potential1.unsqueeze(0)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.channels}, iterations={self.iterations})"
+
+
+def segment_logsumexp(src: Tensor, index: Tensor, num_segments: int) -> Tensor:
+    """The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
+
+    Shapes:
+        - **src**, **index:** :math:`(E)`
+        - **output:** :math:`(num\\_segments)`
+    """
+    top = scatter(src.detach(), index, dim_size=num_segments, reduce="max")
+    total = scatter((src - top[index]).exp(), index, dim_size=num_segments, reduce="sum")
+    return total.log() + top
+
+
+def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Read matches off a dense log assignment: pairs that are each other's best, above a threshold.
+
+    Args:
+        log_assignment: What an assignment head gives.
+        threshold: Least probability of a match.
+
+    Shapes:
+        - **log_assignment:** :math:`(N_0 + 1, N_1 + 1)`
+        - **output:** matches :math:`(N_0), (N_1)` with -1 for none, and scores :math:`(N_0), (N_1)`
+
+    Source: ``filter_matches`` of LightGlue.
+    """
+    inner = log_assignment[:-1, :-1]
+    count0, count1 = inner.shape
+    if count0 == 0 or count1 == 0:
+        none0, none1 = (inner.new_full((count,), -1, dtype=torch.long) for count in (count0, count1))
+        return none0, none1, inner.new_zeros(count0), inner.new_zeros(count1)
+    best0 = inner.max(dim=1)
+    best1 = inner.max(dim=0)
+    mutual0 = best1.indices[best0.indices] == torch.arange(count0, device=inner.device)
+    mutual1 = best0.indices[best1.indices] == torch.arange(count1, device=inner.device)
+    scores0 = best0.values.exp().masked_fill(~mutual0, 0)
+    scores1 = scores0[best1.indices].masked_fill(~mutual1, 0)
+    matches0 = best0.indices.masked_fill(~(scores0 > threshold), -1)
+    matches1 = best1.indices.masked_fill(~(scores1 > threshold), -1)
+    return matches0, matches1, scores0, scores1
+
+
+def mutual_edges(
+    log_assignment: Tensor, cross_edge_index: Tensor, num_nodes: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    r"""Read matches off the log assignment of single edges.
+
+    Args:
+        log_assignment: What :meth:`DualSoftmaxAssignment.on_edges` gives.
+        cross_edge_index: Edges between images in both directions.
+        num_nodes: Number of nodes :math:`N` of all images.
+        threshold: Least probability of a match.
+
+    Shapes:
+        - **log_assignment:** :math:`(E)`
+        - **output:** the matched *node* of each node, -1 for none, :math:`(N)`, and scores :math:`(N)`
+    """
+    source, target = cross_edge_index[0], cross_edge_index[1]
+    top = scatter(log_assignment, target, dim_size=num_nodes, reduce="max")
+    # Of several best edges, the one with the lowest source, as in a dense matrix.
+    candidate = torch.where(log_assignment == top[target], source, num_nodes)
+    best = scatter(candidate, target, dim_size=num_nodes, reduce="min")
+    seen = torch.zeros(num_nodes, dtype=torch.bool, device=target.device).index_fill_(0, target, True)
+    nodes = torch.arange(num_nodes, device=target.device)
+    best = torch.where(seen, best, nodes)
+    mutual = seen & (best[best] == nodes) & (best != nodes)
+    scores = torch.where(mutual, top.exp(), 0)
+    return best.masked_fill(~(scores > threshold), -1), scores

@@ -1,0 +1,267 @@
+"""Multi-head attention over the edges of a graph."""
+
+import math
+from typing import Any, Literal, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
+
+from pyg_match.nn.encoding import rotate
+from pyg_match.ops import Blocks, sparse_attention
+
+MaskMode = Literal["remove", "zero"]
+
+
+class MaskedAttentionConv(MessagePassing):
+    r"""Multi-head scaled dot-product attention in which a node sees only its neighbours in the graph.
+
+    .. math::
+        \mathbf{x}^{\prime}_i = \sum_{j \in \mathcal{N}(i)} \alpha_{ij} \mathbf{W}_v \mathbf{x}_j, \qquad
+        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}} \left(
+        \frac{\langle \mathbf{r}_i \mathbf{W}_q \mathbf{x}_i, \mathbf{r}_j \mathbf{W}_k \mathbf{x}_j \rangle}
+        {\sqrt{C}} + b_{ij} \right)
+
+    with rotary encodings :math:`\mathbf{r}` and an additive bias :math:`b`, both optional. There is neither a root
+    weight nor an output projection; with the same weights, the layer equals
+    :class:`torch_geometric.nn.TransformerConv` with ``root_weight=False``.
+
+    What happens to an edge that ``edge_mask`` forbids is a research choice:
+
+    * ``mask_mode="remove"``: it is as good as absent, and the softmax runs over what remains;
+    * ``mask_mode="zero"``: its coefficient is set to 0 *after* the softmax, and the rest is not renormalised.
+
+    Queries, keys and values are never copied per edge: :func:`pyg_match.ops.sparse_attention` fuses score, softmax
+    and sum. Only where someone asks for the attention weights or hooks ``message`` are the messages computed edge
+    by edge, with the same result.
+
+    Args:
+        in_channels: Width of the input features, or of source and target features.
+        out_channels: Channels of one head.
+        heads: Number of heads.
+        concat: Whether to concatenate the heads or to average them.
+        mask_mode: ``"remove"`` or ``"zero"``, see above.
+        shared_query_key: Whether queries and keys share one projection, as in the cross-attention of LightGlue.
+        bias: Whether the projections have a bias.
+        **kwargs: Arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:** node features :math:`(N, F_{in})` or
+          :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices :math:`(2, E)`, a transposed sparse adjacency
+          matrix, or :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
+        - **output:** :math:`(N_t, H \cdot C)`, or :math:`(N_t, C)` if ``concat=False``;
+          with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
+
+    Raises:
+        ValueError: If an argument or a shape does not fit.
+
+    Source: masked attention over sparse graphs, "Unified Message Passing" (https://arxiv.org/abs/2009.03509);
+    rotary and shared projections: LightGlue (https://arxiv.org/abs/2306.13643).
+
+    Example:
+        >>> conv = MaskedAttentionConv(16, 8, heads=4)
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> conv(torch.randn(3, 16), edge_index).shape
+        torch.Size([3, 32])
+    """
+
+    SUPPORTS_FUSED_EDGE_INDEX = True
+
+    def __init__(
+        self,
+        in_channels: Union[int, tuple[int, int]],
+        out_channels: int,
+        heads: int = 1,
+        concat: bool = True,
+        mask_mode: MaskMode = "remove",
+        shared_query_key: bool = False,
+        bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("aggr", "add")
+        super().__init__(node_dim=0, **kwargs)
+        if mask_mode not in ("remove", "zero"):
+            raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.mask_mode: MaskMode = mask_mode
+        self.shared_query_key = shared_query_key
+        self.scale = 1.0 / math.sqrt(out_channels)
+        self._alpha: OptTensor = None
+
+        source, target = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
+        if shared_query_key and source != target:
+            raise ValueError(
+                f"shared queries and keys need source and target features of equal width, got {source} and {target}"
+            )
+        self.lin_query = Linear(target, heads * out_channels, bias=bias)
+        self.lin_key = None if shared_query_key else Linear(source, heads * out_channels, bias=bias)
+        self.lin_value = Linear(source, heads * out_channels, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Reset the projections."""
+        super().reset_parameters()
+        self.lin_query.reset_parameters()
+        if self.lin_key is not None:
+            self.lin_key.reset_parameters()
+        self.lin_value.reset_parameters()
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Blocks],
+        edge_bias: OptTensor = None,
+        edge_mask: OptTensor = None,
+        rotation: Union[Tensor, PairTensor, None] = None,
+        return_attention_weights: Optional[bool] = None,
+    ) -> Union[Tensor, tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Run the layer.
+
+        Args:
+            x: Node features, or those of sources and targets.
+            edge_index: The edges from source to target.
+            edge_bias: Added to the scores of each edge, for all heads alike or for each.
+            edge_mask: ``False`` at the edges to forbid, see ``mask_mode``.
+            rotation: Rotary encodings as :class:`pyg_match.nn.RotaryEncoding` gives them, for all nodes or for
+                sources and targets.
+            return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
+        """
+        x_source, x_target = (x, x) if isinstance(x, Tensor) else x
+        query, key, value = self._project(x_source, x_target, rotation)
+        if edge_bias is not None:
+            edge_bias = edge_bias.view(edge_bias.size(0), -1).expand(-1, self.heads)
+
+        alpha: OptTensor = None
+        if isinstance(edge_index, Blocks):
+            if return_attention_weights:
+                raise ValueError(
+                    "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
+                )
+            out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
+        elif self._fuses(edge_index, return_attention_weights):
+            out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
+        else:
+            edge_index = _listed(edge_index)
+            out = self.propagate(
+                edge_index,
+                query=query,
+                key=key,
+                value=value,
+                edge_bias=edge_bias,
+                edge_mask=edge_mask,
+                size=(key.size(0), query.size(0)),
+            )
+            alpha, self._alpha = self._alpha, None
+
+        out = out.flatten(1) if self.concat else out.mean(dim=1)
+        if return_attention_weights:
+            return out, (edge_index, alpha)
+        return out
+
+    def _project(
+        self, x_source: Tensor, x_target: Tensor, rotation: Union[Tensor, PairTensor, None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads, ``[N, H, C]`` each."""
+        shape = (self.heads, self.out_channels)
+        query = self.lin_query(x_target).unflatten(-1, shape)
+        value = self.lin_value(x_source).unflatten(-1, shape)
+        if self.lin_key is not None:
+            key = self.lin_key(x_source).unflatten(-1, shape)
+        else:
+            key = query if x_source is x_target else self.lin_query(x_source).unflatten(-1, shape)
+        if rotation is not None:
+            source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
+            query, key = rotate(query, target), rotate(key, source)
+        return query, key, value
+
+    def _fuses(self, edge_index: Adj, return_attention_weights: Optional[bool]) -> bool:
+        """Whether nobody wants to see single messages."""
+        hooks = (
+            self._message_forward_pre_hooks,
+            self._message_forward_hooks,
+            self._aggregate_forward_pre_hooks,
+            self._aggregate_forward_hooks,
+        )
+        asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
+        return not asked and self.flow == "source_to_target"
+
+    def _fused(
+        self,
+        edge_index: Adj,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        edge_bias: OptTensor,
+        edge_mask: OptTensor,
+    ) -> Tensor:
+        """Attention without messages; edges that PyG would not fuse are sorted by the operator."""
+        by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
+        if not (by_target or is_sparse(edge_index)):
+            return self.message_and_aggregate(edge_index, query, key, value, edge_bias, edge_mask)
+        out: Tensor = self.propagate(
+            edge_index,
+            query=query,
+            key=key,
+            value=value,
+            edge_bias=edge_bias,
+            edge_mask=edge_mask,
+            size=(key.size(0), query.size(0)),
+        )
+        return out
+
+    def message(
+        self,
+        query_i: Tensor,
+        key_j: Tensor,
+        value_j: Tensor,
+        edge_bias: OptTensor,
+        edge_mask: OptTensor,
+        index: Tensor,
+        ptr: OptTensor,
+        size_i: Optional[int],
+    ) -> Tensor:
+        """The message of each edge, its attention coefficient times its value."""
+        score = (query_i * key_j).sum(dim=-1) * self.scale
+        if edge_bias is not None:
+            score = score + edge_bias
+        if edge_mask is not None and self.mask_mode == "remove":
+            score = score.masked_fill(~edge_mask.unsqueeze(-1), torch.finfo(score.dtype).min)
+        alpha = softmax(score, index, ptr, size_i)
+        if edge_mask is not None:
+            alpha = alpha * edge_mask.unsqueeze(-1)
+        self._alpha = alpha
+        return value_j * alpha.unsqueeze(-1)
+
+    def message_and_aggregate(
+        self,
+        edge_index: Adj,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        edge_bias: OptTensor,
+        edge_mask: OptTensor,
+    ) -> Tensor:
+        """All messages at once, without materialising them."""
+        return sparse_attention(
+            query, key, value, edge_index, edge_bias, edge_mask, mask_mode=self.mask_mode, scale=self.scale
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _listed(edge_index: Adj) -> Tensor:
+    """The edges as a plain tensor, which PyG always passes through ``message``."""
+    if isinstance(edge_index, SparseTensor):
+        target, source, _ = edge_index.coo()
+        return torch.stack([source, target])
+    if is_torch_sparse_tensor(edge_index):
+        return to_edge_index(edge_index)[0].flip(0)
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index

@@ -1,0 +1,144 @@
+"""Where a keypoint is: positional encodings."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MLP
+
+
+def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
+    r"""Map pixels to :math:`[-1, 1]` along the longer side of the image, the centre of the image to 0.
+
+    .. math::
+        \tilde{\mathbf{p}} = \frac{2 \mathbf{p} - (w, h)}{\max(w, h)}
+
+    Args:
+        pos: Keypoints in pixels.
+        image_size: ``(width, height)`` in pixels, for each keypoint or broadcastable.
+
+    Shapes:
+        - **pos:** :math:`(N, 2)`
+        - **image_size:** :math:`(N, 2)` or :math:`(1, 2)`
+        - **output:** :math:`(N, 2)`
+
+    Source: ``normalize_keypoints`` of LightGlue (https://arxiv.org/abs/2306.13643).
+    """
+    size = image_size.to(pos)
+    return (2 * pos - size) / size.amax(dim=-1, keepdim=True)
+
+
+class RotaryEncoding(nn.Module):
+    r"""Learnable Fourier features that rotate queries and keys.
+
+    Each pair of channels of a head is one complex number, which is turned by an angle linear in the position, so
+    that the score of two keypoints depends on their positions only through their difference:
+
+    .. math::
+        \mathbf{r}(\mathbf{p}) = \exp(i\, \mathbf{W}_r \mathbf{p}), \qquad
+        \langle \mathbf{r}(\mathbf{p}) \mathbf{q}, \mathbf{r}(\mathbf{p}') \mathbf{k} \rangle
+        = \mathrm{Re}\, \sum_c q_c \overline{k_c} \, e^{i\, \mathbf{w}_c^\top (\mathbf{p} - \mathbf{p}')}
+
+    Args:
+        in_channels: Number of coordinates: 2, or 4 with scale and orientation.
+        head_channels: Channels of one attention head, an even number.
+        gamma: Inverse square root of the standard deviation of the initial frequencies.
+
+    Shapes:
+        - **input:** :math:`(N, M)`, normalised
+        - **output:** :math:`(N, C / 2)`, complex of modulus 1, to be given to :func:`rotate`
+
+    Source: LightGlue (https://arxiv.org/abs/2306.13643), eq. 3; learnable Fourier features:
+    https://arxiv.org/abs/2106.02795.
+
+    Example:
+        >>> RotaryEncoding(2, 64)(torch.zeros(3, 2)).shape
+        torch.Size([3, 32])
+    """
+
+    def __init__(self, in_channels: int, head_channels: int, gamma: float = 1.0) -> None:
+        super().__init__()
+        if head_channels % 2 != 0:
+            raise ValueError(f"'head_channels' must be even, got {head_channels}")
+        self.in_channels = in_channels
+        self.head_channels = head_channels
+        self.gamma = gamma
+        self.lin = nn.Linear(in_channels, head_channels // 2, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the frequencies anew."""
+        nn.init.normal_(self.lin.weight, std=self.gamma**-2)
+
+    def forward(self, pos: Tensor) -> Tensor:
+        """The rotations at the normalised positions ``pos``."""
+        angle = self.lin(pos)
+        if angle.dtype in (torch.half, torch.bfloat16):  # no complex numbers of that width
+            angle = angle.float()
+        return torch.complex(angle.cos(), angle.sin())
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.in_channels}, {self.head_channels})"
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels of ``x`` by the angles of ``rotation``.
+
+    Args:
+        x: Queries or keys.
+        rotation: What :class:`RotaryEncoding` gives.
+
+    Shapes:
+        - **x:** :math:`(N, H, C)`
+        - **rotation:** :math:`(N, C / 2)`, complex
+        - **output:** :math:`(N, H, C)`
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float)).unflatten(-1, (-1, 2))
+    turned = torch.view_as_complex(wide.contiguous()) * rotation.unsqueeze(1)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+class KeypointEncoding(nn.Module):
+    r"""An MLP of position and detection score, added to the descriptor.
+
+    .. math::
+        \mathbf{x}_i + \mathrm{MLP}(\mathbf{p}_i, c_i)
+
+    Args:
+        in_channels: Number of coordinates, the score included: 3, or 5 with scale and orientation.
+        out_channels: Width of the descriptors.
+        hidden_channels: Widths of the hidden layers.
+
+    Shapes:
+        - **input:** :math:`(N, M)`, normalised
+        - **output:** :math:`(N, D)`
+
+    Source: SuperGlue (https://arxiv.org/abs/1911.11763), eq. 2.
+
+    Example:
+        >>> KeypointEncoding(3, 256)(torch.rand(5, 3)).shape
+        torch.Size([5, 256])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden_channels: tuple[int, ...] = (32, 64, 128)
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        # Layer normalisation, because batch statistics would make a pair's answer depend on its batch.
+        self.mlp = MLP(
+            [in_channels, *hidden_channels, out_channels], norm="LayerNorm", norm_kwargs={"mode": "node"}
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Reset the MLP; its last bias starts at zero."""
+        self.mlp.reset_parameters()
+        nn.init.zeros_(self.mlp.lins[-1].bias)
+
+    def forward(self, pos: Tensor) -> Tensor:
+        """The encoding of the normalised positions and scores ``pos``."""
+        out: Tensor = self.mlp(pos)
+        return out
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels})"

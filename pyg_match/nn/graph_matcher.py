@@ -1,0 +1,335 @@
+"""The matcher: message passing over one graph for each pair of images."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn.assignment import (
+    DualSoftmaxAssignment,
+    SinkhornAssignment,
+    mutual_edges,
+    mutual_matches,
+)
+from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
+from pyg_match.nn.matcher_layer import MatcherLayer
+from pyg_match.nn.matcher_output import MatcherOutput
+from pyg_match.nn.pair_graph import PairGraph
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """The shape of a :class:`GraphMatcher`; the defaults are those of LightGlue for 128-dimensional descriptors."""
+
+    in_channels: int = 128  # width of the detector's descriptors
+    hidden_channels: int = 256  # width of the descriptors inside
+    num_layers: int = 9  # self and cross steps
+    heads: int = 4  # attention heads
+    encoding: Literal["rotary", "mlp"] = (
+        "rotary"  # LightGlue's relative positions, or SuperGlue's absolute ones
+    )
+    use_scale_orientation: bool = False  # whether positions include scale and orientation, as for SIFT
+    assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"  # LightGlue's head, or SuperGlue's
+    assign_on_edges: bool = False  # assignment over the cross edges only, without a dense matrix
+    mask_mode: MaskMode = "remove"  # what becomes of edges masked out, see MaskedAttentionConv
+    filter_threshold: float = 0.1  # least probability of a match
+    depth_confidence: Optional[float] = (
+        None  # share of confident keypoints at which a pair stops early (LightGlue: .95)
+    )
+    width_confidence: Optional[float] = (
+        None  # confidence above which unmatchable keypoints are pruned (LightGlue: .99)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "hidden_channels", "num_layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        if self.encoding not in ("rotary", "mlp"):
+            raise ValueError(f"'encoding' must be 'rotary' or 'mlp', got {self.encoding!r}")
+        if self.assignment not in ("dual_softmax", "sinkhorn"):
+            raise ValueError(f"'assignment' must be 'dual_softmax' or 'sinkhorn', got {self.assignment!r}")
+        if self.assign_on_edges and self.assignment != "dual_softmax":
+            raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
+        if (self.depth_confidence or self.width_confidence) and self.assignment != "dual_softmax":
+            raise ValueError(
+                f"early exit and pruning need assignment='dual_softmax', got {self.assignment!r}"
+            )
+
+
+class GraphMatcher(nn.Module):
+    r"""Match the keypoints of two images by message passing over their graph.
+
+    Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
+    between images, ``cross_edge_index``. Absent edge sets are complete. All pairs of a batch run as one graph,
+    with as many keypoints each as they have.
+
+    With complete graphs and converted weights this **is** LightGlue; see :meth:`from_pretrained`.
+
+    Args:
+        config: The shape of the matcher.
+        **kwargs: Fields of :class:`MatcherConfig`, which override those of ``config``.
+
+    Shapes:
+        - **input:** a :class:`~pyg_match.data.KeypointPair` or a batch of them, with ``image_size``
+        - **output:** :class:`MatcherOutput`
+
+    Source: LightGlue (https://arxiv.org/abs/2306.13643); heads and encodings of SuperGlue
+    (https://arxiv.org/abs/1911.11763) can be chosen.
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(n, 2) * 64, x=torch.randn(n, 8), image_size=(64, 64))
+        ...     for n in (5, 7)
+        ... ]
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> matcher(KeypointPair.from_sets(*sets)).matches.shape
+        torch.Size([12])
+    """
+
+    confidence_thresholds: Tensor
+
+    def __init__(self, config: Optional[MatcherConfig] = None, **kwargs: Any) -> None:
+        super().__init__()
+        self.config = config = MatcherConfig(**{**asdict(config or MatcherConfig()), **kwargs})
+        width = config.hidden_channels
+        position_channels = 4 if config.use_scale_orientation else 2
+        self.lin_in = nn.Linear(config.in_channels, width) if config.in_channels != width else nn.Identity()
+        self.encoding: Union[RotaryEncoding, KeypointEncoding]
+        if config.encoding == "rotary":
+            self.encoding = RotaryEncoding(position_channels, width // config.heads)
+        else:
+            self.encoding = KeypointEncoding(position_channels + 1, width)
+        depth = config.num_layers
+        self.layers = nn.ModuleList(MatcherLayer(width, config.heads, config.mask_mode) for _ in range(depth))
+        if config.assignment == "dual_softmax":
+            # One head for each layer: a pair may stop after any, and each can be supervised.
+            self.assignments = nn.ModuleList(DualSoftmaxAssignment(width) for _ in range(depth))
+        else:
+            self.assignments = nn.ModuleList([SinkhornAssignment(width)])
+        self.confidences = nn.ModuleList(nn.Linear(width, 1) for _ in range(depth - 1))
+        # Later layers may be less sure: LightGlue, section 3.3.
+        thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
+        self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name: Union[str, Path], **kwargs: Any) -> "GraphMatcher":
+        """Load a matcher in evaluation mode.
+
+        Args:
+            name: ``"aliked-lightglue"``, ``"disk-lightglue"``, ``"xfeat-lighterglue"``, or the path of a file of
+                :meth:`save` or of official LightGlue weights.
+            **kwargs: Fields of :class:`MatcherConfig` to override, such as ``filter_threshold``.
+
+        Raises:
+            FileNotFoundError: If there is no such file and it cannot be had.
+            ValueError: If the file is damaged, or does not hold the weights of a matcher.
+        """
+        from pyg_match.nn.lightglue import load_matcher
+
+        return load_matcher(name, **kwargs)
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write weights and configuration to a safetensors file, whole or not at all."""
+        from safetensors.torch import save
+
+        path = Path(path)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(save(state, metadata={"config": json.dumps(asdict(self.config))}))
+        temporary.replace(path)
+
+    def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
+        """Match a pair or a batch of pairs.
+
+        Args:
+            pair: Keypoints of both images, with edges or complete.
+            return_descriptors: Whether to return the descriptors after each layer.
+
+        Raises:
+            TypeError: If ``pair`` is not a :class:`~pyg_match.data.KeypointPair` or lacks an attribute.
+            ValueError: If descriptors are not finite or not as wide as the matcher expects.
+        """
+        x, rotation = self._embed(pair)
+        graph = PairGraph.from_data(pair)
+        output = self._empty_output(pair, x)
+        descriptors: list[Tensor] = []
+        last = self.config.num_layers - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, graph.edges, graph.cross_edges, rotation, graph.edge_mask, graph.cross_edge_mask)
+            output.depth[graph.nodes] = i + 1
+            if return_descriptors:
+                descriptors.append(
+                    x if x.size(0) == pair.x.size(0) else _expand(x, graph.nodes, descriptors[-1])
+                )
+            stops, keep = (
+                ((True,) * len(graph.pairs), None) if i == last else self._adapt(i, x, graph, output)
+            )
+            if any(stops):
+                self._assign(i, x, graph, stops, output)
+            if all(stops):
+                break
+            if keep is not None:
+                graph = graph.subset(keep, tuple(not stop for stop in stops))
+                x = x[keep]
+                rotation = rotation[keep] if rotation is not None else None
+        output.descriptors = descriptors if return_descriptors else None
+        return output
+
+    def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
+        """Initial descriptors, and rotations if positions enter that way."""
+        _check(pair, self.config)
+        dtype = self._dtype()
+        x = self.lin_in(pair.x.to(dtype))
+        size = pair.image_size[pair.image_batch]
+        wide = torch.promote_types(pair.pos.dtype, torch.float)
+        position = normalize_positions(pair.pos.to(wide), size)
+        if self.config.use_scale_orientation:
+            position = torch.cat([position, pair.scale.unsqueeze(1), pair.orientation.unsqueeze(1)], dim=1)
+        if isinstance(self.encoding, RotaryEncoding):
+            return x, self.encoding(position.to(dtype))
+        position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
+        return x + self.encoding(position.to(dtype)), None
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.encoding.parameters()).dtype
+
+    def _empty_output(self, pair: KeypointPair, x: Tensor) -> MatcherOutput:
+        nodes, pairs = pair.x.size(0), pair.num_keypoints.size(0)
+        on_edges = self.config.assign_on_edges
+        cross_edges = pair.get("cross_edge_index")
+        if on_edges and cross_edges is None:
+            raise ValueError(
+                "assign_on_edges=True needs cross edges; draw them, for example with CandidateEdges"
+            )
+        return MatcherOutput(
+            matches=torch.full((nodes,), -1, dtype=torch.long, device=x.device),
+            scores=x.new_zeros(nodes, dtype=torch.promote_types(x.dtype, torch.float)),
+            num_keypoints=pair.num_keypoints,
+            num_layers=torch.zeros(pairs, dtype=torch.long, device=x.device),
+            depth=torch.zeros(nodes, dtype=torch.long, device=x.device),
+            log_assignment=None if on_edges else [x.new_empty(0)] * pairs,
+            edge_log_assignment=x.new_full((cross_edges.size(1),), -math.inf) if on_edges else None,
+        )
+
+    def _adapt(
+        self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput
+    ) -> tuple[tuple[bool, ...], Optional[Tensor]]:
+        """Which pairs stop after layer ``i``, and which nodes go on; ``None`` if all do."""
+        config = self.config
+        stops = (False,) * len(graph.pairs)
+        if config.depth_confidence is None and config.width_confidence is None:
+            return stops, None
+        keep = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+        if config.width_confidence is not None:
+            head: Any = self.assignments[i]
+            keep = head.matchability(x).sigmoid() > 1 - config.width_confidence
+        if config.depth_confidence is not None:
+            confidence = self.confidences[i](x.detach()).squeeze(-1).sigmoid()
+            unsure = confidence < self.confidence_thresholds[i]
+            keep |= confidence <= self.confidence_thresholds[i]
+            sizes = [sum(counts) for counts in graph.counts]
+            totals = output.num_keypoints.sum(1)[list(graph.pairs)].tolist()
+            parts = zip(unsure.split(sizes), totals, strict=True)
+            stops = tuple(
+                1 - int(part.sum()) / max(total, 1) > config.depth_confidence for part, total in parts
+            )
+            keep &= ~self._nodes_of(graph, stops)
+        return stops, None if bool(keep.all()) else keep
+
+    @staticmethod
+    def _nodes_of(graph: PairGraph, chosen: tuple[bool, ...]) -> Tensor:
+        """Mask of the nodes of the chosen pairs."""
+        sizes = torch.tensor([sum(counts) for counts in graph.counts], device=graph.nodes.device)
+        return torch.tensor(chosen, device=graph.nodes.device).repeat_interleave(sizes)
+
+    def _assign(
+        self, i: int, x: Tensor, graph: PairGraph, stops: tuple[bool, ...], output: MatcherOutput
+    ) -> None:
+        """Write the matches of the pairs that stop after layer ``i``."""
+        output.num_layers[[pair for pair, stop in zip(graph.pairs, stops, strict=True) if stop]] = i + 1
+        counts = output.num_keypoints.flatten()
+        starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        local = torch.arange(starts.numel(), device=starts.device) - starts
+        if self.config.assign_on_edges:
+            self._assign_on_edges(i, x, graph, stops, local, output)
+            return
+        head = self.assignments[i if len(self.assignments) > 1 else 0]
+        images = iter(zip(x.split(_flat(graph.counts)), graph.nodes.split(_flat(graph.counts)), strict=True))
+        for pair, stop in zip(graph.pairs, stops, strict=True):
+            (x0, nodes0), (x1, nodes1) = next(images), next(images)
+            if stop:
+                log_assignment = head(x0, x1)
+                matches0, matches1, scores0, scores1 = mutual_matches(
+                    log_assignment, self.config.filter_threshold
+                )
+                output.log_assignment[pair] = log_assignment  # type: ignore[index]
+                output.matches[nodes0] = _named(matches0, local[nodes1])
+                output.matches[nodes1] = _named(matches1, local[nodes0])
+                output.scores[nodes0] = scores0.to(output.scores.dtype)
+                output.scores[nodes1] = scores1.to(output.scores.dtype)
+
+    def _assign_on_edges(
+        self,
+        i: int,
+        x: Tensor,
+        graph: PairGraph,
+        stops: tuple[bool, ...],
+        local: Tensor,
+        output: MatcherOutput,
+    ) -> None:
+        edges = graph.cross_edges
+        head: Any = self.assignments[i]
+        log_assignment = head.on_edges(x, edges)
+        matched, scores = mutual_edges(log_assignment, edges, x.size(0), self.config.filter_threshold)
+        chosen = self._nodes_of(graph, stops)
+        nodes = graph.nodes[chosen]
+        output.matches[nodes] = _named(matched, local[graph.nodes])[chosen]
+        output.scores[nodes] = scores[chosen].to(output.scores.dtype)
+        on_chosen = chosen[edges[1]]
+        output.edge_log_assignment[graph.cross_edge_ids[on_chosen]] = log_assignment[on_chosen]  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"{self.__class__.__name__}({config.in_channels}, {config.hidden_channels}, "
+            f"num_layers={config.num_layers}, heads={config.heads})"
+        )
+
+
+def _flat(counts: tuple[tuple[int, int], ...]) -> list[int]:
+    return [count for pair in counts for count in pair]
+
+
+def _named(matches: Tensor, names: Tensor) -> Tensor:
+    """Replace the indices in ``matches`` by their names, keeping -1."""
+    if names.numel() == 0:
+        return matches
+    return torch.where(matches >= 0, names[matches.clamp(min=0)], -1)
+
+
+def _expand(x: Tensor, nodes: Tensor, previous: Tensor) -> Tensor:
+    """The descriptors of all nodes: those of pruned or finished ones stay as they were."""
+    return previous.index_copy(0, nodes, x)
+
+
+def _check(pair: KeypointPair, config: MatcherConfig) -> None:
+    """Refuse what the layers could not make sense of."""
+    if not isinstance(pair, KeypointPair):
+        raise TypeError(f"expected a KeypointPair or a batch of them, got {type(pair).__name__}")
+    needed = ["pos", "x", "num_keypoints", "image_size"]
+    needed += ["scale", "orientation"] if config.use_scale_orientation else []
+    needed += ["score"] if config.encoding == "mlp" else []
+    missing = [name for name in needed if pair.get(name) is None]
+    if missing:
+        raise TypeError(f"the pair lacks {', '.join(missing)}, which this matcher needs")
+    if pair.x.dim() != 2 or pair.x.size(1) != config.in_channels:
+        raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
+    if not bool(torch.isfinite(pair.x).all() & torch.isfinite(pair.pos).all()):
+        raise ValueError("'x' or 'pos' holds NaN or infinite values, expected finite ones")

@@ -1,0 +1,130 @@
+"""Weights of LightGlue as weights of the graph matcher."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Union
+
+from torch import Tensor
+
+from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
+from pyg_match.pretrained import load_weights
+
+# Official name (also of kornia, and of the releases before it) -> name in GraphMatcher.
+_RENAME = [
+    (r"^matcher\.", ""),
+    (r"^(self|cross)_attn\.(\d+)\.", r"transformers.\2.\1_attn."),
+    (r"^transformers\.(\d+)\.self_attn\.out_proj\.", r"layers.\1.self_attn.lin_out."),
+    (r"^transformers\.(\d+)\.cross_attn\.to_out\.", r"layers.\1.cross_attn.lin_out."),
+    (r"^transformers\.(\d+)\.cross_attn\.to_qk\.", r"layers.\1.cross_attn.conv.lin_query."),
+    (r"^transformers\.(\d+)\.cross_attn\.to_v\.", r"layers.\1.cross_attn.conv.lin_value."),
+    (r"^transformers\.(\d+)\.(self|cross)_attn\.ffn\.", r"layers.\1.\2_attn.ffn."),
+    (r"^input_proj\.", "lin_in."),
+    (r"^posenc\.Wr\.", "encoding.lin."),
+    (r"^log_assignment\.(\d+)\.final_proj\.", r"assignments.\1.lin."),
+    (r"^log_assignment\.(\d+)\.matchability\.", r"assignments.\1.lin_matchability."),
+    (r"^token_confidence\.(\d+)\.token\.0\.", r"confidences.\1."),
+]
+# Written to some official files, but read by no code: thresholds are recomputed, and r belongs to an older head.
+_UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$")
+_FUSED = re.compile(r"^transformers\.(\d+)\.self_attn\.Wqkv\.(weight|bias)$")
+
+
+def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str, Tensor]]:
+    """Convert weights of LightGlue, by official or kornia's names, for :class:`~pyg_match.nn.GraphMatcher`.
+
+    Args:
+        state: The state dict of LightGlue.
+
+    Returns:
+        The configuration that the shapes imply, and the converted state dict. Gradients convert as weights do.
+
+    Raises:
+        ValueError: If the dict does not hold the weights of LightGlue.
+
+    Source: https://github.com/cvg/LightGlue, ``lightglue/lightglue.py``.
+    """
+    named = {}
+    for key, value in state.items():
+        for pattern, replacement in _RENAME[:2]:
+            key = re.sub(pattern, replacement, key)
+        named[key] = value
+    try:
+        hidden = named["log_assignment.0.matchability.weight"].size(1)
+        head_channels = 2 * named["posenc.Wr.weight"].size(0)
+        position_channels = named["posenc.Wr.weight"].size(1)
+        projection = named.get("input_proj.weight")
+    except KeyError as error:
+        raise ValueError(
+            f"not the weights of LightGlue: no entry {error.args[0]!r} among {len(state)} entries"
+        ) from None
+    if position_channels not in (2, 4):
+        raise ValueError(f"positions of {position_channels} coordinates are not supported, expected 2 or 4")
+    depth = 1 + max(int(key.split(".")[1]) for key in named if key.startswith("transformers."))
+    config = MatcherConfig(
+        in_channels=hidden if projection is None else projection.size(1),
+        hidden_channels=hidden,
+        num_layers=depth,
+        heads=hidden // head_channels,
+        use_scale_orientation=position_channels == 4,
+    )
+    converted: dict[str, Tensor] = {}
+    for key, value in named.items():
+        fused = _FUSED.match(key)
+        if fused:
+            # Rows are ordered (head, channel, [query, key, value]).
+            split = value.view(config.heads, head_channels, 3, -1).unbind(2)
+            for name, part in zip(("query", "key", "value"), split, strict=True):
+                shape = (hidden, -1) if fused[2] == "weight" else (hidden,)
+                converted[f"layers.{fused[1]}.self_attn.conv.lin_{name}.{fused[2]}"] = part.reshape(shape)
+            continue
+        for pattern, replacement in _RENAME[2:]:
+            key = re.sub(pattern, replacement, key)
+        if not _UNUSED.match(key):
+            converted[key] = value
+    return config, converted
+
+
+def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
+    """Load a matcher in evaluation mode; see :meth:`pyg_match.nn.GraphMatcher.from_pretrained`."""
+    state = load_weights(name)
+    saved = _saved_config(Path(name))
+    config, state = (saved, state) if saved is not None else convert_lightglue(state)
+    matcher = GraphMatcher(config, **kwargs)
+    if not matcher.confidences:
+        state = {key: value for key, value in state.items() if not key.startswith("confidences.")}
+    try:
+        incompatible = matcher.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {name} do not fit the matcher: {error}") from None
+    # Weights trained without early exit have no confidences.
+    missing = [key for key in incompatible.missing_keys if not key.startswith("confidences.")]
+    if missing or incompatible.unexpected_keys:
+        raise ValueError(
+            f"the weights in {name} do not fit the matcher: missing {missing}, unexpected {incompatible.unexpected_keys}"
+        )
+    lacks_confidences = len(missing) != len(incompatible.missing_keys)
+    if lacks_confidences and matcher.config.depth_confidence is not None:
+        raise ValueError(
+            f"the weights in {name} were trained without early exit; leave depth_confidence=None"
+        )
+    return matcher.eval()
+
+
+def _saved_config(path: Path) -> Union[MatcherConfig, None]:
+    """The configuration in a file of :meth:`GraphMatcher.save`; ``None`` for other files."""
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    if "config" not in metadata:
+        return None
+    known = {field.name for field in fields(MatcherConfig)}
+    values = json.loads(metadata["config"])
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{path} was written by another version: unknown configuration {unknown}")
+    return MatcherConfig(**values)

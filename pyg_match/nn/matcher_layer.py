@@ -1,0 +1,92 @@
+"""One layer of the matcher: a self step along edges within images, a cross step along edges between them."""
+
+from typing import Optional, Union
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.typing import Adj
+
+from pyg_match.nn.conv import MaskedAttentionConv
+from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.ops import Blocks
+
+
+class AttentionBlock(nn.Module):
+    r"""Attention along edges, followed by a feed-forward network, with a residual connection.
+
+    .. math::
+        \mathbf{x}'_i = \mathbf{x}_i + \mathrm{FFN}([\mathbf{x}_i \, \| \, \mathbf{W}_o \mathbf{m}_i]), \qquad
+        \mathrm{FFN} = \mathrm{Linear} \circ \mathrm{GELU} \circ \mathrm{LayerNorm} \circ \mathrm{Linear}
+
+    with the message :math:`\mathbf{m}_i` of :class:`~pyg_match.nn.MaskedAttentionConv`.
+
+    Args:
+        channels: Width of the descriptors.
+        heads: Number of attention heads, a divisor of ``channels``.
+        mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
+        shared_query_key: Whether queries and keys share one projection.
+
+    Shapes:
+        - **x:** :math:`(N, D)`
+        - **output:** :math:`(N, D)`
+
+    Source: LightGlue (https://arxiv.org/abs/2306.13643), eq. 1.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, mask_mode: MaskMode = "remove", shared_query_key: bool = False
+    ) -> None:
+        super().__init__()
+        if channels % heads != 0:
+            raise ValueError(f"'heads' must divide the {channels} channels, got {heads}")
+        self.conv = MaskedAttentionConv(
+            channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
+        )
+        self.lin_out = nn.Linear(channels, channels)
+        self.ffn = nn.Sequential(
+            nn.Linear(2 * channels, 2 * channels),
+            nn.LayerNorm(2 * channels),
+            nn.GELU(),
+            nn.Linear(2 * channels, channels),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Union[Adj, Blocks],
+        rotation: Optional[Tensor] = None,
+        edge_mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Update the descriptors of all nodes."""
+        message = self.lin_out(self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation))
+        out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
+        return out
+
+
+class MatcherLayer(nn.Module):
+    """A self step with rotary encodings, then a cross step.
+
+    Args:
+        channels: Width of the descriptors.
+        heads: Number of attention heads.
+        mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
+    """
+
+    def __init__(self, channels: int, heads: int, mask_mode: MaskMode = "remove") -> None:
+        super().__init__()
+        self.self_attn = AttentionBlock(channels, heads, mask_mode)
+        self.cross_attn = AttentionBlock(channels, heads, mask_mode, shared_query_key=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Union[Adj, Blocks],
+        cross_edge_index: Union[Adj, Blocks],
+        rotation: Optional[Tensor] = None,
+        edge_mask: Optional[Tensor] = None,
+        cross_edge_mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Update the descriptors of all nodes along both edge sets."""
+        x = self.self_attn(x, edge_index, rotation, edge_mask)
+        out: Tensor = self.cross_attn(x, cross_edge_index, None, cross_edge_mask)
+        return out

@@ -1,0 +1,61 @@
+"""What a matcher answers."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class MatcherOutput:
+    r"""The answer of :class:`~pyg_match.nn.GraphMatcher` for a pair or a batch of pairs.
+
+    Attributes:
+        matches: For each node the index of its match among the keypoints of the *other* image, or -1.
+        scores: Probability of each node's best mutual partner, 0 for none. It is also given for partners that the
+            threshold then rejects.
+        num_keypoints: Number of keypoints of the images of each pair.
+        log_assignment: For each pair the log assignment with dustbins, over the keypoints that were not pruned;
+            ``None`` if the assignment ran on edges or was not asked for.
+        edge_log_assignment: Log assignment of each cross edge, if the assignment ran on edges.
+        descriptors: Descriptors of all nodes after each layer, if asked for.
+        num_layers: Number of layers that each pair ran.
+        depth: Number of layers that each keypoint took part in.
+
+    Shapes:
+        - **matches**, **scores**, **depth:** :math:`(N)` for the nodes of all pairs
+        - **num_keypoints:** :math:`(B, 2)`
+        - **log_assignment:** :math:`B` times :math:`(N_0 + 1, N_1 + 1)`
+        - **edge_log_assignment:** :math:`(E)`
+        - **num_layers:** :math:`(B)`
+    """
+
+    matches: Tensor
+    scores: Tensor
+    num_keypoints: Tensor
+    num_layers: Tensor
+    depth: Tensor
+    log_assignment: Optional[list[Tensor]] = None
+    edge_log_assignment: Optional[Tensor] = None
+    descriptors: Optional[list[Tensor]] = None
+
+    def pair_matches(self, index: int = 0) -> tuple[Tensor, Tensor]:
+        """Matches and scores of one pair.
+
+        Args:
+            index: Number of the pair in the batch.
+
+        Shapes:
+            - **output:** matches :math:`(M, 2)`, indices of keypoints of image 0 and 1, and scores :math:`(M)`
+
+        Raises:
+            IndexError: If there is no pair of that number.
+        """
+        counts = self.num_keypoints.tolist()
+        if not 0 <= index < len(counts):
+            raise IndexError(f"pair {index} does not exist, expected a number from 0 to {len(counts) - 1}")
+        start = sum(map(sum, counts[:index]))
+        matches = self.matches[start : start + counts[index][0]]
+        matched = (matches >= 0).nonzero().squeeze(1)
+        return torch.stack([matched, matches[matched]], dim=1), self.scores[start + matched]

@@ -1,0 +1,123 @@
+"""The part of a batch of pairs that a matcher is still working on."""
+
+from dataclasses import dataclass, replace
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+
+from pyg_match.data import KeypointPair
+from pyg_match.data.edges import sorted_edges
+from pyg_match.ops import Blocks
+
+Edges = Union[EdgeIndex, Blocks]
+
+
+@dataclass(frozen=True)
+class PairGraph:
+    """Nodes and edges of the pairs that have not stopped, without the keypoints pruned so far.
+
+    Attributes:
+        counts: Number of remaining keypoints of image 0 and 1 of each remaining pair.
+        pairs: Number of each remaining pair in the batch.
+        nodes: Number of each remaining node in the batch.
+        edges: Edges within images.
+        cross_edges: Edges between images.
+        edge_mask: Which edges within images may be attended to; ``None`` for all.
+        cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
+        cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if they are not listed.
+    """
+
+    counts: tuple[tuple[int, int], ...]
+    pairs: tuple[int, ...]
+    nodes: Tensor
+    edges: Edges
+    cross_edges: Edges
+    edge_mask: Optional[Tensor] = None
+    cross_edge_mask: Optional[Tensor] = None
+    cross_edge_ids: Optional[Tensor] = None
+
+    @classmethod
+    def from_data(cls, pair: KeypointPair) -> "PairGraph":
+        """Take the edges of a pair or a batch of pairs; absent ones are complete."""
+        counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
+        num_nodes = sum(map(sum, counts))
+        edges = pair.get("edge_index")
+        cross_edges = pair.get("cross_edge_index")
+        return cls(
+            counts=counts,
+            pairs=tuple(range(len(counts))),
+            nodes=torch.arange(num_nodes, device=pair.pos.device),
+            edges=_within(counts) if edges is None else _sorted(edges, num_nodes),
+            cross_edges=_between(counts) if cross_edges is None else _sorted(cross_edges, num_nodes),
+            edge_mask=pair.get("edge_mask"),
+            cross_edge_mask=pair.get("cross_edge_mask"),
+            cross_edge_ids=None
+            if cross_edges is None
+            else torch.arange(cross_edges.size(1), device=pair.pos.device),
+        )
+
+    def subset(self, keep: Tensor, keep_pairs: tuple[bool, ...]) -> "PairGraph":
+        """The graph of the nodes in the boolean mask ``keep``, which holds no node of a pair that is left out."""
+        kept = keep.split([count for pair in self.counts for count in pair])
+        sizes = [int(part.sum()) for part in kept]
+        counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
+        edges, edge_kept = _subset_edges(self.edges, keep)
+        cross_edges, cross_kept = _subset_edges(self.cross_edges, keep)
+        return replace(
+            self,
+            counts=counts,
+            pairs=tuple(pair for pair, stays in zip(self.pairs, keep_pairs, strict=True) if stays),
+            nodes=self.nodes[keep],
+            edges=_within(counts) if edges is None else edges,
+            cross_edges=_between(counts) if cross_edges is None else cross_edges,
+            edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
+            cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
+            cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
+        )
+
+
+def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[EdgeIndex], Optional[Tensor]]:
+    """The edges between kept nodes, renumbered, and the mask of them; ``None`` for edges that are not listed."""
+    if isinstance(edges, Blocks):
+        return None, None
+    listed = edges.as_tensor()
+    kept = keep[listed[0]] & keep[listed[1]]
+    number = keep.cumsum(0) - 1
+    return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True), kept
+
+
+def _sorted(edges: Tensor, num_nodes: int) -> EdgeIndex:
+    """Edges as a user gave them, sorted by target."""
+    if isinstance(edges, EdgeIndex) and edges.is_sorted_by_col:
+        return edges
+    plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+    in_order = not bool((plain[1, 1:] < plain[1, :-1]).any())
+    if not in_order:
+        raise ValueError(
+            "edges must be sorted by target, as the transforms of pyg_match draw them; "
+            "sort others with pyg_match.data.sorted_edges"
+        )
+    return sorted_edges(plain, num_nodes, is_sorted=True)
+
+
+def _within(counts: tuple[tuple[int, int], ...]) -> Blocks:
+    """Every keypoint sees every keypoint of its own image."""
+    ptr = _ptr(counts)
+    return Blocks(ptr, ptr[:-1], ptr[1:])
+
+
+def _between(counts: tuple[tuple[int, int], ...]) -> Blocks:
+    """Every keypoint sees every keypoint of the other image."""
+    ptr = _ptr(counts)
+    partners = [i ^ 1 for i in range(len(ptr) - 1)]
+    return Blocks(ptr, tuple(ptr[i] for i in partners), tuple(ptr[i + 1] for i in partners))
+
+
+def _ptr(counts: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    ptr = [0]
+    for pair in counts:
+        for count in pair:
+            ptr.append(ptr[-1] + count)
+    return tuple(ptr)

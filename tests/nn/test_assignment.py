@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from helpers import random_pair
+from kornia.feature.lightglue import MatchAssignment, filter_matches
+from scipy.optimize import linprog
+
+from pyg_match.nn import DualSoftmaxAssignment, SinkhornAssignment
+from pyg_match.nn.assignment import mutual_edges, mutual_matches
+from pyg_match.transforms import CandidateEdges, CompleteGraph
+
+
+def test_dual_softmax_equals_kornia():
+    head, peer = DualSoftmaxAssignment(16).double(), MatchAssignment(16).double()
+    peer.final_proj, peer.matchability = head.lin, head.lin_matchability
+    x0, x1 = torch.randn(7, 16, dtype=torch.double), torch.randn(5, 16, dtype=torch.double)
+    expected, _ = peer(x0[None], x1[None])
+    assert torch.allclose(head(x0, x1), expected[0], atol=1e-12)
+    for threshold in (0.0, 0.1, 0.9):
+        mine = mutual_matches(expected[0], threshold)
+        theirs = filter_matches(expected, threshold)
+        assert all(torch.equal(a, b[0]) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_on_complete_edges_equals_dense():
+    pair = CompleteGraph()(random_pair(7, 5, dtype=torch.double))
+    head = DualSoftmaxAssignment(16).double()
+    dense = head(pair.x[:7], pair.x[7:])
+    on_edges = head.on_edges(pair.x, pair.cross_edge_index)
+    source, target = pair.cross_edge_index.as_tensor()
+    rows, columns = torch.minimum(source, target), torch.maximum(source, target) - 7
+    assert torch.allclose(on_edges, dense[rows, columns], atol=1e-10)
+    matched, scores = mutual_edges(on_edges, pair.cross_edge_index, 12, 0.0)
+    matches0, matches1, scores0, scores1 = mutual_matches(dense, 0.0)
+    assert torch.equal(matched[:7], torch.where(matches0 >= 0, matches0 + 7, -1))
+    assert torch.equal(matched[7:], matches1)
+    assert torch.allclose(scores, torch.cat([scores0, scores1]), atol=1e-12)
+
+
+def test_on_edges_gradient_and_isolated_nodes():
+    head = DualSoftmaxAssignment(8).double()
+    edges = CandidateEdges(2)(random_pair(6, 4)).cross_edge_index
+    x = torch.randn(11, 8, dtype=torch.double, requires_grad=True)  # node 10 has no edge
+    assert torch.autograd.gradcheck(lambda x: head.on_edges(x, edges), (x,))
+    matched, scores = mutual_edges(head.on_edges(x, edges), edges, 11, 0.0)
+    assert matched[10] == -1
+    assert scores[10] == 0
+    none = edges[:, :0]
+    matched, scores = mutual_edges(head.on_edges(x, none), none, 11, 0.0)
+    assert (matched == -1).all()
+    assert (scores == 0).all()
+
+
+def test_sinkhorn_marginals():
+    head = SinkhornAssignment(16).double()
+    probability = head(torch.randn(7, 16, dtype=torch.double), torch.randn(5, 16, dtype=torch.double)).exp()
+    assert torch.allclose(probability.sum(1)[:-1], torch.ones(7, dtype=torch.double), atol=1e-6)
+    assert torch.allclose(probability.sum(0)[:-1], torch.ones(5, dtype=torch.double), atol=1e-6)
+    assert torch.allclose(probability.sum(1)[-1], torch.tensor(5.0, dtype=torch.double), atol=1e-6)
+    assert torch.allclose(probability.sum(0)[-1], torch.tensor(7.0, dtype=torch.double), atol=1e-6)
+
+
+def test_sinkhorn_is_entropic_optimal_transport():
+    """With scores scaled up, entropy matters less and less: the plan approaches that of a linear programme."""
+    head = SinkhornAssignment(4, iterations=2000).double()
+    with torch.no_grad():
+        head.lin.weight.copy_(20 * torch.eye(4))
+        head.lin.bias.zero_()
+    x0, x1 = torch.randn(4, 4, dtype=torch.double), torch.randn(3, 4, dtype=torch.double)
+    plan = head(x0, x1).exp().detach().numpy()
+    scores = np.full((5, 4), 1.0)
+    scores[:4, :3] = (20 * x0 @ (20 * x1).t() / 2).numpy()
+    rows, columns = np.array([1, 1, 1, 1, 3.0]), np.array([1, 1, 1, 4.0])
+    constraints = [np.kron(np.eye(5), np.ones(4)), np.kron(np.ones(5), np.eye(4))]
+    best = linprog(-scores.ravel(), A_eq=np.vstack(constraints), b_eq=np.concatenate([rows, columns]))
+    assert np.allclose(plan.ravel(), best.x, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", [DualSoftmaxAssignment(16), SinkhornAssignment(16)])
+@pytest.mark.parametrize("counts", [(0, 4), (4, 0), (0, 0), (1, 1)])
+def test_few_keypoints(head, counts):
+    out = head(torch.randn(counts[0], 16), torch.randn(counts[1], 16))
+    assert out.shape == (counts[0] + 1, counts[1] + 1)
+    matches0, matches1, scores0, _ = mutual_matches(out, 0.0)
+    assert (matches0.numel(), matches1.numel()) == counts
+    assert torch.isfinite(scores0).all()
+    if 0 in counts:
+        assert (matches0 == -1).all()
+        assert (matches1 == -1).all()
+
+
+def test_repr():
+    assert str(DualSoftmaxAssignment(16)) == "DualSoftmaxAssignment(16)"
+    assert str(SinkhornAssignment(16)) == "SinkhornAssignment(16, iterations=100)"

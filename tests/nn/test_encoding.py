@@ -1,0 +1,44 @@
+import pytest
+import torch
+from kornia.feature.lightglue import (
+    LearnableFourierPositionalEncoding,
+    apply_cached_rotary_emb,
+    normalize_keypoints,
+)
+
+from pyg_match.nn import KeypointEncoding, RotaryEncoding, normalize_positions, rotate
+
+
+def test_rotary_equals_kornia():
+    encoding = RotaryEncoding(2, 8)
+    peer = LearnableFourierPositionalEncoding(2, 8, 8)
+    peer.Wr.weight = encoding.lin.weight
+    pos, x = torch.rand(5, 2), torch.randn(5, 3, 8)
+    expected = apply_cached_rotary_emb(peer(pos[None]), x.transpose(0, 1)[None])[0].transpose(0, 1)
+    assert torch.allclose(rotate(x, encoding(pos)), expected, atol=1e-6)
+    assert str(encoding) == "RotaryEncoding(2, 8)"
+    with pytest.raises(ValueError, match="'head_channels' must be even, got 7"):
+        RotaryEncoding(2, 7)
+
+
+def test_rotation_gradient_and_half_precision():
+    encoding = RotaryEncoding(2, 4).double()
+    pos = torch.rand(3, 2, dtype=torch.double, requires_grad=True)
+    x = torch.randn(3, 2, 4, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, pos: rotate(x, encoding(pos)), (x, pos))
+    half = rotate(x.bfloat16(), encoding(pos))
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.double(), rotate(x, encoding(pos)), atol=0.05)
+
+
+def test_normalize_positions_equals_kornia():
+    pos, size = torch.rand(7, 2) * 100, torch.tensor([[120.0, 90.0]])
+    assert torch.allclose(normalize_positions(pos, size), normalize_keypoints(pos[None], size)[0], atol=1e-6)
+
+
+def test_keypoint_encoding_does_not_depend_on_the_batch():
+    encoding = KeypointEncoding(3, 16)
+    pos = torch.rand(6, 3)
+    assert torch.allclose(encoding(pos)[:2], encoding(pos[:2]), atol=1e-6)
+    assert encoding(pos[:0]).shape == (0, 16)
+    assert str(encoding) == "KeypointEncoding(3, 16)"

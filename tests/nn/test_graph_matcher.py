@@ -1,0 +1,307 @@
+import math
+
+import pytest
+import torch
+from helpers import random_pair, random_set
+from kornia.feature import LightGlue
+from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn import GraphMatcher, MatcherConfig, convert_lightglue
+from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph
+
+COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (18, 18), (5, 0)]
+
+
+def small(**kwargs):
+    return GraphMatcher(in_channels=16, hidden_channels=32, num_layers=3, heads=2, **kwargs).double().eval()
+
+
+def as_kornia(pair):
+    images = [pair.image(i) for i in (0, 1)]
+    return {
+        f"image{i}": {
+            "keypoints": image.pos[None],
+            "descriptors": image.x[None],
+            "image_size": image.image_size,
+        }
+        for i, image in enumerate(images)
+    }
+
+
+def sharpened(model, factor=6.0):
+    """Random weights give flat assignments; scale the last projection so that matches appear."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "log_assignment" in name and "final_proj.weight" in name:
+                parameter.mul_(factor)
+            if "log_assignment" in name and "matchability.bias" in name:
+                parameter.fill_(3.0)
+    return model
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_complete_graph_equals_kornia(listed):
+    peer = (
+        sharpened(
+            LightGlue(
+                features=None,
+                input_dim=16,
+                descriptor_dim=32,
+                num_heads=2,
+                n_layers=3,
+                depth_confidence=-1,
+                width_confidence=-1,
+            )
+        )
+        .double()
+        .eval()
+    )
+    config, state = convert_lightglue(peer.state_dict())
+    assert (config.in_channels, config.hidden_channels, config.num_layers, config.heads) == (16, 32, 3, 2)
+    ours = GraphMatcher(config).double().eval()
+    ours.load_state_dict(state)
+    pair = random_pair(30, 25, dtype=torch.double)
+    expected = peer(as_kornia(pair))
+    out = ours(CompleteGraph()(pair) if listed else pair)
+    assert torch.allclose(out.log_assignment[0], expected["log_assignment"][0], atol=1e-9)
+    assert torch.equal(out.matches, torch.cat([expected["matches0"][0], expected["matches1"][0]]))
+    assert torch.allclose(out.scores[:30], expected["matching_scores0"][0], atol=1e-9)
+    matches, scores = out.pair_matches()
+    assert len(matches) > 3
+    assert torch.equal(matches, expected["matches"][0])
+    assert torch.allclose(scores, expected["scores"][0], atol=1e-9)
+
+    weight = torch.randn_like(out.log_assignment[0])
+    grads = torch.autograd.grad(
+        (expected["log_assignment"][0] * weight).sum(), list(peer.parameters()), allow_unused=True
+    )
+    named = {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(peer.named_parameters(), grads, strict=True)
+    }
+    _, converted = convert_lightglue(named)
+    (out.log_assignment[0] * weight).sum().backward()
+    for name, parameter in ours.named_parameters():
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert torch.allclose(grad, converted[name], rtol=1e-6, atol=1e-8), name
+
+
+@pytest.mark.parametrize("width", [-1, 0.7])
+@pytest.mark.parametrize("depth", [-1, 0.5, 0.02])
+def test_early_exit_and_pruning_equal_kornia(width, depth):
+    torch.manual_seed(3)
+    peer = LightGlue(
+        features=None, input_dim=16, descriptor_dim=32, num_heads=2, n_layers=3,
+        depth_confidence=depth, width_confidence=width,
+    )  # fmt: skip
+    peer = sharpened(peer)
+    with torch.no_grad():
+        for head in peer.log_assignment:
+            head.matchability.bias.fill_(0.0)
+            head.matchability.weight.mul_(5)
+        for token in peer.token_confidence:
+            token.token[0].weight.mul_(20)
+            token.token[0].bias.fill_(2.0)
+    peer = peer.double().eval()
+    config, state = convert_lightglue(peer.state_dict())
+    ours = GraphMatcher(
+        config, depth_confidence=depth if depth > 0 else None, width_confidence=width if width > 0 else None
+    )
+    ours = ours.double().eval()
+    ours.load_state_dict(state)
+    pairs = [random_pair(*counts, dtype=torch.double) for counts in [(30, 25), (12, 40), (8, 8)]]
+    graphs = [pairs, [CompleteGraph()(pair) for pair in pairs]]
+    for graph in graphs:
+        batch = ours(Batch.from_data_list(graph))
+        depths = batch.depth.split([p.num_nodes for p in pairs])
+        for i, pair in enumerate(pairs):
+            expected = peer(as_kornia(pair))
+            out = ours(graph[i])
+            assert int(out.num_layers) == expected["stop"] == int(batch.num_layers[i])
+            for matches, scores in (out.pair_matches(), batch.pair_matches(i)):
+                assert torch.equal(matches, expected["matches"][0])
+                assert torch.allclose(scores, expected["scores"][0], atol=1e-9)
+            assert torch.equal(out.depth, depths[i])
+            if width > 0 and depth < 0:
+                assert torch.equal(out.depth[: expected["prune0"].numel()], expected["prune0"][0])
+
+
+@pytest.mark.parametrize("assignment", ["dual_softmax", "sinkhorn"])
+@pytest.mark.parametrize("encoding", ["rotary", "mlp"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_batch_equals_single_runs(assignment, encoding, sparse):
+    matcher = small(assignment=assignment, encoding=encoding, filter_threshold=0.0)
+    pairs = [random_pair(*counts, dtype=torch.double) for counts in COUNTS]
+    if sparse:
+        pairs = [CandidateEdges(4)(KNNGraph(6, loop=True)(pair)) for pair in pairs]
+    (batch,) = DataLoader(pairs, batch_size=len(pairs))
+    out = matcher(batch, return_descriptors=True)
+    for i, pair in enumerate(pairs):
+        single = matcher(pair, return_descriptors=True)
+        assert torch.allclose(out.log_assignment[i], single.log_assignment[0], atol=1e-9)
+        assert torch.equal(out.pair_matches(i)[0], single.pair_matches()[0])
+        nodes = batch.batch == i
+        assert torch.equal(out.matches[nodes], single.matches)
+        for mine, theirs in zip(out.descriptors, single.descriptors, strict=True):
+            assert torch.allclose(mine[nodes], theirs, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", [None, CandidateEdges(4), KNNGraph(6, loop=True)])
+def test_permutation_and_swap(transform):
+    matcher = small(filter_threshold=0.0)
+    sets = random_set(20, dtype=torch.double), random_set(14, dtype=torch.double)
+    draw = transform or (lambda pair: pair)
+    out = matcher(draw(KeypointPair.from_sets(*sets)))
+    swapped = matcher(draw(KeypointPair.from_sets(*sets[::-1])))
+    assert torch.allclose(swapped.log_assignment[0], out.log_assignment[0].t(), atol=1e-9)
+    assert torch.equal(swapped.matches, out.matches.roll(-20))
+    order = torch.randperm(20)
+    shuffled = sets[0].clone()
+    for key in ("pos", "x", "score"):
+        shuffled[key] = shuffled[key][order]
+    permuted = matcher(draw(KeypointPair.from_sets(shuffled, sets[1])))
+    expected = out.log_assignment[0][torch.cat([order, torch.tensor([20])])]
+    assert torch.allclose(permuted.log_assignment[0], expected, atol=1e-9)
+    assert torch.equal(permuted.matches[:20], out.matches[:20][order])
+
+
+def test_candidates_of_all_keypoints_equal_the_complete_graph():
+    matcher = small()
+    pair = random_pair(20, 14, dtype=torch.double)
+    expected = matcher(pair).log_assignment[0]
+    out = matcher(CandidateEdges(20)(KNNGraph(20, loop=True)(pair)))
+    assert torch.allclose(out.log_assignment[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_assignment_on_complete_edges_equals_dense(adaptive):
+    options = {"depth_confidence": 0.45, "width_confidence": 0.6} if adaptive else {}
+    dense = small(filter_threshold=0.0, **options)
+    on_edges = GraphMatcher(dense.config, assign_on_edges=True).double().eval()
+    on_edges.load_state_dict(dense.state_dict())
+    batch = Batch.from_data_list([CompleteGraph()(random_pair(*c, dtype=torch.double)) for c in COUNTS])
+    expected, out = dense(batch), on_edges(batch)
+    assert torch.equal(out.matches, expected.matches)
+    assert torch.equal(out.num_layers, expected.num_layers)
+    assert torch.allclose(out.scores, expected.scores, atol=1e-9)
+    assert out.log_assignment is None
+    if not adaptive:
+        total = torch.cat([m[:-1, :-1].flatten() for m in expected.log_assignment]).sum()
+        assert torch.isclose(out.edge_log_assignment.sum(), 2 * total)
+    with pytest.raises(ValueError, match="needs cross edges"):
+        on_edges(random_pair(3, 3, dtype=torch.double))
+
+
+@pytest.mark.parametrize("mask_mode", ["remove", "zero"])
+def test_masked_edges(mask_mode):
+    matcher = small(mask_mode=mask_mode)
+    pair = CompleteGraph()(random_pair(10, 8, dtype=torch.double))
+    expected = matcher(pair).log_assignment[0]
+    pair.edge_mask = torch.ones(pair.edge_index.size(1), dtype=torch.bool)
+    pair.cross_edge_mask = torch.ones(pair.cross_edge_index.size(1), dtype=torch.bool)
+    assert torch.allclose(matcher(pair).log_assignment[0], expected, atol=1e-9)
+    pair.edge_mask = torch.rand(pair.edge_index.size(1)) < 0.5
+    masked = matcher(pair).log_assignment[0]
+    assert not torch.allclose(masked, expected, atol=1e-3)
+    pair.edge_index = pair.edge_index[:, pair.edge_mask]
+    del pair.edge_mask
+    assert torch.allclose(matcher(pair).log_assignment[0], masked, atol=1e-9) == (mask_mode == "remove")
+
+
+def test_gradients_reach_every_parameter():
+    for kwargs in ({}, {"encoding": "mlp"}, {"assignment": "sinkhorn"}):
+        matcher = small(**kwargs).train()
+        out = matcher(CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(20, 14, dtype=torch.double))))
+        out.log_assignment[0].square().sum().backward()
+        without = {name for name, p in matcher.named_parameters() if p.grad is None or not p.grad.any()}
+        heads = matcher.config.num_layers - 1 if len(matcher.assignments) > 1 else 0
+        expected = {
+            f"assignments.{i}.lin{m}.{p}"
+            for i in range(heads)
+            for m in ("", "_matchability")
+            for p in ("weight", "bias")
+        }
+        expected |= {f"confidences.{i}.{p}" for i in range(2) for p in ("weight", "bias")}
+        # A bias shared by all keys of a softmax changes nothing.
+        ignored = {n for n in without if n.endswith("lin_key.bias")}
+        assert without - ignored == expected
+
+
+def test_scale_and_orientation():
+    matcher = small(use_scale_orientation=True)
+    pair = random_pair(6, 5, dtype=torch.double)
+    with pytest.raises(TypeError, match="lacks scale, orientation"):
+        matcher(pair)
+    pair.scale, pair.orientation = (
+        torch.rand(11, dtype=torch.double),
+        torch.rand(11, dtype=torch.double) * math.pi,
+    )
+    first = matcher(pair).log_assignment[0]
+    pair.orientation = pair.orientation.flip(0)
+    assert not torch.allclose(matcher(pair).log_assignment[0], first, atol=1e-6)
+
+
+def test_save_and_load(tmp_path):
+    matcher = small(encoding="mlp", filter_threshold=0.3).float()
+    matcher.save(tmp_path / "matcher.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["matcher.safetensors"]
+    loaded = GraphMatcher.from_pretrained(tmp_path / "matcher.safetensors")
+    assert loaded.config == matcher.config
+    assert not loaded.training
+    pair = random_pair(6, 5)
+    assert torch.equal(loaded(pair).log_assignment[0], matcher(pair).log_assignment[0])
+    other = GraphMatcher.from_pretrained(tmp_path / "matcher.safetensors", filter_threshold=0.9)
+    assert other.config.filter_threshold == 0.9
+    with pytest.raises(ValueError, match="do not fit the matcher"):
+        GraphMatcher.from_pretrained(tmp_path / "matcher.safetensors", hidden_channels=64)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="not the weights of LightGlue"):
+        GraphMatcher.from_pretrained(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.rand(5, 8)}, ValueError, r"descriptors must have shape \[N, 16\], got \[5, 8\]"),
+        ({"x": torch.full((5, 16), torch.nan)}, ValueError, "NaN"),
+        ({"image_size": None}, TypeError, "lacks image_size"),
+        ({"edge_index": torch.tensor([[0, 0], [1, 0]])}, ValueError, "sorted by target"),
+    ],
+)
+def test_errors(change, error, message):
+    pair = random_pair(3, 2)
+    for key, value in change.items():
+        pair[key] = value
+    with pytest.raises(error, match=message):
+        small()(pair)
+
+
+def test_forward_needs_a_pair():
+    with pytest.raises(TypeError, match="expected a KeypointPair"):
+        small()(random_set(3))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"heads": 0}, "'heads' must be positive, got 0"),
+        ({"heads": 3}, "'heads' must divide the 256 channels, got 3|even"),
+        ({"encoding": "sine"}, "'encoding' must be"),
+        ({"assignment": "greedy"}, "'assignment' must be"),
+        ({"assignment": "sinkhorn", "assign_on_edges": True}, "needs assignment='dual_softmax'"),
+        (
+            {"assignment": "sinkhorn", "depth_confidence": 0.9},
+            "needs assignment='dual_softmax'|need assignment",
+        ),
+    ],
+)
+def test_config_errors(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        GraphMatcher(**kwargs)
+
+
+def test_repr_and_config():
+    assert str(small()) == "GraphMatcher(16, 32, num_layers=3, heads=2)"
+    assert GraphMatcher(MatcherConfig(num_layers=1), heads=8).config == MatcherConfig(num_layers=1, heads=8)

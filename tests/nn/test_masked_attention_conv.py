@@ -1,0 +1,211 @@
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+from torch_geometric.explain import AttentionExplainer, Explainer
+from torch_geometric.nn import GPSConv, HeteroConv, Sequential, TransformerConv
+from torch_geometric.testing import assert_module
+from torch_geometric.utils import to_torch_csr_tensor
+
+from pyg_match.nn import MaskedAttentionConv, RotaryEncoding
+from pyg_match.ops import Blocks
+from pyg_match.transforms import CompleteGraph
+
+
+def random_edges(num_sources, num_targets, num_edges):
+    """Edges without duplicates, in no order."""
+    chosen = torch.randperm(num_sources * num_targets)[:num_edges]
+    return torch.stack([chosen % num_sources, chosen // num_sources])
+
+
+def dense(conv, x_source, x_target, edge_index, bias=None, mask=None):
+    """Attention through a dense matrix, one head at a time."""
+    heads, channels = conv.heads, conv.out_channels
+    query = conv.lin_query(x_target)
+    key = (conv.lin_key or conv.lin_query)(x_source)
+    value = conv.lin_value(x_source)
+    outs = []
+    for h in range(heads):
+        part = slice(h * channels, (h + 1) * channels)
+        score = query[:, part] @ key[:, part].t() / channels**0.5
+        edges = torch.zeros_like(score, dtype=torch.bool)
+        edges[edge_index[1], edge_index[0]] = True
+        allowed = edges.clone()
+        if mask is not None:
+            allowed[edge_index[1], edge_index[0]] = mask
+        if bias is not None:
+            extra = torch.zeros_like(score)
+            extra[edge_index[1], edge_index[0]] = bias[:, h]
+            score = score + extra
+        seen = edges if conv.mask_mode == "zero" else allowed
+        alpha = score.masked_fill(~seen, -torch.inf).softmax(1).nan_to_num() * allowed
+        outs.append(alpha @ value[:, part])
+    return torch.cat(outs, 1)
+
+
+def test_equals_transformer_conv():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv = MaskedAttentionConv(16, 8, heads=4)
+    peer = TransformerConv(16, 8, heads=4, root_weight=False)
+    incompatible = peer.load_state_dict(conv.state_dict(), strict=False)
+    assert all(key.startswith("lin_skip") for key in incompatible.missing_keys)
+    x.requires_grad_()
+    expected = peer(x, edge_index)
+    (expected_grad,) = torch.autograd.grad(expected.square().sum(), x)
+    out = conv(x, edge_index)
+    (grad,) = torch.autograd.grad(out.square().sum(), x)
+    assert torch.allclose(out, expected, atol=1e-5)
+    assert torch.allclose(grad, expected_grad, atol=1e-4)
+    _, (edges, alpha) = conv(x, edge_index, return_attention_weights=True)
+    _, (_, expected_alpha) = peer(x, edge_index, return_attention_weights=True)
+    assert torch.equal(edges, edge_index)
+    assert torch.allclose(alpha, expected_alpha, atol=1e-6)
+    conv.concat = peer.concat = False
+    peer.root_weight = False
+    assert torch.allclose(conv(x, edge_index), peer(x, edge_index), atol=1e-5)
+
+
+def test_repr_and_module_contract():
+    conv = MaskedAttentionConv(16, 8, heads=4)
+    assert str(conv) == "MaskedAttentionConv(16, 8, heads=4)"
+    x = torch.randn(30, 16)
+    edge_index = random_edges(30, 30, 200)
+    # COO, CSC and EdgeIndex, with and without sizes.
+    assert_module(conv, x, edge_index, expected_size=(30, 32), atol=1e-5)
+
+
+@pytest.mark.parametrize("bipartite", [False, True])
+def test_all_forms_of_edges_agree(bipartite):
+    num_sources = 20 if bipartite else 30
+    edge_index = random_edges(num_sources, 30, 200)
+    edge_index = edge_index[:, (edge_index[1] * num_sources + edge_index[0]).argsort()]
+    x = torch.randn(30, 16) if not bipartite else (torch.randn(num_sources, 12), torch.randn(30, 16))
+    conv = MaskedAttentionConv((12, 16) if bipartite else 16, 8, heads=2)
+    size = (num_sources, 30)
+    shuffled = edge_index[:, torch.randperm(200)]
+    by_row = edge_index[:, edge_index[0].argsort(stable=True)]
+    expected = conv(x, edge_index, return_attention_weights=True)[0]
+    forms = {
+        "sorted": edge_index,
+        "unsorted": shuffled,
+        "int32": edge_index.int(),
+        "EdgeIndex": EdgeIndex(edge_index, sparse_size=size, sort_order="col"),
+        "EdgeIndex by row": EdgeIndex(by_row, sparse_size=size, sort_order="row"),
+        "EdgeIndex unsorted": EdgeIndex(shuffled, sparse_size=size),
+        "CSR": to_torch_csr_tensor(edge_index.flip(0), size=size[::-1]),
+    }
+    for name, edges in forms.items():
+        assert torch.allclose(conv(x, edges), expected, atol=1e-5), name
+        if name != "int32":
+            assert torch.allclose(conv(x, edges, return_attention_weights=True)[0], expected, atol=1e-5), name
+
+
+@pytest.mark.parametrize("mask_mode", ["remove", "zero"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_masks_and_bias_against_dense(mask_mode, shared):
+    conv = MaskedAttentionConv(16, 8, heads=2, mask_mode=mask_mode, shared_query_key=shared).double()
+    x = torch.randn(20, 16, dtype=torch.double, requires_grad=True)
+    edge_index = random_edges(20, 20, 150)
+    edge_index = edge_index[:, edge_index[1] != 7]  # node 7 sees nobody
+    mask = torch.rand(edge_index.size(1)) < 0.6
+    mask[edge_index[1] == 3] = False  # node 3 may not look at anybody
+    bias = torch.randn(edge_index.size(1), 2, dtype=torch.double, requires_grad=True)
+    expected = dense(conv, x, x, edge_index, bias, mask)
+    out = conv(x, edge_index, edge_bias=bias, edge_mask=mask)
+    listed, (_, alpha) = conv(x, edge_index, edge_bias=bias, edge_mask=mask, return_attention_weights=True)
+    assert torch.allclose(out, expected, atol=1e-10)
+    assert torch.allclose(listed, expected, atol=1e-10)
+    assert (alpha[~mask] == 0).all()
+    assert (out[[3, 7]] == 0).all()
+    weight = torch.randn_like(out)
+    variables = [x, bias, *conv.parameters()]
+    for mine, theirs in zip(
+        torch.autograd.grad((out * weight).sum(), variables),
+        torch.autograd.grad((expected * weight).sum(), variables),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+    kept = edge_index[:, mask]
+    if mask_mode == "remove":
+        assert torch.allclose(conv(x, kept, edge_bias=bias[mask]), out, atol=1e-10)
+    else:
+        assert not torch.allclose(conv(x, kept, edge_bias=bias[mask]), out, atol=1e-3)
+
+
+def test_bias_for_all_heads():
+    conv = MaskedAttentionConv(16, 8, heads=2)
+    x, edge_index = torch.randn(20, 16), random_edges(20, 20, 100)
+    bias = torch.randn(100)
+    assert torch.allclose(conv(x, edge_index, bias), conv(x, edge_index, bias[:, None].expand(-1, 2)))
+
+
+def test_rotation_depends_on_differences_of_position_only():
+    conv, encoding = MaskedAttentionConv(16, 8, heads=2), RotaryEncoding(2, 8)
+    x, edge_index, pos = torch.randn(20, 16), random_edges(20, 20, 100), torch.rand(20, 2)
+    out = conv(x, edge_index, rotation=encoding(pos))
+    assert torch.allclose(out, conv(x, edge_index, rotation=encoding(pos + 3.0)), atol=1e-4)
+    assert not torch.allclose(out, conv(x, edge_index, rotation=encoding(2 * pos)), atol=1e-3)
+    pair = (encoding(pos), encoding(pos))
+    assert torch.allclose(out, conv((x, x), edge_index, rotation=pair), atol=1e-6)
+
+
+def test_blocks_equal_listed_complete_graph():
+    from torch_geometric.data import Batch, Data
+
+    conv = MaskedAttentionConv(16, 8, heads=2)
+    batch = CompleteGraph()(Batch.from_data_list([Data(pos=torch.rand(n, 2)) for n in (4, 0, 7)]))
+    x = torch.randn(11, 16)
+    blocks = Blocks((0, 4, 4, 11), (0, 4, 4), (4, 4, 11))
+    assert torch.allclose(conv(x, blocks), conv(x, batch.edge_index), atol=1e-5)
+    with pytest.raises(ValueError, match="CompleteGraph"):
+        conv(x, blocks, return_attention_weights=True)
+
+
+def test_inside_pyg_containers():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv = MaskedAttentionConv(16, 4, heads=4)
+    model = Sequential("x, edge_index", [(conv, "x, edge_index -> x"), torch.nn.ReLU()])
+    assert torch.allclose(model(x, edge_index), conv(x, edge_index).relu())
+    gps = GPSConv(16, conv, heads=4)
+    assert gps(x, edge_index).shape == (30, 16)
+    y, cross = torch.randn(12, 8), random_edges(12, 30, 50)
+    hetero = HeteroConv(
+        {("a", "to", "a"): conv, ("b", "to", "a"): MaskedAttentionConv((8, 16), 4, heads=4)}, aggr="sum"
+    )
+    out = hetero({"a": x, "b": y}, {("a", "to", "a"): edge_index, ("b", "to", "a"): cross})
+    expected = conv(x, edge_index) + hetero.convs[("b", "to", "a")]((y, x), cross)
+    assert torch.allclose(out["a"], expected, atol=1e-5)
+
+
+def test_message_hooks_and_explainer_see_every_edge():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv = MaskedAttentionConv(16, 4, heads=4)
+    _, (_, alpha) = conv(x, edge_index, return_attention_weights=True)
+    seen = []
+    handle = conv.register_message_forward_hook(lambda module, args, out: seen.append(out))
+    out = conv(x, EdgeIndex(edge_index, sparse_size=(30, 30)))
+    handle.remove()
+    assert seen[0].shape == (200, 4, 4)
+    assert torch.allclose(out, conv(x, edge_index), atol=1e-5)
+    explainer = Explainer(
+        conv,
+        algorithm=AttentionExplainer(),
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
+    )
+    assert torch.allclose(explainer(x, edge_index).edge_mask, alpha.max(dim=-1).values, atol=1e-5)
+
+
+def test_flow_target_to_source():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv = MaskedAttentionConv(16, 4, heads=2)
+    reverse = MaskedAttentionConv(16, 4, heads=2, flow="target_to_source")
+    reverse.load_state_dict(conv.state_dict())
+    assert torch.allclose(reverse(x, edge_index.flip(0)), conv(x, edge_index), atol=1e-5)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="'mask_mode' must be 'remove' or 'zero', got 'drop'"):
+        MaskedAttentionConv(16, 4, mask_mode="drop")
+    with pytest.raises(ValueError, match="equal width, got 8 and 16"):
+        MaskedAttentionConv((8, 16), 4, shared_query_key=True)
