@@ -1,0 +1,234 @@
+"""From two images to matches."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.features import Extractor, extractor
+from pyg_match.features.image import ImageLike
+from pyg_match.geometry import estimate_fundamental, estimate_homography
+from pyg_match.nn import GraphMatcher
+
+# The detector that each pretrained matcher was trained with.
+_EXTRACTORS = {
+    "aliked-lightglue": "aliked",
+    "disk-lightglue": "disk",
+    "xfeat-lighterglue": "xfeat",
+}
+
+
+@dataclass
+class MatchResult:
+    """Matches between two images.
+
+    Attributes:
+        keypoints0: Keypoints of image 0 in pixels of the original image.
+        keypoints1: Keypoints of image 1 in pixels of the original image.
+        matches: Indices of matched keypoints of image 0 and image 1.
+        scores: Probability of each match.
+        image_size0: ``(width, height)`` of image 0 in pixels.
+        image_size1: ``(width, height)`` of image 1 in pixels.
+        seconds: Time spent in each stage.
+
+    Shapes:
+        - **keypoints0:** :math:`(N_0, 2)`
+        - **keypoints1:** :math:`(N_1, 2)`
+        - **matches:** :math:`(M, 2)`
+        - **scores:** :math:`(M)`
+    """
+
+    keypoints0: Tensor
+    keypoints1: Tensor
+    matches: Tensor
+    scores: Tensor
+    image_size0: tuple[int, int]
+    image_size1: tuple[int, int]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def points0(self) -> Tensor:
+        """The matched keypoints of image 0, :math:`(M, 2)`."""
+        return self.keypoints0[self.matches[:, 0]]
+
+    @property
+    def points1(self) -> Tensor:
+        """The matched keypoints of image 1, :math:`(M, 2)`."""
+        return self.keypoints1[self.matches[:, 1]]
+
+    def homography(
+        self, method: Literal["poselib", "opencv", "dlt"] = "poselib", threshold: float = 3.0
+    ) -> tuple[Optional[np.ndarray], np.ndarray]:
+        """The homography from image 0 to image 1, robustly estimated; see :func:`pyg_match.geometry.estimate_homography`.
+
+        Args:
+            method: Estimator.
+            threshold: Largest reprojection error of an inlier in pixels.
+
+        Returns:
+            The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
+        """
+        points0, points1, scores = (t.cpu().numpy() for t in (self.points0, self.points1, self.scores))
+        return estimate_homography(points0, points1, method=method, threshold=threshold, scores=scores)
+
+    def fundamental(
+        self, method: Literal["poselib", "opencv"] = "poselib", threshold: float = 1.0
+    ) -> tuple[Optional[np.ndarray], np.ndarray]:
+        """The fundamental matrix, robustly estimated; see :func:`pyg_match.geometry.estimate_fundamental`.
+
+        Args:
+            method: Estimator.
+            threshold: Largest epipolar error of an inlier in pixels.
+
+        Returns:
+            The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
+        """
+        points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
+        return estimate_fundamental(points0, points1, method=method, threshold=threshold)
+
+    def save(self, path: Union[str, Path], **extra: Any) -> None:
+        """Write the result to a ``.npz`` or ``.json`` file, whole or not at all.
+
+        Args:
+            path: The file; its ending decides the format.
+            **extra: Further arrays to store, such as ``homography``.
+
+        Raises:
+            ValueError: If the ending is neither ``.npz`` nor ``.json``.
+        """
+        path = Path(path)
+        if path.suffix not in (".npz", ".json"):
+            raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
+        arrays = {
+            name: getattr(self, name).cpu().numpy()
+            for name in ("keypoints0", "keypoints1", "matches", "scores")
+        }
+        arrays |= {name: np.asarray(getattr(self, name)) for name in ("image_size0", "image_size1")}
+        arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            if path.suffix == ".json":
+                temporary.write_text(json.dumps({name: value.tolist() for name, value in arrays.items()}))
+            else:
+                with temporary.open("wb") as file:
+                    np.savez_compressed(file, **arrays)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Matcher:
+    """Match two images: a detector, the edges of the graph, and a :class:`~pyg_match.nn.GraphMatcher`.
+
+    Args:
+        extractor: The detector.
+        matcher: The matcher, trained with that detector.
+        transform: Draws the edges of a :class:`~pyg_match.data.KeypointPair`; the graph is complete without one.
+        resize: Longer side of the image in pixels at which keypoints are detected; ``None`` for the original size.
+
+    Example:
+        >>> from pyg_match import Matcher
+        >>> from skimage.data import astronaut
+        >>> matcher = Matcher.from_pretrained("aliked-lightglue", max_num_keypoints=256)
+        >>> result = matcher(astronaut(), astronaut()[:, ::-1].copy()[:, ::-1])
+        >>> result.matches.shape[1]
+        2
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        matcher: GraphMatcher,
+        transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
+        resize: Optional[int] = 1024,
+    ) -> None:
+        if extractor.descriptor_dim != matcher.config.in_channels:
+            raise ValueError(
+                f"the detector gives descriptors of width {extractor.descriptor_dim}, "
+                f"but the matcher expects {matcher.config.in_channels}"
+            )
+        self.extractor = extractor
+        self.matcher = matcher
+        self.transform = transform
+        self.resize = resize
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "aliked-lightglue",
+        max_num_keypoints: int = 2048,
+        transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
+        resize: Optional[int] = 1024,
+        device: Union[str, torch.device] = "cpu",
+        **kwargs: Any,
+    ) -> "Matcher":
+        """Load a matcher and the detector that it was trained with.
+
+        Args:
+            name: ``"aliked-lightglue"``, ``"disk-lightglue"`` or ``"xfeat-lighterglue"``.
+            max_num_keypoints: Largest number of keypoints in an image.
+            transform: See :class:`Matcher`.
+            resize: See :class:`Matcher`.
+            device: Where to run.
+            **kwargs: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
+
+        Raises:
+            ValueError: If the name is unknown or the weights are damaged.
+            FileNotFoundError: If the weights cannot be had.
+        """
+        if name not in _EXTRACTORS:
+            raise ValueError(f"unknown matcher {name!r}, expected one of {sorted(_EXTRACTORS)}")
+        matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device)
+        detector = extractor(_EXTRACTORS[name], max_num_keypoints=max_num_keypoints).to(device)
+        return cls(detector, matcher, transform, resize)
+
+    @torch.inference_mode()
+    def __call__(self, image0: ImageLike, image1: ImageLike) -> MatchResult:
+        """Match two images.
+
+        Args:
+            image0: Path, array :math:`(H, W)` or :math:`(H, W, C)`, tensor :math:`(C, H, W)`, or PIL image.
+            image1: The same for the other image.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If something is not an image.
+        """
+        clock = _Clock()
+        set0 = self._extract(image0)
+        set1 = self._extract(image1)
+        clock.stop("extract")
+        pair = KeypointPair.from_sets(set0, set1)
+        if self.transform is not None:
+            pair = self.transform(pair)
+        clock.stop("graph")
+        matches, scores = self.matcher(pair).pair_matches()
+        clock.stop("match")
+        size0, size1 = ((int(w), int(h)) for w, h in pair.image_size.tolist())
+        return MatchResult(set0.pos, set1.pos, matches, scores, size0, size1, clock.seconds)
+
+    def _extract(self, image: ImageLike) -> KeypointSet:
+        return self.extractor.extract(image, resize=self.resize)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.extractor}, {self.matcher}, transform={self.transform})"
+
+
+class _Clock:
+    """Seconds between stops."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
