@@ -1,0 +1,144 @@
+"""What all detectors have in common, and the way to get one by name."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.data import KeypointSet
+from pyg_match.features.image import ImageLike, load_image, resize_image
+
+# Half a grey level of an 8-bit image: whatever varies less is of one colour.
+_BLANK = 0.5 / 255
+
+
+class Extractor(nn.Module):
+    r"""Base class of the detectors: one image in, one :class:`~pyg_match.data.KeypointSet` out.
+
+    An extractor is always in evaluation mode and computes no gradients. Images of one colour and images
+    smaller than :attr:`min_side` in a direction have no keypoints. Subclasses implement :meth:`detect`.
+
+    Args:
+        max_num_keypoints: Keep at most this many keypoints, those with the highest scores. ``None`` keeps
+            all.
+
+    Shapes:
+        - **input:** image :math:`(3, H, W)`, RGB in [0, 1], or :math:`(1, H, W)`, grey
+        - **output:** ``pos`` :math:`(N, 2)` in pixels of that image, ``x`` :math:`(N, D)` of unit length,
+          ``score`` :math:`(N)`, ``image_size`` :math:`(1, 2)`
+    """
+
+    descriptor_dim: int
+    min_side: int = 16
+
+    def __init__(self, max_num_keypoints: int | None = 2048) -> None:
+        super().__init__()
+        if max_num_keypoints is not None and max_num_keypoints < 1:
+            raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
+        self.max_num_keypoints = max_num_keypoints
+
+    def detect(self, image: Tensor) -> dict[str, Tensor]:
+        """Find the keypoints of an RGB image ``[3, H, W]``: the arguments of a :class:`KeypointSet`."""
+        raise NotImplementedError
+
+    def empty(self, image: Tensor) -> dict[str, Tensor]:
+        """What :meth:`detect` returns where there is nothing to find."""
+        shapes = {"pos": (0, 2), "x": (0, self.descriptor_dim), "score": (0,)}
+        return {name: image.new_zeros(shape, dtype=torch.float) for name, shape in shapes.items()}
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> KeypointSet:
+        """Find the keypoints of one image tensor, in its own pixels.
+
+        Raises:
+            ValueError: If the image is empty, has NaN or infinite values or not one or three channels.
+            TypeError: If it is not floating point.
+        """
+        if image.dim() != 3 or image.size(0) not in (1, 3) or image.numel() == 0:
+            raise ValueError(f"expected an image of shape [3, H, W] or [1, H, W], got {list(image.shape)}")
+        if not image.is_floating_point():
+            raise TypeError(f"expected a floating-point image in [0, 1], got {image.dtype}; see load_image")
+        height, width = image.shape[-2:]
+        spread = image.amax(dim=(1, 2)) - image.amin(dim=(1, 2))
+        if not torch.isfinite(spread).all():
+            raise ValueError("the image holds NaN or infinite values, expected finite ones")
+        image = image.float().expand(3, -1, -1)
+        if min(height, width) < self.min_side or bool((spread < _BLANK).all()):
+            features = self.empty(image)
+        else:
+            features = self.detect(image)
+        return KeypointSet(**features, image_size=(width, height))
+
+    def extract(self, image: ImageLike, resize: int | None = 1024, side: str = "long") -> KeypointSet:
+        """Load an image, resize it, find its keypoints and express them in its original pixels.
+
+        Args:
+            image: Whatever :func:`load_image` takes.
+            resize: Length in pixels of the chosen side during detection, smaller images being enlarged, as in
+                LightGlue. ``None`` keeps the size.
+            side: ``"long"`` or ``"short"``; see :func:`resize_image`.
+
+        Returns:
+            The keypoints; ``pos``, ``scale`` and ``image_size`` refer to the image as it was given.
+        """
+        tensor = load_image(image)
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            tensor = tensor.to(parameter.device)
+        size = torch.tensor([[tensor.size(2), tensor.size(1)]], device=tensor.device)
+        if resize is None:
+            return self.forward(tensor)
+        tensor, scale = resize_image(tensor, resize, side=side)
+        keypoints = self.forward(tensor)
+        pos = (keypoints.pos + 0.5) / scale - 0.5
+        # Enlarging moves the centre of a border pixel out of the frame by a fraction of a pixel.
+        keypoints.pos = torch.minimum(pos.clamp(min=0), size.to(pos) - 1)
+        keypoints.image_size = size
+        if "scale" in keypoints:
+            keypoints.scale = keypoints.scale / scale.prod().sqrt()
+        return keypoints
+
+    def train(self, mode: bool = True) -> "Extractor":
+        """Stay in evaluation mode: batch statistics of a single image would change its features."""
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """Switch off gradients and training mode; for the end of a subclass's ``__init__``."""
+        self.requires_grad_(False)
+        self.eval()
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(max_num_keypoints={self.max_num_keypoints})"
+
+
+def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) -> Extractor:
+    """Make an extractor by name.
+
+    Args:
+        name: ``"aliked"``, ``"disk"``, ``"xfeat"``, ``"sift"`` or ``"rootsift"``.
+        max_num_keypoints: Keep at most this many keypoints, those with the highest scores. ``None`` keeps
+            all.
+        **kwargs: Further arguments of the class, such as ``detection_threshold``.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> extractor("rootsift", max_num_keypoints=512)
+        RootSIFT(max_num_keypoints=512)
+    """
+    from pyg_match.features.aliked import ALIKED
+    from pyg_match.features.disk import DISK
+    from pyg_match.features.sift import SIFT, RootSIFT
+    from pyg_match.features.xfeat import XFeat
+
+    classes: dict[str, type[Extractor]] = {
+        "aliked": ALIKED,
+        "disk": DISK,
+        "xfeat": XFeat,
+        "sift": SIFT,
+        "rootsift": RootSIFT,
+    }
+    if name not in classes:
+        raise ValueError(f"unknown extractor '{name}'; expected one of {', '.join(classes)}")
+    return classes[name](max_num_keypoints=max_num_keypoints, **kwargs)

