@@ -1,0 +1,321 @@
+"""From matches to a homography or a fundamental matrix, and how far a homography is from the truth."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array: TypeAlias = npt.NDArray[Any]
+ArrayLike: TypeAlias = npt.ArrayLike | Tensor
+
+# Settings of OpenCV's estimators in glue-factory; 3,000 is more than OpenCV's own 2,000.
+_OPENCV_ITERATIONS = 3000
+_OPENCV_CONFIDENCE = 0.995
+
+# Relative size of a singular value that counts as zero: above the rounding of float32 pixels (1e-7), far
+# below what matches spread over a thousandth of the image give.
+_RANK_TOLERANCE = 1e-6
+
+
+def estimate_homography(
+    points0: ArrayLike,
+    points1: ArrayLike,
+    method: str = "poselib",
+    threshold: float = 2.0,
+    scores: ArrayLike | None = None,
+) -> tuple[Array | None, Array]:
+    r"""Estimate the homography :math:`\mathbf{H}` with :math:`\mathbf{p}_1 \sim \mathbf{H} \mathbf{p}_0`.
+
+    There is none if fewer than four matches are given, if a value is not finite, or if the inliers do not
+    determine one (because all but one of them lie on a line, or coincide). The same input gives the same
+    result.
+
+    Args:
+        points0: Matched points of image 0 in pixels.
+        points1: Their partners in image 1.
+        method: ``"poselib"`` (PoseLib's LO-RANSAC), ``"opencv"`` (OpenCV's RANSAC with 3,000 iterations and
+            confidence 0.995), ``"magsac"`` (OpenCV's MAGSAC++), ``"dlt"`` (least squares over all matches, by
+            SVD) or ``"dlt-lu"``.
+        threshold: Largest distance in pixels, in image 1, of an inlier to its prediction.
+        scores: Weights of the matches for ``"dlt"`` and ``"dlt-lu"``, not negative; the others do not use
+            them.
+
+    Returns:
+        The matrix, with its last element 1, or ``None``; and which matches are inliers.
+
+    Shapes:
+        - **points0**, **points1:** :math:`(N, 2)`
+        - **scores:** :math:`(N)`
+        - **output:** :math:`(3, 3)` ``float64`` and :math:`(N)` ``bool``
+
+    Raises:
+        ValueError: If a shape, the method, the threshold or the sign of a score is not as expected.
+
+    .. note::
+        ``"dlt-lu"`` is what kornia's ``find_homography_dlt`` does unless told otherwise, and so what stands
+        behind glue-factory's DLT figures: :math:`\mathbf{h}` solves :math:`\mathbf{A}^\top \mathbf{W}
+        \mathbf{A} \mathbf{h} = \mathbf{1}` instead of being the singular vector. Use it to compare with
+        those figures only: with noise it goes wrong where the elements of :math:`\mathbf{H}` (for normalised
+        points) nearly add up to zero, such as for a rotation by 120°.
+
+    Source: ``robust_estimators/homography`` and ``eval/utils.py`` of glue-factory.
+
+    Example:
+        >>> points = np.random.default_rng(0).uniform(0, 640, (20, 2))
+        >>> H, inliers = estimate_homography(points, points + 5, method="opencv")
+        >>> bool(np.abs(H - [[1, 0, 5], [0, 1, 5], [0, 0, 1]]).max() < 1e-6)
+        True
+    """
+    p0, p1 = _check_points(points0, points1, threshold)
+    weights = None if scores is None else _check_scores(scores, len(p0))
+    _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
+    nothing = np.zeros(len(p0), dtype=bool)
+    if len(p0) < 4 or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
+        return None, nothing
+
+    if method in ("dlt", "dlt-lu"):
+        H = _dlt(p0, p1, weights)
+        if H is not None and method == "dlt-lu":
+            H = _dlt_lu(p0, p1, weights)
+        inliers = nothing if H is None else np.linalg.norm(warp_points(p0, H) - p1, axis=1) <= threshold
+        return H, inliers
+    if method == "poselib":
+        import poselib
+
+        H, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold})
+        inliers = np.asarray(info["inliers"], dtype=bool)
+    else:
+        H, inliers = _opencv("findHomography", method, p0, p1, threshold)
+    H = None if H is None else _scaled(H)
+    if H is None or inliers.sum() < 4 or _dlt(p0[inliers], p1[inliers]) is None:
+        return None, nothing
+    return H, inliers
+
+
+def estimate_fundamental(
+    points0: ArrayLike, points1: ArrayLike, method: str = "poselib", threshold: float = 1.0
+) -> tuple[Array | None, Array]:
+    r"""Estimate the fundamental matrix :math:`\mathbf{F}` with :math:`\mathbf{p}_1^\top \mathbf{F}
+    \mathbf{p}_0 = 0`.
+
+    There is none if fewer than seven (OpenCV: eight) matches are given, if a value is not finite, or if all
+    inliers lie on a line. Matches on a plane leave it ambiguous, which is not noticed. The same input gives
+    the same result.
+
+    Args:
+        points0: Matched points of image 0 in pixels.
+        points1: Their partners in image 1.
+        method: ``"poselib"`` (PoseLib's LO-RANSAC), ``"opencv"`` (OpenCV's RANSAC with 3,000 iterations and
+            confidence 0.995; below 15 matches, least median of squares) or ``"magsac"`` (OpenCV's MAGSAC++).
+        threshold: Largest distance in pixels of an inlier to its epipolar line (PoseLib: Sampson distance).
+
+    Returns:
+        The matrix, with Frobenius norm 1, or ``None``; and which matches are inliers.
+
+    Shapes:
+        - **points0**, **points1:** :math:`(N, 2)`
+        - **output:** :math:`(3, 3)` ``float64`` and :math:`(N)` ``bool``
+
+    Raises:
+        ValueError: If a shape, the method or the threshold is not as expected.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> points, depth = rng.uniform(0, 640, (20, 2)), rng.uniform(1, 3, 20)
+        >>> F, inliers = estimate_fundamental(
+        ...     points, points + [[50, 0]] / depth[:, None]
+        ... )  # a move to the side
+        >>> bool(inliers.all())
+        True
+    """
+    p0, p1 = _check_points(points0, points1, threshold)
+    _check_method(method, ("poselib", "opencv", "magsac"))
+    nothing = np.zeros(len(p0), dtype=bool)
+    minimum = 7 if method == "poselib" else 8
+    if len(p0) < minimum or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
+        return None, nothing
+
+    if method == "poselib":
+        import poselib
+
+        F, info = poselib.estimate_fundamental(p0, p1, {"max_epipolar_error": threshold})
+        inliers = np.asarray(info["inliers"], dtype=bool)
+    else:
+        F, inliers = _opencv("findFundamentalMat", method, p0, p1, threshold)
+    if F is None or F.shape != (3, 3) or inliers.sum() < 7:
+        return None, nothing
+    norm = np.linalg.norm(F)
+    if not np.isfinite(norm) or norm == 0 or _on_a_line(p0[inliers]) or _on_a_line(p1[inliers]):
+        return None, nothing
+    return np.asarray(F / norm, dtype=np.float64), inliers
+
+
+def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
+    r"""Map points by a homography.
+
+    .. math:: (x', y', w)^\top = \mathbf{H} (x, y, 1)^\top, \qquad (x, y) \mapsto (x' / w, y' / w)
+
+    Args:
+        points: Points in pixels, a tensor or an array.
+        H: The homography, of either type.
+
+    Returns:
+        The mapped points, a tensor of the same type where ``points`` is one, else a ``float64`` array. A
+        point that is mapped to infinity becomes infinite (or NaN).
+
+    Shapes:
+        - **points:** :math:`(*, 2)`
+        - **H:** :math:`(3, 3)`
+        - **output:** :math:`(*, 2)`
+
+    Raises:
+        ValueError: If a shape is not as expected.
+
+    Example:
+        >>> warp_points(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 1]]))
+        tensor([[2., 4.]])
+    """
+    if isinstance(points, Tensor):
+        matrix: Any = torch.as_tensor(H, dtype=points.dtype, device=points.device)
+        values: Any = points
+    else:
+        matrix, values = _to_array(H), _to_array(points)
+    if matrix.shape != (3, 3):
+        raise ValueError(f"expected a homography of shape [3, 3], got {list(matrix.shape)}")
+    if values.ndim == 0 or values.shape[-1] != 2:
+        raise ValueError(f"expected points of shape [..., 2], got {list(values.shape)}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mapped = values @ matrix[:, :2].T + matrix[:, 2]
+        return mapped[..., :2] / mapped[..., 2:]
+
+
+def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLike) -> float:
+    r"""Mean distance between the corners of image 0 mapped by two homographies, in pixels of image 1.
+
+    The corners are (0, 0), (w, 0), (w, h) and (0, h), as in glue-factory's ``homography_corner_error``:
+    half a pixel off the pixel centres (0, 0) … (w - 1, h - 1), which does not change the figure noticeably.
+
+    Args:
+        H_est: The estimate; ``None`` for a failed one.
+        H_true: The truth.
+        image_size: ``(width, height)`` of image 0 in pixels.
+
+    Returns:
+        The mean over the four corners; infinite if there is no estimate or if it maps a corner to infinity.
+
+    Shapes:
+        - **H_est**, **H_true:** :math:`(3, 3)`
+        - **image_size:** :math:`(2)` or :math:`(1, 2)`
+
+    Raises:
+        ValueError: If a shape is not as expected.
+
+    Example:
+        >>> corner_error(np.eye(3), np.array([[1, 0, 3], [0, 1, 4], [0, 0, 1]]), (640, 480))
+        5.0
+    """
+    size = _to_array(image_size).reshape(-1)
+    if size.shape != (2,):
+        raise ValueError(f"expected an image size (width, height), got {size.tolist()}")
+    if H_est is None:
+        return float("inf")
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
+    offset = warp_points(corners, _to_array(H_est)) - warp_points(corners, _to_array(H_true))
+    error = float(np.linalg.norm(offset, axis=1).mean())
+    return error if np.isfinite(error) else float("inf")
+
+
+def _to_array(values: ArrayLike) -> Array:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _check_points(points0: ArrayLike, points1: ArrayLike, threshold: float) -> tuple[Array, Array]:
+    p0, p1 = _to_array(points0), _to_array(points1)
+    if p0.ndim != 2 or p0.shape[1] != 2 or p0.shape != p1.shape:
+        raise ValueError(
+            f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
+        )
+    if not threshold > 0:
+        raise ValueError(f"'threshold' must be greater than 0 pixels, got {threshold}")
+    return p0, p1
+
+
+def _check_scores(scores: ArrayLike, num_matches: int) -> Array:
+    weights = _to_array(scores)
+    if weights.shape != (num_matches,):
+        raise ValueError(f"expected {num_matches} scores, one per match, got shape {list(weights.shape)}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("'scores' must be finite and not negative")
+    return weights
+
+
+def _check_method(method: str, methods: tuple[str, ...]) -> None:
+    if method not in methods:
+        raise ValueError(f"unknown method '{method}'; expected one of {', '.join(methods)}")
+
+
+def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) -> tuple[Array | None, Array]:
+    import cv2
+
+    solver = cv2.USAC_MAGSAC if method == "magsac" else cv2.RANSAC  # the same number as cv2.FM_RANSAC
+    try:
+        matrix, mask = getattr(cv2, function)(
+            p0, p1, solver, threshold, maxIters=_OPENCV_ITERATIONS, confidence=_OPENCV_CONFIDENCE
+        )
+    except cv2.error:  # raised for some degenerate sets of points
+        return None, np.zeros(len(p0), dtype=bool)
+    return matrix, np.zeros(len(p0), dtype=bool) if mask is None else mask.ravel().astype(bool)
+
+
+def _dlt(p0: Array, p1: Array, weights: Array | None = None) -> Array | None:
+    """Least squares of the algebraic error on normalised points, or None if they leave it undetermined."""
+    T0, T1 = _normalisation(p0, weights), _normalisation(p1, weights)
+    if T0 is None or T1 is None:
+        return None
+    q0, q1 = warp_points(p0, T0), warp_points(p1, T1)
+    ones, zeros = np.ones((len(q0), 1)), np.zeros((len(q0), 3))
+    h0 = np.hstack([q0, ones])
+    rows = np.stack([np.hstack([zeros, -h0, q1[:, 1:] * h0]), np.hstack([h0, zeros, -q1[:, :1] * h0])])
+    if weights is not None:
+        rows = rows * np.sqrt(weights)[:, None]
+    # The triangular factor has the right singular vectors of the tall matrix.
+    _, values, vectors = np.linalg.svd(np.linalg.qr(rows.reshape(-1, 9), mode="r"))
+    if values[7] <= _RANK_TOLERANCE * values[0]:
+        return None
+    return _scaled(np.linalg.inv(T1) @ vectors[8].reshape(3, 3) @ T0)
+
+
+def _dlt_lu(p0: Array, p1: Array, weights: Array | None) -> Array | None:
+    from kornia.geometry import find_homography_dlt
+
+    q0, q1, w = (None if v is None else torch.from_numpy(v)[None] for v in (p0, p1, weights))
+    return _scaled(find_homography_dlt(q0, q1, w, solver="lu")[0].numpy())
+
+
+def _normalisation(points: Array, weights: Array | None) -> Array | None:
+    """Hartley's transform to mean 0 and mean distance sqrt(2), or None if all points coincide."""
+    if weights is not None and weights.sum() == 0:
+        return None
+    mean = np.average(points, axis=0, weights=weights)
+    distance = np.average(np.linalg.norm(points - mean, axis=1), weights=weights)
+    if distance <= _RANK_TOLERANCE:
+        return None
+    scale = np.sqrt(2) / distance
+    return np.array([[scale, 0, -scale * mean[0]], [0, scale, -scale * mean[1]], [0, 0, 1]])
+
+
+def _scaled(H: Array) -> Array | None:
+    """Bring the last element to 1, as far as it is not 0; None for what is no homography."""
+    if not np.isfinite(H).all() or not H.any():
+        return None
+    H = H / np.linalg.norm(H)
+    return H / H[2, 2] if abs(H[2, 2]) > 1e-12 else H
+
+
+def _on_a_line(points: Array) -> bool:
+    values = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return bool(values[1] <= _RANK_TOLERANCE * max(values[0], 1.0))
