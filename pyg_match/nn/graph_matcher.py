@@ -21,6 +21,7 @@ from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_po
 from pyg_match.nn.matcher_layer import MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class MatcherConfig:
     assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"  # LightGlue's head, or SuperGlue's
     assign_on_edges: bool = False  # assignment over the cross edges only, without a dense matrix
     mask_mode: MaskMode = "remove"  # what becomes of edges masked out, see MaskedAttentionConv
+    value_source: str = "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
+    value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
     filter_threshold: float = 0.1  # least probability of a match
     depth_confidence: Optional[float] = (
         None  # share of confident keypoints at which a pair stops early (LightGlue: .95)
@@ -50,6 +53,9 @@ class MatcherConfig:
         for name in ("in_channels", "hidden_channels", "num_layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        refresh_period(self.value_source)
+        if self.value_steps not in ("both", "self", "cross"):
+            raise ValueError(f"'value_steps' must be 'both', 'self' or 'cross', got {self.value_steps!r}")
         if self.encoding not in ("rotary", "mlp"):
             raise ValueError(f"'encoding' must be 'rotary' or 'mlp', got {self.encoding!r}")
         if self.assignment not in ("dual_softmax", "sinkhorn"):
@@ -160,9 +166,10 @@ class GraphMatcher(nn.Module):
         graph = PairGraph.from_data(pair)
         output = self._empty_output(pair, x)
         descriptors: list[Tensor] = []
+        values = ValueSource(self.config.value_source, self.config.value_steps)
         last = self.config.num_layers - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, graph.edges, graph.cross_edges, rotation, graph.edge_mask, graph.cross_edge_mask)
+            x = layer(x, graph, rotation, values)
             output.depth[graph.nodes] = i + 1
             if return_descriptors:
                 descriptors.append(
@@ -179,6 +186,7 @@ class GraphMatcher(nn.Module):
                 graph = graph.subset(keep, tuple(not stop for stop in stops))
                 x = x[keep]
                 rotation = rotation[keep] if rotation is not None else None
+                values.keep(keep)
         output.descriptors = descriptors if return_descriptors else None
         return output
 

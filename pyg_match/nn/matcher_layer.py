@@ -8,6 +8,8 @@ from torch_geometric.typing import Adj
 
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import Blocks
 
 
@@ -56,10 +58,11 @@ class AttentionBlock(nn.Module):
         edge_index: Union[Adj, Blocks],
         rotation: Optional[Tensor] = None,
         edge_mask: Optional[Tensor] = None,
+        x_value: Optional[Tensor] = None,
     ) -> Tensor:
-        """Update the descriptors of all nodes."""
-        message = self.lin_out(self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation))
-        out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
+        """Update the descriptors of all nodes; see :class:`~pyg_match.nn.MaskedAttentionConv` for the arguments."""
+        message = self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
+        out: Tensor = x + self.ffn(torch.cat([x, self.lin_out(message)], dim=-1))
         return out
 
 
@@ -77,16 +80,8 @@ class MatcherLayer(nn.Module):
         self.self_attn = AttentionBlock(channels, heads, mask_mode)
         self.cross_attn = AttentionBlock(channels, heads, mask_mode, shared_query_key=True)
 
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Union[Adj, Blocks],
-        cross_edge_index: Union[Adj, Blocks],
-        rotation: Optional[Tensor] = None,
-        edge_mask: Optional[Tensor] = None,
-        cross_edge_mask: Optional[Tensor] = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, graph: PairGraph, rotation: Optional[Tensor], values: ValueSource) -> Tensor:
         """Update the descriptors of all nodes along both edge sets."""
-        x = self.self_attn(x, edge_index, rotation, edge_mask)
-        out: Tensor = self.cross_attn(x, cross_edge_index, None, cross_edge_mask)
+        x = self.self_attn(x, graph.edges, rotation, graph.edge_mask, values.take("self", x))
+        out: Tensor = self.cross_attn(x, graph.cross_edges, None, graph.cross_edge_mask, values.take("cross", x))
         return out

@@ -120,6 +120,7 @@ class MaskedAttentionConv(MessagePassing):
         edge_bias: OptTensor = None,
         edge_mask: OptTensor = None,
         rotation: Union[Tensor, PairTensor, None] = None,
+        x_value: OptTensor = None,
         return_attention_weights: Optional[bool] = None,
     ) -> Union[Tensor, tuple[Tensor, tuple[Tensor, Tensor]]]:
         """Run the layer.
@@ -131,10 +132,11 @@ class MaskedAttentionConv(MessagePassing):
             edge_mask: ``False`` at the edges to forbid, see ``mask_mode``.
             rotation: Rotary encodings as :class:`pyg_match.nn.RotaryEncoding` gives them, for all nodes or for
                 sources and targets.
+            x_value: Source features to take the values from instead of ``x``, for example those of an earlier layer.
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
         x_source, x_target = (x, x) if isinstance(x, Tensor) else x
-        query, key, value = self._project(x_source, x_target, rotation)
+        query, key, value = self._project(x_source, x_target, rotation, x_source if x_value is None else x_value)
         if edge_bias is not None:
             edge_bias = edge_bias.view(edge_bias.size(0), -1).expand(-1, self.heads)
 
@@ -166,12 +168,12 @@ class MaskedAttentionConv(MessagePassing):
         return out
 
     def _project(
-        self, x_source: Tensor, x_target: Tensor, rotation: Union[Tensor, PairTensor, None]
+        self, x_source: Tensor, x_target: Tensor, rotation: Union[Tensor, PairTensor, None], x_value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all heads, ``[N, H, C]`` each."""
         shape = (self.heads, self.out_channels)
         query = self.lin_query(x_target).unflatten(-1, shape)
-        value = self.lin_value(x_source).unflatten(-1, shape)
+        value = self.lin_value(x_value).unflatten(-1, shape)
         if self.lin_key is not None:
             key = self.lin_key(x_source).unflatten(-1, shape)
         else:
