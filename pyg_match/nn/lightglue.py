@@ -26,8 +26,9 @@ _RENAME = [
     (r"^log_assignment\.(\d+)\.matchability\.", r"assignments.\1.lin_matchability."),
     (r"^token_confidence\.(\d+)\.token\.0\.", r"confidences.\1."),
 ]
-# Written to some official files, but read by no code: thresholds are recomputed, and r belongs to an older head.
-_UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$")
+# In some official files, but no part of the matcher: thresholds are recomputed, r belongs to an older head, and the
+# file of LighterGlue holds its detector as well.
+_UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$|^extractor\.")
 _FUSED = re.compile(r"^transformers\.(\d+)\.self_attn\.Wqkv\.(weight|bias)$")
 
 
@@ -102,7 +103,8 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     missing = [key for key in incompatible.missing_keys if not key.startswith("confidences.")]
     if missing or incompatible.unexpected_keys:
         raise ValueError(
-            f"the weights in {name} do not fit the matcher: missing {missing}, unexpected {incompatible.unexpected_keys}"
+            f"the weights in {name} do not fit the matcher: {len(missing)} missing {missing[:3]}, "
+            f"{len(incompatible.unexpected_keys)} unexpected {incompatible.unexpected_keys[:3]}"
         )
     lacks_confidences = len(missing) != len(incompatible.missing_keys)
     if lacks_confidences and matcher.config.depth_confidence is not None:

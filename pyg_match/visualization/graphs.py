@@ -1,0 +1,95 @@
+"""Graphs drawn over the image whose keypoints they join."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import numpy as np
+from torch_geometric.data import Data
+
+from pyg_match.features.image import ImageLike, load_image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette without yellow, which is for keypoints.
+SCALES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+KEYPOINTS = "#F0E442"
+
+
+def draw_graph(
+    axes: "Axes",
+    image: ImageLike,
+    data: Data,
+    keys: tuple[str, ...] = ("edge_index",),
+    node: Optional[int] = None,
+    max_edges: int = 20_000,
+) -> None:
+    """Draw the edges of one image's graph into existing axes, each edge set in its own colour.
+
+    Args:
+        axes: Where to draw.
+        image: The image, anything that :func:`pyg_match.features.load_image` reads.
+        data: Keypoints ``pos`` in pixels of that image, and edges.
+        keys: Names of the edge sets.
+        node: Draw only the edges into this keypoint, which gets a ring; all edges otherwise.
+        max_edges: Draw at most that many edges of a set, evenly chosen.
+
+    Raises:
+        ValueError: If an edge set is missing or the keypoint does not exist.
+    """
+    from matplotlib.collections import LineCollection
+
+    points = data.pos.cpu().numpy()
+    if node is not None and not 0 <= node < len(points):
+        raise ValueError(f"keypoint {node} does not exist, expected a number from 0 to {len(points) - 1}")
+    axes.imshow(load_image(image).mean(0).cpu().numpy(), cmap="gray", vmin=-0.4, vmax=1.2)
+    axes.scatter(points[:, 0], points[:, 1], s=2, c=KEYPOINTS, linewidths=0)
+    for number, key in enumerate(keys):
+        if data.get(key) is None:
+            raise ValueError(f"there are no edges '{key}', expected some of {[k for k in data.keys() if 'edge' in k]}")
+        source, target = (row.cpu().numpy() for row in data[key].as_subclass(type(data.pos)))
+        if node is not None:
+            source, target = source[target == node], target[target == node]
+        chosen = np.linspace(0, len(source) - 1, min(len(source), max_edges)).astype(int)
+        lines = np.stack([points[source[chosen]], points[target[chosen]]], axis=1)
+        style: dict[str, Any] = {"linewidths": 0.8, "alpha": 0.9} if node is not None else {"linewidths": 0.25, "alpha": 0.35}
+        axes.add_collection(LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style))
+    if node is not None:
+        axes.scatter(*points[node], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2)
+    axes.set_axis_off()
+
+
+def plot_graph(
+    image: ImageLike,
+    data: Data,
+    keys: tuple[str, ...] = ("edge_index",),
+    node: Optional[int] = None,
+    title: Optional[str] = None,
+    path: Union[str, Path, None] = None,
+) -> "Figure":
+    """Draw what a transform has drawn: for one keypoint on the left, for all on the right.
+
+    Args:
+        image: The image.
+        data: Keypoints and edges, see :func:`draw_graph`.
+        keys: Names of the edge sets, each in its own colour.
+        node: The keypoint on the left; the one nearest to the centre of the image by default.
+        title: Text above.
+        path: Where to save the figure, if anywhere.
+    """
+    from matplotlib.figure import Figure
+
+    pixels = load_image(image)
+    if node is None:
+        centre = data.pos.new_tensor([pixels.size(2), pixels.size(1)]) / 2
+        node = int((data.pos - centre).norm(dim=1).argmin())
+    figure = Figure(figsize=(7, 7 * pixels.size(1) / pixels.size(2) / 2 + (0.3 if title else 0)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_graph(left, pixels, data, keys, node)
+    draw_graph(right, pixels, data, keys)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

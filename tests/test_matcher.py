@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from pyg_match import Matcher, MatchResult
+from pyg_match.datasets import warped_pair
+from pyg_match.features import extractor, load_image
+from pyg_match.geometry import corner_error, warp_points
+from pyg_match.nn import GraphMatcher
+from pyg_match.transforms import CandidateEdges
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return warped_pair(load_image(data.astronaut()[:400, :400]), seed=2)
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    return Matcher.from_pretrained("aliked-lightglue", max_num_keypoints=300, resize=400)
+
+
+@pytest.mark.parametrize("weights", ["aliked-lightglue", "disk-lightglue", "xfeat-lighterglue"])
+@pytest.mark.parametrize("transform", [None, CandidateEdges(16)])
+def test_finds_the_homography(pair, weights, transform):
+    found = Matcher.from_pretrained(weights, max_num_keypoints=400, resize=400, transform=transform)
+    result = found(pair.image0, pair.image1)
+    assert len(result.matches) > 50
+    distance = np.linalg.norm(
+        warp_points(result.points0.numpy(), pair.homography.numpy()) - result.points1.numpy(), axis=1
+    )
+    assert (distance < 5).mean() > 0.9
+    for method in ("poselib", "opencv", "dlt"):
+        homography, inliers = result.homography(method)
+        assert corner_error(homography, pair.homography.numpy(), result.image_size0) < (
+            10 if method == "dlt" else 2
+        )
+        assert inliers.shape == (len(result.matches),)
+    assert set(result.seconds) == {"extract", "graph", "match"}
+
+
+def test_paths_arrays_and_tensors_agree(pair, matcher, tmp_path):
+    arrays = [(image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8) for image in pair[:2]]
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    for path, array in zip(paths, arrays, strict=True):
+        Image.fromarray(array).save(path)
+    expected = matcher(*paths)
+    for images in (
+        arrays,
+        [torch.from_numpy(a).permute(2, 0, 1) / 255 for a in arrays],
+        [str(p) for p in paths],
+    ):
+        result = matcher(*images)
+        assert torch.equal(result.matches, expected.matches)
+        assert torch.allclose(result.keypoints0, expected.keypoints0, atol=1e-3)
+
+
+def test_keypoints_are_pixels_of_the_original(pair):
+    small = Matcher.from_pretrained("aliked-lightglue", max_num_keypoints=300, resize=300)
+    result = small(pair.image0, pair.image1)
+    assert result.image_size0 == (400, 400)
+    assert result.keypoints0.max() > 320
+    homography, _ = result.homography()
+    assert corner_error(homography, pair.homography.numpy(), (400, 400)) < 3
+
+
+def test_images_without_anything_in_common(matcher):
+    result = matcher(data.brick(), data.grass())
+    assert len(result.matches) < 15
+    assert result.homography()[1].sum() < 8
+    blank = np.zeros((200, 300, 3), np.uint8)
+    for images in ((blank, blank), (data.brick(), blank), (blank, data.brick())):
+        result = matcher(*images)
+        assert result.matches.shape == (0, 2)
+        assert result.scores.shape == (0,)
+        assert result.homography()[0] is None
+        assert result.fundamental()[0] is None
+
+
+def test_save(pair, matcher, tmp_path):
+    result = matcher(pair.image0, pair.image1)
+    homography, inliers = result.homography()
+    result.save(tmp_path / "m.npz", homography=homography, inliers=inliers)
+    result.save(tmp_path / "m.json", homography=None)
+    with np.load(tmp_path / "m.npz") as file:
+        arrays = dict(file)
+    assert np.array_equal(arrays["matches"], result.matches.numpy())
+    assert np.array_equal(arrays["homography"], homography)
+    loaded = json.loads((tmp_path / "m.json").read_text())
+    assert "homography" not in loaded
+    assert loaded["image_size0"] == [400, 400]
+    assert np.allclose(loaded["keypoints1"], result.keypoints1)
+    with pytest.raises(ValueError, match=r"saved as .npz or .json, got 'm.txt'"):
+        result.save(tmp_path / "m.txt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.npz"]
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    empty = torch.zeros(0, 2)
+    result = MatchResult(empty, empty, empty.long(), torch.zeros(0), (1, 1), (1, 1))
+    with pytest.raises(TypeError):
+        result.save(tmp_path / "m.json", extra=object())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors(tmp_path):
+    with pytest.raises(ValueError, match="unknown matcher 'superglue', expected one of"):
+        Matcher.from_pretrained("superglue")
+    with pytest.raises(ValueError, match="width 64, but the matcher expects 128"):
+        Matcher(extractor("xfeat"), GraphMatcher(num_layers=1))
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.jpg"):
+        Matcher.from_pretrained("xfeat-lighterglue")(tmp_path / "text.jpg", tmp_path / "text.jpg")
