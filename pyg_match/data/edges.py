@@ -1,8 +1,9 @@
-"""Edge sets sorted by target, with their CSR pointer."""
+"""Edge sets sorted by target, with their CSR pointer, and several of them over the same keypoints."""
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
 
 
 def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) -> EdgeIndex:
@@ -25,3 +26,19 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     edges = EdgeIndex(edge_index.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()
     return edges
+
+
+def scales(data: Data) -> list[EdgeIndex]:
+    """The graphs that a partition transform stored as ``edge_index_0``, ``edge_index_1``, ..., in this order.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.transforms import RingPartition
+        >>> data = RingPartition([1, 3])(Data(pos=torch.rand(5, 2)))
+        >>> [edge_index.size(1) for edge_index in scales(data)]
+        [5, 10]
+    """
+    found: list[EdgeIndex] = []
+    while f"edge_index_{len(found)}" in data:
+        found.append(data[f"edge_index_{len(found)}"])
+    return found

@@ -1,12 +1,14 @@
 """Layers, encodings, assignment heads and the matcher."""
 
-from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions, rotate  # isort: skip
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
-from pyg_match.nn.conv import MaskedAttentionConv
+from pyg_match.nn.conv import MaskedAttentionConv, MultiScaleConv, PartitionGCNConv, distance_weights
+from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions, rotate
 from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
 from pyg_match.nn.lightglue import convert_lightglue
 from pyg_match.nn.matcher_layer import AttentionBlock, MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
+from pyg_match.nn.multi_scale_branch import MultiScaleBranch
+from pyg_match.nn.orthogonal import OrthogonalFusion, orthogonality_penalty, orthogonalize
 
 __all__ = [
     "AttentionBlock",
@@ -17,9 +19,16 @@ __all__ = [
     "MatcherConfig",
     "MatcherLayer",
     "MatcherOutput",
+    "MultiScaleBranch",
+    "MultiScaleConv",
+    "OrthogonalFusion",
+    "PartitionGCNConv",
     "RotaryEncoding",
     "SinkhornAssignment",
     "convert_lightglue",
+    "distance_weights",
     "normalize_positions",
+    "orthogonality_penalty",
+    "orthogonalize",
     "rotate",
 ]

@@ -20,6 +20,7 @@ from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
 from pyg_match.nn.matcher_layer import MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
+from pyg_match.nn.multi_scale_branch import BranchKind, MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
 
@@ -39,7 +40,15 @@ class MatcherConfig:
     assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"  # LightGlue's head, or SuperGlue's
     assign_on_edges: bool = False  # assignment over the cross edges only, without a dense matrix
     mask_mode: MaskMode = "remove"  # what becomes of edges masked out, see MaskedAttentionConv
-    value_source: str = "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
+    layer_scales: Optional[tuple[int, ...]] = (
+        None  # scale that each layer attends along, instead of edge_index
+    )
+    branch: Optional[BranchKind] = None  # what several scales add to self steps: "attention" or "gcn" on each
+    num_scales: int = 2  # scales of the branch
+    orthogonal: bool = True  # whether the branch projects out what its scales have in common
+    value_source: str = (
+        "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
+    )
     value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
     filter_threshold: float = 0.1  # least probability of a match
     depth_confidence: Optional[float] = (
@@ -50,10 +59,20 @@ class MatcherConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "hidden_channels", "num_layers", "heads"):
+        for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
         refresh_period(self.value_source)
+        if self.branch not in (None, "attention", "gcn"):
+            raise ValueError(f"'branch' must be None, 'attention' or 'gcn', got {self.branch!r}")
+        if self.layer_scales is not None:
+            object.__setattr__(
+                self, "layer_scales", tuple(self.layer_scales)
+            )  # a list, when read from a file
+            if len(self.layer_scales) != self.num_layers or min(self.layer_scales) < 0:
+                raise ValueError(
+                    f"'layer_scales' must name a scale for each of {self.num_layers} layers, got {self.layer_scales}"
+                )
         if self.value_steps not in ("both", "self", "cross"):
             raise ValueError(f"'value_steps' must be 'both', 'self' or 'cross', got {self.value_steps!r}")
         if self.encoding not in ("rotary", "mlp"):
@@ -113,7 +132,10 @@ class GraphMatcher(nn.Module):
         else:
             self.encoding = KeypointEncoding(position_channels + 1, width)
         depth = config.num_layers
-        self.layers = nn.ModuleList(MatcherLayer(width, config.heads, config.mask_mode) for _ in range(depth))
+        scales = config.layer_scales or (None,) * depth
+        self.layers = nn.ModuleList(
+            MatcherLayer(width, config.heads, config.mask_mode, scale, _branch(config)) for scale in scales
+        )
         if config.assignment == "dual_softmax":
             # One head for each layer: a pair may stop after any, and each can be supervised.
             self.assignments = nn.ModuleList(DualSoftmaxAssignment(width) for _ in range(depth))
@@ -164,12 +186,15 @@ class GraphMatcher(nn.Module):
         """
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
+        self._check_scales(len(graph.scales))
         output = self._empty_output(pair, x)
         descriptors: list[Tensor] = []
+        penalties: list[Tensor] = []
         values = ValueSource(self.config.value_source, self.config.value_steps)
         last = self.config.num_layers - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, graph, rotation, values)
+            x, penalty = layer(x, graph, rotation, values)
+            penalties += [] if penalty is None else [penalty]
             output.depth[graph.nodes] = i + 1
             if return_descriptors:
                 descriptors.append(
@@ -188,6 +213,7 @@ class GraphMatcher(nn.Module):
                 rotation = rotation[keep] if rotation is not None else None
                 values.keep(keep)
         output.descriptors = descriptors if return_descriptors else None
+        output.orthogonality = torch.stack(penalties).mean() if penalties else None
         return output
 
     def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
@@ -204,6 +230,18 @@ class GraphMatcher(nn.Module):
             return x, self.encoding(position.to(dtype))
         position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
         return x + self.encoding(position.to(dtype)), None
+
+    def _check_scales(self, found: int) -> None:
+        config = self.config
+        needed = config.num_scales if config.branch is not None else 0
+        if config.branch is not None and found != needed:
+            raise ValueError(
+                f"the branches need {needed} scales, but the pair has {found}; draw them with a partition"
+            )
+        if config.layer_scales is not None and max(config.layer_scales) >= found:
+            raise ValueError(
+                f"'layer_scales' names scale {max(config.layer_scales)}, but the pair has {found} scales"
+            )
 
     def _dtype(self) -> torch.dtype:
         return next(self.encoding.parameters()).dtype
@@ -309,6 +347,14 @@ class GraphMatcher(nn.Module):
             f"{self.__class__.__name__}({config.in_channels}, {config.hidden_channels}, "
             f"num_layers={config.num_layers}, heads={config.heads})"
         )
+
+
+def _branch(config: MatcherConfig) -> Optional[MultiScaleBranch]:
+    if config.branch is None:
+        return None
+    return MultiScaleBranch(
+        config.hidden_channels, config.heads, config.num_scales, config.branch, project=config.orthogonal
+    )
 
 
 def _flat(counts: tuple[tuple[int, int], ...]) -> list[int]:

@@ -99,14 +99,16 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
         incompatible = matcher.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the weights in {name} do not fit the matcher: {error}") from None
-    # Weights trained without early exit have no confidences.
-    missing = [key for key in incompatible.missing_keys if not key.startswith("confidences.")]
+    # Weights trained without early exit have no confidences; branches that are new to them contribute nothing yet.
+    missing = [
+        key for key in incompatible.missing_keys if not (key.startswith("confidences.") or ".branch." in key)
+    ]
     if missing or incompatible.unexpected_keys:
         raise ValueError(
             f"the weights in {name} do not fit the matcher: {len(missing)} missing {missing[:3]}, "
             f"{len(incompatible.unexpected_keys)} unexpected {incompatible.unexpected_keys[:3]}"
         )
-    lacks_confidences = len(missing) != len(incompatible.missing_keys)
+    lacks_confidences = any(key.startswith("confidences.") for key in incompatible.missing_keys)
     if lacks_confidences and matcher.config.depth_confidence is not None:
         raise ValueError(
             f"the weights in {name} were trained without early exit; leave depth_confidence=None"

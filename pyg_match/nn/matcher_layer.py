@@ -8,6 +8,7 @@ from torch_geometric.typing import Adj
 
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import Blocks
@@ -59,10 +60,17 @@ class AttentionBlock(nn.Module):
         rotation: Optional[Tensor] = None,
         edge_mask: Optional[Tensor] = None,
         x_value: Optional[Tensor] = None,
+        extra: Optional[Tensor] = None,
     ) -> Tensor:
-        """Update the descriptors of all nodes; see :class:`~pyg_match.nn.MaskedAttentionConv` for the arguments."""
-        message = self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
-        out: Tensor = x + self.ffn(torch.cat([x, self.lin_out(message)], dim=-1))
+        """Update the descriptors of all nodes.
+
+        ``extra`` is added to the messages; see :class:`~pyg_match.nn.MaskedAttentionConv` for the other arguments.
+        """
+        message = self.lin_out(
+            self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
+        )
+        message = message if extra is None else message + extra
+        out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
         return out
 
 
@@ -73,15 +81,32 @@ class MatcherLayer(nn.Module):
         channels: Width of the descriptors.
         heads: Number of attention heads.
         mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
+        scale: The scale of the graph that the self step attends along; ``None`` for ``edge_index``.
+        branch: What several scales add to the self step, if anything.
     """
 
-    def __init__(self, channels: int, heads: int, mask_mode: MaskMode = "remove") -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        mask_mode: MaskMode = "remove",
+        scale: Optional[int] = None,
+        branch: Optional[MultiScaleBranch] = None,
+    ) -> None:
         super().__init__()
+        self.scale = scale
+        self.branch = branch
         self.self_attn = AttentionBlock(channels, heads, mask_mode)
         self.cross_attn = AttentionBlock(channels, heads, mask_mode, shared_query_key=True)
 
-    def forward(self, x: Tensor, graph: PairGraph, rotation: Optional[Tensor], values: ValueSource) -> Tensor:
-        """Update the descriptors of all nodes along both edge sets."""
-        x = self.self_attn(x, graph.edges, rotation, graph.edge_mask, values.take("self", x))
-        out: Tensor = self.cross_attn(x, graph.cross_edges, None, graph.cross_edge_mask, values.take("cross", x))
-        return out
+    def forward(
+        self, x: Tensor, graph: PairGraph, rotation: Optional[Tensor], values: ValueSource
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Update the descriptors of all nodes along all edge sets; also say how much the scales overlap."""
+        extra, penalty = (None, None) if self.branch is None else self.branch(x, graph.scales, rotation)
+        edges, mask = (
+            (graph.edges, graph.edge_mask) if self.scale is None else (graph.scales[self.scale], None)
+        )
+        x = self.self_attn(x, edges, rotation, mask, values.take("self", x), extra)
+        x = self.cross_attn(x, graph.cross_edges, None, graph.cross_edge_mask, values.take("cross", x))
+        return x, penalty

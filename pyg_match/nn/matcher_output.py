@@ -20,6 +20,8 @@ class MatcherOutput:
             ``None`` if the assignment ran on edges or was not asked for.
         edge_log_assignment: Log assignment of each cross edge, if the assignment ran on edges.
         descriptors: Descriptors of all nodes after each layer, if asked for.
+        orthogonality: How much the scales of multi-scale self steps overlap, see
+            :func:`~pyg_match.nn.orthogonality_penalty`, the mean over layers; for the loss. ``None`` without scales.
         num_layers: Number of layers that each pair ran.
         depth: Number of layers that each keypoint took part in.
 
@@ -39,6 +41,7 @@ class MatcherOutput:
     log_assignment: Optional[list[Tensor]] = None
     edge_log_assignment: Optional[Tensor] = None
     descriptors: Optional[list[Tensor]] = None
+    orthogonality: Optional[Tensor] = None
 
     def pair_matches(self, index: int = 0) -> tuple[Tensor, Tensor]:
         """Matches and scores of one pair.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
-from pyg_match.data.edges import sorted_edges
+from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.ops import Blocks
 
 Edges = Union[EdgeIndex, Blocks]
@@ -26,6 +26,7 @@ class PairGraph:
         cross_edges: Edges between images.
         edge_mask: Which edges within images may be attended to; ``None`` for all.
         cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
+        scales: The scales that a partition transform has drawn within images.
         cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if they are not listed.
     """
 
@@ -36,6 +37,7 @@ class PairGraph:
     cross_edges: Edges
     edge_mask: Optional[Tensor] = None
     cross_edge_mask: Optional[Tensor] = None
+    scales: tuple[EdgeIndex, ...] = ()
     cross_edge_ids: Optional[Tensor] = None
 
     @classmethod
@@ -53,6 +55,7 @@ class PairGraph:
             cross_edges=_between(counts) if cross_edges is None else _sorted(cross_edges, num_nodes),
             edge_mask=pair.get("edge_mask"),
             cross_edge_mask=pair.get("cross_edge_mask"),
+            scales=tuple(_sorted(scale, num_nodes) for scale in scales(pair)),
             cross_edge_ids=None
             if cross_edges is None
             else torch.arange(cross_edges.size(1), device=pair.pos.device),
@@ -65,6 +68,7 @@ class PairGraph:
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
         edges, edge_kept = _subset_edges(self.edges, keep)
         cross_edges, cross_kept = _subset_edges(self.cross_edges, keep)
+        kept_scales = (_subset_edges(scale, keep)[0] for scale in self.scales)
         return replace(
             self,
             counts=counts,
@@ -74,6 +78,7 @@ class PairGraph:
             cross_edges=_between(counts) if cross_edges is None else cross_edges,
             edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
             cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
+            scales=tuple(scale for scale in kept_scales if scale is not None),
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
 

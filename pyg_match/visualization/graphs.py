@@ -47,14 +47,20 @@ def draw_graph(
     axes.scatter(points[:, 0], points[:, 1], s=2, c=KEYPOINTS, linewidths=0)
     for number, key in enumerate(keys):
         if data.get(key) is None:
-            raise ValueError(f"there are no edges '{key}', expected some of {[k for k in data.keys() if 'edge' in k]}")
+            raise ValueError(
+                f"there are no edges '{key}', expected some of {[k for k in data.keys() if 'edge' in k]}"
+            )
         source, target = (row.cpu().numpy() for row in data[key].as_subclass(type(data.pos)))
         if node is not None:
             source, target = source[target == node], target[target == node]
         chosen = np.linspace(0, len(source) - 1, min(len(source), max_edges)).astype(int)
         lines = np.stack([points[source[chosen]], points[target[chosen]]], axis=1)
-        style: dict[str, Any] = {"linewidths": 0.8, "alpha": 0.9} if node is not None else {"linewidths": 0.25, "alpha": 0.35}
-        axes.add_collection(LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style))
+        style: dict[str, Any] = (
+            {"linewidths": 0.8, "alpha": 0.9} if node is not None else {"linewidths": 0.25, "alpha": 0.35}
+        )
+        axes.add_collection(
+            LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style)
+        )
     if node is not None:
         axes.scatter(*points[node], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2)
     axes.set_axis_off()
@@ -84,7 +90,9 @@ def plot_graph(
     if node is None:
         centre = data.pos.new_tensor([pixels.size(2), pixels.size(1)]) / 2
         node = int((data.pos - centre).norm(dim=1).argmin())
-    figure = Figure(figsize=(7, 7 * pixels.size(1) / pixels.size(2) / 2 + (0.3 if title else 0)), layout="constrained")
+    figure = Figure(
+        figsize=(7, 7 * pixels.size(1) / pixels.size(2) / 2 + (0.3 if title else 0)), layout="constrained"
+    )
     left, right = figure.subplots(1, 2)
     draw_graph(left, pixels, data, keys, node)
     draw_graph(right, pixels, data, keys)
