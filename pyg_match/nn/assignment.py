@@ -153,11 +153,11 @@ class SinkhornAssignment(nn.Module):
 
 
 def segment_logsumexp(src: Tensor, index: Tensor, num_segments: int) -> Tensor:
-    """The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
+    r"""The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
 
     Shapes:
         - **src**, **index:** :math:`(E)`
-        - **output:** :math:`(num\\_segments)`
+        - **output:** :math:`(S)`
     """
     top = scatter(src.detach(), index, dim_size=num_segments, reduce="max")
     total = scatter((src - top[index]).exp(), index, dim_size=num_segments, reduce="sum")

@@ -330,7 +330,7 @@ class GraphMatcher(nn.Module):
         local: Tensor,
         output: MatcherOutput,
     ) -> None:
-        edges = graph.cross_edges
+        edges: Any = graph.cross_edges
         head: Any = self.assignments[i]
         log_assignment = head.on_edges(x, edges)
         matched, scores = mutual_edges(log_assignment, edges, x.size(0), self.config.filter_threshold)

@@ -48,7 +48,7 @@ def draw_graph(
     for number, key in enumerate(keys):
         if data.get(key) is None:
             raise ValueError(
-                f"there are no edges '{key}', expected some of {[k for k in data.keys() if 'edge' in k]}"
+                f"there are no edges '{key}', expected some of {[name for name, _ in data if 'edge' in name]}"
             )
         source, target = (row.cpu().numpy() for row in data[key].as_subclass(type(data.pos)))
         if node is not None:
@@ -62,7 +62,7 @@ def draw_graph(
             LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style)
         )
     if node is not None:
-        axes.scatter(*points[node], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2)
+        axes.scatter(points[node, 0], points[node, 1], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2)
     axes.set_axis_off()
 
 

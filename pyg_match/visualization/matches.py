@@ -69,10 +69,8 @@ def plot_matches(
     # The surest last, on top.
     order = np.argsort(scores, kind="stable")[-max_lines:] if max_lines else np.argsort(scores, kind="stable")
     ends = np.stack([result.points0.cpu().numpy(), result.points1.cpu().numpy() + shift], axis=1)[order]
-    if correct is None:
-        colours = colormaps["viridis"](scores[order])
-    else:
-        colours = np.where(correct[order], CORRECT, WRONG)
+    by_score = colormaps["viridis"](scores[order])
+    colours = by_score if correct is None else np.where(correct[order], CORRECT, WRONG)
     axes.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.6, alpha=0.7))
     if title:
         axes.set_title(title, fontsize=9)

@@ -12,7 +12,9 @@ LAYERS = 4
 
 def build(**kwargs):
     torch.manual_seed(1)
-    return GraphMatcher(in_channels=16, hidden_channels=32, num_layers=LAYERS, heads=2, **kwargs).double().eval()
+    return (
+        GraphMatcher(in_channels=16, hidden_channels=32, num_layers=LAYERS, heads=2, **kwargs).double().eval()
+    )
 
 
 def dense_descriptors(matcher, pair, period, steps):
@@ -60,7 +62,8 @@ def test_policies_agree_where_they_must():
         for source in ("current", "initial", "every:1", "every:2", f"every:{LAYERS}", "every:99")
     }
     same = {
-        source: [torch.equal(a, b) for a, b in zip(found[source], found["current"], strict=True)] for source in found
+        source: [torch.equal(a, b) for a, b in zip(found[source], found["current"], strict=True)]
+        for source in found
     }
     assert same["every:1"] == [True] * LAYERS
     assert same["initial"] == [True] + [False] * (LAYERS - 1)
@@ -70,7 +73,12 @@ def test_policies_agree_where_they_must():
 
 
 def test_batches_and_pruning():
-    options = {"value_source": "every:2", "depth_confidence": 0.45, "width_confidence": 0.6, "filter_threshold": 0.0}
+    options = {
+        "value_source": "every:2",
+        "depth_confidence": 0.45,
+        "width_confidence": 0.6,
+        "filter_threshold": 0.0,
+    }
     matcher = build(**options)
     draw = lambda pair: CandidateEdges(4)(KNNGraph(5, loop=True)(pair))  # noqa: E731
     pairs = [draw(random_pair(*counts, dtype=torch.double)) for counts in [(20, 15), (6, 9), (0, 3)]]

@@ -136,11 +136,13 @@ class MaskedAttentionConv(MessagePassing):
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
         x_source, x_target = (x, x) if isinstance(x, Tensor) else x
-        query, key, value = self._project(x_source, x_target, rotation, x_source if x_value is None else x_value)
+        query, key, value = self._project(
+            x_source, x_target, rotation, x_source if x_value is None else x_value
+        )
         if edge_bias is not None:
             edge_bias = edge_bias.view(edge_bias.size(0), -1).expand(-1, self.heads)
 
-        alpha: OptTensor = None
+        attention: Any = None
         if isinstance(edge_index, Blocks):
             if return_attention_weights:
                 raise ValueError(
@@ -150,9 +152,9 @@ class MaskedAttentionConv(MessagePassing):
         elif self._fuses(edge_index, return_attention_weights):
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
-            edge_index = _listed(edge_index)
+            listed = _listed(edge_index)
             out = self.propagate(
-                edge_index,
+                listed,
                 query=query,
                 key=key,
                 value=value,
@@ -160,12 +162,10 @@ class MaskedAttentionConv(MessagePassing):
                 edge_mask=edge_mask,
                 size=(key.size(0), query.size(0)),
             )
-            alpha, self._alpha = self._alpha, None
+            attention, self._alpha = (listed, self._alpha), None
 
         out = out.flatten(1) if self.concat else out.mean(dim=1)
-        if return_attention_weights:
-            return out, (edge_index, alpha)
-        return out
+        return out if not return_attention_weights else (out, attention)
 
     def _project(
         self, x_source: Tensor, x_target: Tensor, rotation: Union[Tensor, PairTensor, None], x_value: Tensor
