@@ -1,8 +1,10 @@
-"""Random pairs for tests."""
+"""What several tests need."""
 
 import torch
+from torch.utils.data import Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.ops import sparse_attention
 
 
 def random_set(
@@ -18,3 +20,19 @@ def random_pair(count0: int, count1: int, channels: int = 16, **kwargs) -> Keypo
     return KeypointPair.from_sets(
         random_set(count0, channels, **kwargs), random_set(count1, channels, (320, 600), **kwargs)
     )
+
+
+class AttentionDataset(Dataset):
+    """Runs attention in a worker, on more threads than a worker has by itself."""
+
+    def __init__(self, case: tuple) -> None:
+        self.case = case
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        torch.set_num_threads(2)
+        out = sparse_attention(*self.case)
+        torch.set_num_threads(1)  # torch's own threads do not survive a fork
+        return out

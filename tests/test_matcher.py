@@ -33,7 +33,7 @@ def test_finds_the_homography(pair, weights, transform):
     distance = np.linalg.norm(
         warp_points(result.points0.numpy(), pair.homography.numpy()) - result.points1.numpy(), axis=1
     )
-    assert (distance < 5).mean() > 0.9
+    assert (distance < 5).mean() > 0.85
     for method in ("poselib", "opencv", "dlt"):
         homography, inliers = result.homography(method)
         assert corner_error(homography, pair.homography.numpy(), result.image_size0) < (

@@ -1,0 +1,119 @@
+"""Edges grouped by target, in whatever form they come."""
+
+from typing import Any, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.typing import SparseTensor
+
+
+class CSR(NamedTuple):
+    """Edges sorted by target.
+
+    Attributes:
+        rowptr: Where the edges of each target start, and the number of edges at the end.
+        col: The source of each edge.
+        perm: The position of each edge in the order in which the user gave them; ``None`` if it is the same.
+
+    Shapes:
+        - **rowptr:** :math:`(T + 1)`
+        - **col**, **perm:** :math:`(E)`
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    perm: Optional[Tensor] = None
+
+    def target(self) -> Tensor:
+        """The target of each edge, :math:`(E)`."""
+        targets = torch.arange(self.rowptr.numel() - 1, device=self.col.device)
+        return targets.repeat_interleave(self.rowptr.diff(), output_size=self.col.numel())
+
+    def sorted(self, values: Tensor) -> Tensor:
+        """Bring one value per edge from the user's order into this one."""
+        return values if self.perm is None else values[self.perm]
+
+    def unsorted(self, values: Tensor) -> Tensor:
+        """Bring one value per edge from this order into the user's."""
+        if self.perm is None:
+            return values
+        inverse = torch.empty_like(self.perm)
+        inverse[self.perm] = torch.arange(self.perm.numel(), device=self.perm.device)
+        return values[inverse]
+
+
+EdgesLike = Union[Tensor, EdgeIndex, SparseTensor, CSR]
+
+
+def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
+    """Group edges by target.
+
+    Args:
+        edge_index: Edges from source to target as a tensor :math:`(2, E)`, sorted or not, or an
+            :class:`~torch_geometric.EdgeIndex`; or a *transposed* sparse adjacency matrix :math:`(T, S)` as PyG
+            takes it; or a :class:`CSR`.
+        num_targets: Number of targets :math:`T`.
+
+    Raises:
+        TypeError: If it is nothing of that kind.
+        ValueError: If a shape does not fit or a target does not exist.
+
+    Example:
+        >>> to_csr(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3).rowptr
+        tensor([0, 1, 1, 3])
+    """
+    if isinstance(edge_index, CSR):
+        csr = edge_index
+    elif isinstance(edge_index, EdgeIndex):
+        csr = _from_edge_index(edge_index, num_targets)
+    elif isinstance(edge_index, SparseTensor):
+        rowptr, col, _ = edge_index.csr()
+        csr = CSR(rowptr, col)
+    elif isinstance(edge_index, Tensor) and edge_index.layout != torch.strided:
+        matrix = edge_index if edge_index.layout == torch.sparse_csr else edge_index.to_sparse_csr()
+        csr = CSR(matrix.crow_indices(), matrix.col_indices())
+    elif isinstance(edge_index, Tensor):
+        csr = _from_coo(edge_index, num_targets)
+    else:
+        raise TypeError(
+            f"expected edges as a tensor, EdgeIndex, sparse matrix or CSR, got {type(edge_index).__name__}"
+        )
+    if csr.rowptr.shape != (num_targets + 1,):
+        raise ValueError(
+            f"expected the edges of {num_targets} targets, got those of {csr.rowptr.numel() - 1}"
+        )
+    return csr
+
+
+def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:
+    if edge_index.is_sorted_by_col and edge_index.sparse_size(1) == num_targets:
+        (rowptr, col), _ = edge_index.get_csc()
+        return CSR(_plain(rowptr), _plain(col))
+    return _from_coo(edge_index.as_tensor(), num_targets, is_sorted=edge_index.is_sorted_by_col)
+
+
+def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> CSR:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(f"'edge_index' must have shape [2, E], got {list(edge_index.shape)}")
+    if edge_index.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"'edge_index' must hold int32 or int64 numbers, got {edge_index.dtype}")
+    source, target = edge_index.long()
+    perm = None
+    compiling = torch.compiler.is_compiling()  # looking at values would break the graph
+    if not compiling and target.numel() > 0:
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= num_targets:
+            raise ValueError(
+                f"'edge_index' names target {low if low < 0 else high}, but there are {num_targets}"
+            )
+    if not is_sorted and (compiling or bool((target[1:] < target[:-1]).any())):
+        perm = target.argsort(stable=True)
+        source, target = source[perm], target[perm]
+    rowptr = torch.searchsorted(target.contiguous(), torch.arange(num_targets + 1, device=target.device))
+    return CSR(rowptr, source.contiguous(), perm)
+
+
+def _plain(index: Any) -> Tensor:
+    """A tensor without PyG's bookkeeping."""
+    return index.as_tensor() if hasattr(index, "as_tensor") else index

@@ -1,0 +1,85 @@
+"""Attention along edges in plain torch: the definition that every faster path is held to."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_match.ops.csr import CSR
+
+MaskMode = Literal["remove", "zero"]
+
+
+def reference_weights(
+    query: Tensor,
+    key: Tensor,
+    csr: CSR,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+) -> Tensor:
+    r"""The attention coefficients of all edges, in the order of ``csr``.
+
+    .. math::
+        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
+        \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        csr: The edges.
+        bias: Added to the scores.
+        mask: ``False`` at edges to forbid.
+        mask_mode: Whether forbidden edges are as good as absent (``"remove"``) or lose their coefficient after the
+            softmax (``"zero"``).
+        scale: The factor :math:`s`, by default :math:`1 / \sqrt{C}`.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **bias:** :math:`(E, H)`
+        - **mask:** :math:`(E)`
+        - **output:** :math:`(E, H)`
+    """
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    target = csr.target()
+    score = (query[target] * key[csr.col]).sum(dim=-1) * scale
+    score = score if bias is None else score + bias
+    if mask is not None and mask_mode == "remove":
+        score = score.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+    index = target.unsqueeze(-1).expand_as(score)
+    shape = (query.size(0), query.size(1))
+    top = score.new_full(shape, -torch.inf).scatter_reduce(0, index, score.detach(), "amax")
+    top = top.masked_fill(top == -torch.inf, 0.0)  # targets without edges
+    exp = (score - top[target]).exp()
+    total = exp.new_zeros(shape).index_add(0, target, exp)
+    alpha = exp / total.masked_fill(total == 0, 1.0)[target]
+    return alpha if mask is None else alpha * mask.unsqueeze(-1)
+
+
+def reference_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    csr: CSR,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+) -> Tensor:
+    r"""The sum of the values of each target's sources, weighted by :func:`reference_weights`.
+
+    Shapes:
+        - **value:** :math:`(S, H, D)`
+        - **output:** :math:`(T, H, D)`
+    """
+    alpha = reference_weights(query, key, csr, bias, mask, mask_mode, scale)
+    messages = alpha.unsqueeze(-1) * value[csr.col]
+    return messages.new_zeros(query.size(0), *value.shape[1:]).index_add(0, csr.target(), messages)
+
+
+def reference_scores(query: Tensor, key: Tensor, csr: CSR, scale: Optional[float] = None) -> Tensor:
+    r"""The scaled inner product of both ends of each edge, :math:`(E, H)`, in the order of ``csr``."""
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    return (query[csr.target()] * key[csr.col]).sum(dim=-1) * scale

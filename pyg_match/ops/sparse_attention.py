@@ -1,0 +1,271 @@
+"""Attention along the edges of a graph: the operators."""
+
+from typing import Any, Literal, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_match.ops import cpu
+from pyg_match.ops.blocks import Blocks, block_attention
+from pyg_match.ops.csr import CSR, EdgesLike, to_csr
+from pyg_match.ops.reference import (
+    MaskMode,
+    reference_attention,
+    reference_scores,
+    reference_weights,
+)
+
+Backend = Literal["auto", "kernel", "reference"]
+
+_library = torch.library.Library("pyg_match", "DEF")
+_library.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor? bias, Tensor? keep, "
+    "bool removes, float scale) -> (Tensor, Tensor)"
+)
+_library.define(
+    "attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor? bias, "
+    "Tensor? keep, bool removes, float scale, Tensor out, Tensor lse) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define("edge_scores(Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale) -> Tensor")
+_library.define(
+    "edge_scores_backward(Tensor grad, Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale) "
+    "-> (Tensor, Tensor)"
+)
+_library.impl("attention", cpu.attention_forward, "CPU")
+_library.impl("attention_backward", cpu.attention_backward, "CPU")
+_library.impl("edge_scores", cpu.scores_forward, "CPU")
+_library.impl("edge_scores_backward", cpu.scores_backward, "CPU")
+
+
+@torch.library.register_fake("pyg_match::attention")
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.size(0), query.size(1), value.size(2)), query.new_empty(query.shape[:2])
+
+
+@torch.library.register_fake("pyg_match::attention_backward")
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, rowptr: Tensor, col: Tensor, *_: Any) -> Any:
+    like = [t.new_empty(t.shape) for t in (query, key, value)]
+    return (*like, query.new_empty(query.size(1), col.size(0)))
+
+
+@torch.library.register_fake("pyg_match::edge_scores")
+def _(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:
+    return query.new_empty(query.size(1), col.size(0))
+
+
+@torch.library.register_fake("pyg_match::edge_scores_backward")
+def _(grad: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape)
+
+
+def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, removes, scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.removes, ctx.scale = removes, scale
+    ctx.set_materialize_grads(False)
+
+
+def _attention_gradient(ctx: Any, grad: Optional[Tensor], _: Any) -> tuple[Optional[Tensor], ...]:
+    *tensors, out, lse = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 9
+    arguments = (grad, *tensors, ctx.removes, ctx.scale, out, lse)
+    query, key, value, score = torch.ops.pyg_match.attention_backward(*arguments)
+    return query, key, value, None, None, None if tensors[5] is None else score, None, None, None
+
+
+def _scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    query, key = torch.ops.pyg_match.edge_scores_backward(grad, *ctx.saved_tensors, ctx.scale)
+    return query, key, None, None, None
+
+
+torch.library.register_autograd("pyg_match::attention", _attention_gradient, setup_context=_attention_setup)
+torch.library.register_autograd("pyg_match::edge_scores", _scores_gradient, setup_context=_scores_setup)
+
+
+def sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    edge_index: Union[EdgesLike, Blocks],
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Multi-head attention in which a target sees only the sources that its edges come from.
+
+    .. math::
+        \mathbf{o}_i = \sum_{j \in \mathcal{N}(i)} \alpha_{ij} \mathbf{v}_j, \qquad
+        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
+        \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
+
+    On the CPU, score, softmax and sum are fused: time is linear in the number of edges, and nothing of the size
+    :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in single
+    precision and give a result in theirs. A target without edges gets zeros; an edge that is listed twice counts
+    twice. Gradients flow to queries, keys, values and biases.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        value: Values of the sources.
+        edge_index: Edges from source to target, as a tensor of any order, an :class:`~torch_geometric.EdgeIndex`, a
+            transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, or :class:`~pyg_match.ops.Blocks` for
+            complete graphs. Edges that are sorted by target are fastest.
+        bias: Added to the scores, in the order of the edges (for matrices: row by row).
+        mask: ``False`` at edges to forbid, in the same order.
+        mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient
+            is set to 0 after the softmax and the rest is not renormalised.
+        scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
+        backend: ``"kernel"`` (CPU), ``"reference"`` (plain torch, any device), or ``"auto"``.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **value:** :math:`(S, H, D)`
+        - **edge_index:** :math:`(2, E)`
+        - **bias:** :math:`(E, H)`
+        - **mask:** :math:`(E)`
+        - **output:** :math:`(T, H, D)`
+
+    Raises:
+        ValueError: If a shape does not fit, or an edge names a node that does not exist.
+        TypeError: If a type does not fit.
+
+    Example:
+        >>> q, k, v = torch.randn(3, 2, 8), torch.randn(5, 2, 8), torch.randn(5, 2, 4)
+        >>> sparse_attention(q, k, v, torch.tensor([[0, 1, 4], [0, 0, 2]])).shape
+        torch.Size([3, 2, 4])
+    """
+    _check(query, key, value)
+    scale = query.size(2) ** -0.5 if scale is None else float(scale)
+    if isinstance(edge_index, Blocks):
+        if bias is not None or mask is not None:
+            raise ValueError("Blocks list no edges, so that neither a bias nor a mask can be given for them")
+        return block_attention(query, key, value, edge_index, scale)
+    if mask_mode not in ("remove", "zero"):
+        raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
+    csr = to_csr(edge_index, query.size(0))
+    bias, mask = _edge_values(csr, query.size(1), bias, mask)
+    dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
+    wide = torch.promote_types(dtype, torch.float)
+    q, k, v = (t.to(wide) for t in (query, key, value))
+    if _uses_kernel(backend, query):
+        by_head = None if bias is None else bias.to(wide).t().contiguous()
+        out, _ = torch.ops.pyg_match.attention(
+            q, k, v, csr.rowptr, csr.col, by_head, mask, mask is not None and mask_mode == "remove", scale
+        )
+    else:
+        out = reference_attention(q, k, v, csr, bias, mask, mask_mode, scale)
+    return out.to(dtype)
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    edge_index: EdgesLike,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+) -> Tensor:
+    r"""The coefficients :math:`\alpha` of :func:`sparse_attention`, in the order of the edges.
+
+    Shapes:
+        - **output:** :math:`(E, H)`
+
+    Example:
+        >>> q = torch.randn(3, 2, 8)
+        >>> attention_weights(q, q, torch.tensor([[0, 1, 2], [0, 0, 2]])).sum(0).round()
+        tensor([2., 2.])
+    """
+    _check(query, key, key)
+    csr = to_csr(edge_index, query.size(0))
+    bias, mask = _edge_values(csr, query.size(1), bias, mask)
+    return csr.unsorted(reference_weights(query, key, csr, bias, mask, mask_mode, scale))
+
+
+def edge_scores(
+    query: Tensor,
+    key: Tensor,
+    edge_index: EdgesLike,
+    scale: Optional[float] = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""The scaled inner product :math:`s \langle \mathbf{q}_i, \mathbf{k}_j \rangle` of both ends of each edge.
+
+    Nothing of the size :math:`E \times H \times C` is stored.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        edge_index: See :func:`sparse_attention`.
+        scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
+        backend: See :func:`sparse_attention`.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **output:** :math:`(E, H)`, in the order of the edges
+
+    Example:
+        >>> edge_scores(torch.ones(2, 1, 4), torch.ones(2, 1, 4), torch.tensor([[0, 1], [1, 1]]))
+        tensor([[2.],
+                [2.]])
+    """
+    _check(query, key, key)
+    scale = query.size(2) ** -0.5 if scale is None else float(scale)
+    csr = to_csr(edge_index, query.size(0))
+    dtype = torch.promote_types(query.dtype, key.dtype)
+    q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
+    if _uses_kernel(backend, query):
+        out = torch.ops.pyg_match.edge_scores(q, k, csr.rowptr, csr.col, scale).t()
+    else:
+        out = reference_scores(q, k, csr, scale)
+    return csr.unsorted(out).to(dtype)
+
+
+def _uses_kernel(backend: Backend, query: Tensor) -> bool:
+    if backend not in ("auto", "kernel", "reference"):
+        raise ValueError(f"'backend' must be 'auto', 'kernel' or 'reference', got {backend!r}")
+    if backend == "kernel" and query.device.type != "cpu":
+        raise ValueError(f"backend='kernel' runs on the CPU only, got tensors on {query.device}")
+    if backend == "reference" or query.device.type != "cpu":
+        return False
+    return backend == "kernel" or bool(cpu.available())
+
+
+def _edge_values(
+    csr: CSR, heads: int, bias: Optional[Tensor], mask: Optional[Tensor]
+) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    """Biases and mask in the order of ``csr``."""
+    edges = csr.col.size(0)
+    if bias is not None:
+        if bias.shape != (edges, heads):
+            raise ValueError(f"'bias' must have shape [{edges}, {heads}], got {list(bias.shape)}")
+        bias = csr.sorted(bias)
+    if mask is not None:
+        if mask.shape != (edges,):
+            raise ValueError(f"'mask' must have shape [{edges}], got {list(mask.shape)}")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"'mask' must be boolean, got {mask.dtype}")
+        mask = csr.sorted(mask)
+    return bias, mask
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    shapes = [list(t.shape) for t in (query, key, value)]
+    if any(len(shape) != 3 for shape in shapes):
+        raise ValueError(f"queries, keys and values must have shape [N, H, C], got {shapes}")
+    if query.shape[1:] != key.shape[1:] or key.shape[:2] != value.shape[:2]:
+        raise ValueError(
+            f"queries [T, H, C], keys [S, H, C] and values [S, H, D] do not fit together, got {shapes}"
+        )
+    if not (query.is_floating_point() and key.is_floating_point() and value.is_floating_point()):
+        raise TypeError(f"expected floating-point tensors, got {query.dtype}, {key.dtype} and {value.dtype}")

@@ -1,0 +1,480 @@
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import AttentionDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torch_geometric import EdgeIndex
+from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
+
+from pyg_match.ops import (
+    CSR,
+    Blocks,
+    attention_weights,
+    edge_scores,
+    sparse_attention,
+    to_csr,
+    warmup,
+)
+
+
+def dense(query, key, value, edge_index, bias=None, mask=None, mask_mode="remove", scale=None):
+    """Attention with one matrix for each edge list entry: duplicates are separate columns."""
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    source, target = edge_index.long()
+    score = torch.einsum("thc,ehc->hte", query, key[source]) * scale
+    if bias is not None:
+        score = score + bias.t().unsqueeze(1)
+    seen = (torch.arange(query.size(0)).unsqueeze(1) == target).unsqueeze(0)
+    allowed = seen if mask is None else seen & mask
+    inside = allowed if mask_mode == "remove" else seen
+    score = score.masked_fill(~inside, -torch.inf)
+    top = (
+        score.detach().amax(-1, keepdim=True).clamp(min=-1e300)
+        if score.size(-1)
+        else score.sum(-1, keepdim=True)
+    )
+    exp = (score - top).exp()
+    alpha = exp / exp.sum(-1, keepdim=True).clamp(min=1e-300) * allowed
+    return torch.einsum("hte,ehd->thd", alpha, value[source])
+
+
+def random_case(
+    seed, targets, sources, edges, heads, channels, value_channels, dtype=torch.double, hub=False
+):
+    generator = torch.Generator().manual_seed(seed)
+    randn = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+    q, k, v = (
+        randn(targets, heads, channels),
+        randn(sources, heads, channels),
+        randn(sources, heads, value_channels),
+    )
+    edges = edges if targets * sources > 0 else 0
+    source = torch.randint(max(sources, 1), (edges,), generator=generator)
+    target = torch.randint(max(targets, 1), (edges,), generator=generator)
+    if hub:
+        target[edges // 4 :] = targets // 2
+    mask = torch.rand(edges, generator=generator) < 0.6
+    return q, k, v, torch.stack([source, target]), 3 * randn(edges, heads), mask
+
+
+cases = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 99),
+        "targets": st.integers(0, 12),
+        "sources": st.integers(0, 12),
+        "edges": st.sampled_from([0, 1, 3, 8, 40, 150]),
+        "heads": st.integers(1, 3),
+        "channels": st.sampled_from([1, 3, 4, 17, 32]),
+        "value_channels": st.sampled_from([1, 5, 16]),
+        "hub": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    case=cases,
+    with_bias=st.booleans(),
+    mask_mode=st.sampled_from([None, "remove", "zero"]),
+    backend=st.sampled_from(["kernel", "reference"]),
+)
+def test_forward_and_gradients_equal_dense(case, with_bias, mask_mode, backend):
+    q, k, v, edge_index, bias, mask = random_case(**case)
+    variables = [q.requires_grad_(), k.requires_grad_(), v.requires_grad_()]
+    if with_bias:
+        variables.append(bias.requires_grad_())
+    options = {"bias": bias if with_bias else None}
+    if mask_mode:
+        options |= {"mask": mask, "mask_mode": mask_mode}
+    out = sparse_attention(q, k, v, edge_index, **options, backend=backend)
+    expected = dense(q, k, v, edge_index, **options)
+    assert torch.allclose(out, expected, atol=1e-10)
+    weight = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(
+        torch.autograd.grad((out * weight).sum(), variables),
+        torch.autograd.grad((expected * weight).sum(), variables, allow_unused=True),
+        strict=True,
+    ):
+        assert torch.allclose(mine, torch.zeros_like(mine) if theirs is None else theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)]
+)
+def test_precisions(dtype, tolerance):
+    """Half precision is computed in single precision: its error is that of rounding inputs and results."""
+    q, k, v, edge_index, bias, _ = random_case(0, 40, 40, 600, 2, 32, 32)
+    low = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+    high = [t.detach().double().requires_grad_() for t in low]
+    out = sparse_attention(*low, edge_index, bias.to(dtype))
+    expected = sparse_attention(*high, edge_index, bias.to(dtype).double(), backend="reference")
+    assert out.dtype == dtype
+    assert (out.double() - expected).abs().max() < tolerance
+    out.sum().backward()
+    expected.sum().backward()
+    for mine, theirs in zip(low, high, strict=True):
+        assert mine.grad.dtype == dtype
+        assert (mine.grad.double() - theirs.grad).abs().max() < tolerance * max(
+            1, float(theirs.grad.abs().max())
+        )
+
+
+def test_large_hub_many_heads_and_packing(monkeypatch):
+    q, k, v, edge_index, _, _ = random_case(0, 300, 300, 9000, 3, 16, 8, torch.float, hub=True)
+    expected = dense(*(t.double() for t in (q, k, v)), edge_index).float()
+    assert torch.allclose(sparse_attention(q, k, v, edge_index), expected, atol=1e-5)
+    monkeypatch.setattr("pyg_match.ops.cpu._PACK_BYTES", 1)
+    tensors = [t.clone().requires_grad_() for t in (q, k, v)]
+    packed = sparse_attention(*tensors, edge_index)
+    assert torch.allclose(packed, expected, atol=1e-5)
+    reference = [t.clone().requires_grad_() for t in (q, k, v)]
+    sparse_attention(*reference, edge_index, backend="reference").square().sum().backward()
+    packed.square().sum().backward()
+    for mine, theirs in zip(tensors, reference, strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-4)
+    assert torch.allclose(
+        edge_scores(q, k, edge_index), edge_scores(q, k, edge_index, backend="reference"), atol=1e-5
+    )
+
+
+def test_extreme_scores_stay_finite():
+    q, k, v, edge_index, _, _ = random_case(0, 20, 20, 200, 2, 8, 8, torch.float)
+    out = sparse_attention(300 * q, 300 * k, v, edge_index)
+    expected = dense((300 * q).double(), (300 * k).double(), v.double(), edge_index)
+    assert torch.isfinite(out).all()
+    assert torch.allclose(out.double(), expected, atol=1e-3)
+
+
+def test_exponential_is_accurate():
+    """One edge beside another of score 0: alpha = exp(s) / (1 + exp(s))."""
+    score = torch.linspace(-80, 0, 4001)
+    q = torch.stack([score, torch.zeros_like(score)], 1).view(-1, 1, 2)
+    k = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).view(2, 1, 2)
+    v = torch.tensor([1.0, 0.0]).view(2, 1, 1)
+    targets = torch.arange(4001)
+    edge_index = torch.stack([torch.cat([targets * 0, targets * 0 + 1]), targets.repeat(2)])
+    out = sparse_attention(q, k, v, edge_index, scale=1.0).view(-1).double()
+    expected = score.double().sigmoid()
+    assert ((out - expected).abs() / expected).max() < 1e-6
+
+
+def test_gradcheck_and_edge_scores():
+    q, k, v, edge_index, bias, mask = random_case(3, 4, 5, 12, 2, 3, 2)
+    q, k, v, bias = (t.requires_grad_() for t in (q, k, v, bias))
+    for mode in ("remove", "zero"):
+        attend = lambda q, k, v, b, mode=mode: sparse_attention(q, k, v, edge_index, b, mask, mode)  # noqa: E731
+        assert torch.autograd.gradcheck(attend, (q, k, v, bias))
+    assert torch.autograd.gradcheck(lambda q, k: edge_scores(q, k, edge_index), (q, k))
+    expected = (q[edge_index[1]] * k[edge_index[0]]).sum(-1) / math.sqrt(3)
+    assert torch.allclose(edge_scores(q, k, edge_index), expected)
+
+
+def test_opcheck():
+    q, k, v, edge_index, bias, mask = random_case(3, 4, 5, 12, 2, 3, 2, torch.float)
+    csr = to_csr(edge_index, 4)
+    tensors = [t.requires_grad_() for t in (q, k, v)]
+    for options in ((None, None, False), (bias.t().contiguous().requires_grad_(), mask, True)):
+        args = (*tensors, csr.rowptr, csr.col, *options, 0.5)
+        torch.library.opcheck(torch.ops.pyg_match.attention.default, args)
+    torch.library.opcheck(torch.ops.pyg_match.edge_scores.default, (*tensors[:2], csr.rowptr, csr.col, 0.5))
+
+
+def test_forms_of_edges():
+    q, k, v, edge_index, _, _ = random_case(5, 6, 9, 30, 2, 4, 4)
+    edge_index = torch.stack([edge_index[0], edge_index[1]]).unique(dim=1)  # matrices hold no duplicates
+    bias = torch.randn(edge_index.size(1), 2, dtype=torch.double)
+    by_target = edge_index[:, edge_index[1].argsort(stable=True)].contiguous()
+    bias_by_target = bias[edge_index[1].argsort(stable=True)]
+    shuffle = torch.randperm(edge_index.size(1))
+    expected = dense(q, k, v, edge_index, bias)
+    size = (9, 6)
+    unsorted, by_row = edge_index[:, shuffle].contiguous(), edge_index.contiguous()
+    forms = [
+        (by_target, bias_by_target),
+        (by_target.int(), bias_by_target),
+        (unsorted, bias[shuffle]),
+        (unsorted.int(), bias[shuffle]),
+        (EdgeIndex(by_target, sparse_size=size, sort_order="col"), bias_by_target),
+        (EdgeIndex(by_target, sort_order="col"), bias_by_target),
+        (EdgeIndex(by_row, sparse_size=size, sort_order="row"), bias),
+        (EdgeIndex(unsorted, sparse_size=size), bias[shuffle]),
+        (to_csr(unsorted, 6), bias[shuffle]),
+        (to_torch_csr_tensor(by_target.flip(0), size=size[::-1]), bias_by_target),
+        (to_torch_csc_tensor(by_target.flip(0), size=size[::-1]), bias_by_target),
+        (to_torch_coo_tensor(by_target.flip(0), size=size[::-1]), bias_by_target),
+    ]
+    for edges, values in forms:
+        assert torch.allclose(sparse_attention(q, k, v, edges, values), expected, atol=1e-10)
+        alpha = attention_weights(q, k, edges, values)
+        scores = edge_scores(q, k, edges)
+        reference = edge_scores(q, k, edges, backend="reference")
+        assert torch.allclose(scores, reference)
+        assert alpha.shape == scores.shape
+    alpha = attention_weights(q, k, unsorted, bias[shuffle])
+    total = torch.zeros(6, 2, dtype=torch.double).index_add(0, unsorted[1], alpha)
+    assert torch.allclose(total[unsorted[1].unique()], torch.ones(1, dtype=torch.double))
+
+
+def test_non_contiguous_inputs():
+    fused = torch.randn(20, 3, 2, 8, dtype=torch.double)
+    edge_index = torch.randint(20, (2, 90))
+    out = sparse_attention(*fused.unbind(1), edge_index)
+    assert torch.allclose(out, dense(*fused.unbind(1), edge_index))
+    heads_first = torch.randn(2, 20, 8, dtype=torch.double).transpose(0, 1)
+    assert torch.allclose(
+        sparse_attention(heads_first, heads_first, heads_first, edge_index),
+        dense(heads_first, heads_first, heads_first, edge_index),
+    )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_blocks(shared):
+    """Blocks equal their listed edges, whether one similarity matrix serves both directions or not."""
+    blocks = Blocks((0, 3, 7, 7, 9), (3, 0, 7, 7), (7, 3, 9, 7))
+    listed = [
+        (s, t)
+        for b in range(4)
+        for t in range(blocks.target_ptr[b], blocks.target_ptr[b + 1])
+        for s in range(blocks.source_start[b], blocks.source_stop[b])
+    ]
+    q, v = torch.randn(9, 2, 4, dtype=torch.double), torch.randn(9, 2, 4, dtype=torch.double)
+    k = q if shared else torch.randn(9, 2, 4, dtype=torch.double)
+    expected = dense(q, k, v, torch.tensor(listed).t())
+    assert torch.allclose(sparse_attention(q, k, v, blocks), expected, atol=1e-10)
+    with pytest.raises(ValueError, match="neither a bias nor a mask"):
+        sparse_attention(q, k, v, blocks, mask=torch.ones(1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="9 targets, but there are 8"):
+        sparse_attention(q[:8], k, v, blocks)
+    with pytest.raises(ValueError, match="name source 8, but there are 7"):
+        sparse_attention(q, k[:7], v[:7], blocks)
+
+
+def call(**change):
+    x = torch.randn(4, 2, 8)
+    kwargs = {"query": x, "key": x, "value": x, "edge_index": torch.tensor([[0, 1], [1, 2]])}
+    return sparse_attention(**{**kwargs, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"query": torch.randn(4, 8)}, ValueError, r"must have shape \[N, H, C\]"),
+        ({"key": torch.randn(4, 3, 8)}, ValueError, "do not fit together"),
+        ({"value": torch.ones(4, 2, 8, dtype=torch.long)}, TypeError, "expected floating-point tensors"),
+        ({"edge_index": torch.tensor([[0, 4], [1, 2]])}, ValueError, "names source 4, but there are 4"),
+        ({"edge_index": torch.tensor([[0, -1], [1, 2]])}, ValueError, "names source -1, but there are 4"),
+        ({"edge_index": torch.tensor([[0, 1], [1, 4]])}, ValueError, "names target 4, but there are 4"),
+        ({"edge_index": torch.tensor([0, 1])}, ValueError, r"must have shape \[2, E\], got \[2\]"),
+        ({"edge_index": torch.rand(2, 3)}, TypeError, "int32 or int64 numbers, got torch.float32"),
+        ({"edge_index": [[0], [1]]}, TypeError, "got list"),
+        (
+            {"edge_index": CSR(torch.tensor([0, 1]), torch.tensor([0]))},
+            ValueError,
+            "4 targets, got those of 1",
+        ),
+        (
+            {"edge_index": CSR(torch.tensor([0, 3, 1, 2, 2]), torch.tensor([0, 1]))},
+            ValueError,
+            "must not fall",
+        ),
+        (
+            {"edge_index": CSR(torch.tensor([0, 1, 1, 1, 1]), torch.tensor([0, 1]))},
+            ValueError,
+            "must lead from 0 to 2",
+        ),
+        ({"bias": torch.randn(2)}, ValueError, r"'bias' must have shape \[2, 2\], got \[2\]"),
+        ({"mask": torch.ones(3, dtype=torch.bool)}, ValueError, r"'mask' must have shape \[2\], got \[3\]"),
+        ({"mask": torch.ones(2)}, TypeError, "'mask' must be boolean"),
+        ({"mask_mode": "drop"}, ValueError, "'mask_mode' must be 'remove' or 'zero', got 'drop'"),
+        ({"backend": "cuda"}, ValueError, "'backend' must be"),
+    ],
+)
+def test_errors(change, error, message):
+    with pytest.raises(error, match=message):
+        call(**change)
+
+
+def test_compile_and_export():
+    q, k, v, edge_index, _, _ = random_case(0, 30, 30, 200, 2, 8, 8, torch.float)
+    csr = to_csr(edge_index, 30)
+
+    def attend(q, k, v, rowptr, col):
+        return sparse_attention(q, k, v, CSR(rowptr, col)).relu()
+
+    args = [q.requires_grad_(), k, v, csr.rowptr, csr.col]
+    expected = attend(*args)
+    compiled = torch.compile(attend, fullgraph=True)(*args)
+    assert torch.allclose(compiled, expected, atol=1e-6)
+    for mine, theirs in zip(
+        torch.autograd.grad(compiled.sum(), q), torch.autograd.grad(expected.sum(), q), strict=True
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+    class Model(torch.nn.Module):
+        def forward(self, q, k, v, rowptr, col):
+            return attend(q, k, v, rowptr, col)
+
+    exported = torch.export.export(Model(), tuple(a.detach() for a in args))
+    assert torch.allclose(exported.module()(*(a.detach() for a in args)), expected, atol=1e-6)
+
+
+def test_autocast_takes_low_precision_inputs():
+    lin = torch.nn.Linear(16, 16)
+    x, edge_index = torch.randn(20, 16), torch.randint(20, (2, 100))
+    with torch.autocast("cpu", torch.bfloat16):
+        h = lin(x).view(20, 2, 8)
+        out = sparse_attention(h, h, h, edge_index)
+    assert out.dtype == torch.bfloat16
+    h = lin(x).view(20, 2, 8)
+    assert torch.allclose(out.float(), sparse_attention(h, h, h, edge_index), atol=0.05)
+
+
+def busy_case():
+    q, k, v, edge_index, _, _ = random_case(1, 400, 400, 6000, 2, 16, 16, torch.float)
+    return q, k, v, to_csr(edge_index, 400)
+
+
+def test_many_threads_at_once():
+    case = busy_case()
+    expected = sparse_attention(*case)
+    wrong = []
+
+    def work():
+        for _ in range(200):
+            if not torch.equal(sparse_attention(*case), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    case = busy_case()
+    expected = sparse_attention(*case)  # the parent's threads are running when it forks
+    options = {"num_workers": 2, "batch_size": None, "multiprocessing_context": method, "timeout": 60}
+    values = list(DataLoader(AttentionDataset(case), **options))
+    assert len(values) == len(AttentionDataset(case))
+    assert all(torch.equal(value, expected) for value in values)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_after_an_interrupted_call():
+    q, k, v, edge_index, _, _ = random_case(1, 3000, 3000, 200_000, 4, 32, 32, torch.float)
+    csr = to_csr(edge_index, 3000)
+    expected = sparse_attention(q, k, v, csr)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for delay in np.linspace(0.001, 0.03, 12):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                for _ in range(1000):
+                    sparse_attention(q, k, v, csr)
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupted > 0
+    assert torch.equal(sparse_attention(q, k, v, csr), expected)
+
+
+def test_number_of_threads_is_respected(monkeypatch):
+    from pyg_match.ops import parallel
+
+    case = busy_case()
+    started = []
+    original = parallel._executor
+    monkeypatch.setattr(parallel, "_executor", lambda: started.append(1) or original())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = sparse_attention(*case)
+        assert started == []
+        torch.set_num_threads(3)
+        together = sparse_attention(*case)
+        assert len(started) == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone, together)
+
+
+SCRIPT = """
+import warnings, sys, torch
+warnings.simplefilter("always")
+{before}
+from pyg_match.ops import sparse_attention, warmup
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    x = torch.ones(3, 1, 4)
+    for _ in range(2):
+        out = sparse_attention(x, x, x, torch.tensor([[0, 1], [1, 1]]))
+assert out[1].tolist() == [[1.0] * 4] and out[0].tolist() == [[0.0] * 4]
+print([str(w.message) for w in caught if "sparse attention" in str(w.message)])
+"""
+
+
+def run(before, **environment):
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(before=before)],
+        capture_output=True, text=True, check=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    return out.stdout
+
+
+def test_without_numba_one_warning_and_plain_torch():
+    out = run("import torch_geometric; sys.modules['numba'] = None")
+    assert out.count("runs in plain torch") == 1
+
+
+def test_without_a_cache_folder_one_warning():
+    before = (
+        "import torch_geometric, numba.core.caching as c\n"
+        "def nowhere(*_): return None\n"
+        "c._CacheLocator.from_function = c.InTreeCacheLocator.from_function = nowhere\n"
+        "for locator in c.CacheImpl._locator_classes: locator.from_function = nowhere"
+    )
+    assert run(before).count("compiled anew") == 1
+
+
+def test_compiled_code_is_kept_on_disk(tmp_path):
+    script = "from pyg_match.ops import warmup; print(warmup())"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    seconds = []
+    for _ in range(2):
+        out = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        )
+        seconds.append(float(out.stdout))
+    assert list(Path(tmp_path).rglob("*.nbc"))
+    assert seconds[1] < seconds[0]
+
+
+def test_warmup():
+    start = time.perf_counter()
+    assert 0 <= warmup(torch.float, torch.double) <= time.perf_counter() - start
