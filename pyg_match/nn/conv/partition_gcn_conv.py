@@ -125,6 +125,7 @@ class PartitionGCNConv(MessagePassing):
         out = torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
         return out if self.bias is None else out + self.bias
 
+    @torch.compiler.disable  # sparse products cannot be traced, and are fast as they are
     def _convolve(
         self,
         x: Tensor,
