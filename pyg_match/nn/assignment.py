@@ -5,10 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric import EdgeIndex
 from torch_geometric.utils import scatter
 
-from pyg_match.ops import edge_scores
+from pyg_match.ops import edge_scores, to_csr
+from pyg_match.ops.csr import EdgesLike
 
 
 class DualSoftmaxAssignment(nn.Module):
@@ -72,22 +72,24 @@ class DualSoftmaxAssignment(nn.Module):
         out[-1, :-1] = unmatched[count0:]
         return out
 
-    def on_edges(self, x: Tensor, cross_edge_index: EdgeIndex) -> Tensor:
+    def on_edges(self, x: Tensor, cross_edge_index: EdgesLike) -> Tensor:
         r"""The log assignment of each edge between images, without any dense matrix.
 
         Args:
             x: Descriptors of all nodes, of any number of pairs.
-            cross_edge_index: Edges between images in both directions, sorted by target.
+            cross_edge_index: Edges between images in both directions, in any form that
+                :func:`pyg_match.ops.sparse_attention` takes.
 
         Shapes:
             - **x:** :math:`(N, D)`
             - **cross_edge_index:** :math:`(2, E)`
             - **output:** :math:`(E)`
         """
+        csr = to_csr(cross_edge_index, x.size(0))
         projected = self.lin(x).unsqueeze(1)
-        similarity = edge_scores(projected, projected, cross_edge_index, self.channels**-0.5).squeeze(1)
+        similarity = edge_scores(projected, projected, csr, self.channels**-0.5).squeeze(1)
         certain = F.logsigmoid(self.matchability(x))
-        source, target = cross_edge_index.as_tensor()
+        source, target = csr.listed()
         normaliser = segment_logsumexp(similarity, target, x.size(0)) - certain
         return 2 * similarity - normaliser[source] - normaliser[target]
 

@@ -333,12 +333,14 @@ class GraphMatcher(nn.Module):
         edges: Any = graph.cross_edges
         head: Any = self.assignments[i]
         log_assignment = head.on_edges(x, edges)
-        matched, scores = mutual_edges(log_assignment, edges, x.size(0), self.config.filter_threshold)
+        matched, scores = mutual_edges(
+            log_assignment, edges.listed(), x.size(0), self.config.filter_threshold
+        )
         chosen = self._nodes_of(graph, stops)
         nodes = graph.nodes[chosen]
         output.matches[nodes] = _named(matched, local[graph.nodes])[chosen]
         output.scores[nodes] = scores[chosen].to(output.scores.dtype)
-        on_chosen = chosen[edges[1]]
+        on_chosen = chosen[edges.target()]
         output.edge_log_assignment[graph.cross_edge_ids[on_chosen]] = log_assignment[on_chosen]  # type: ignore[index]
 
     def __repr__(self) -> str:

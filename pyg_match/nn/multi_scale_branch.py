@@ -2,6 +2,7 @@
 
 from typing import Literal, Optional
 
+import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 
@@ -50,6 +51,7 @@ class MultiScaleBranch(nn.Module):
         nn.init.zeros_(self.lin.weight)
         nn.init.zeros_(self.lin.bias)
 
+    @torch.compiler.disable  # PyG's edges are not for tracing
     def forward(
         self, x: Tensor, scales: tuple[EdgeIndex, ...], rotation: Optional[Tensor] = None
     ) -> tuple[Tensor, Optional[Tensor]]:

@@ -9,9 +9,9 @@ from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import scales, sorted_edges
-from pyg_match.ops import Blocks
+from pyg_match.ops import CSR, Blocks, to_csr
 
-Edges = Union[EdgeIndex, Blocks]
+Edges = Union[CSR, Blocks]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class PairGraph:
     cross_edge_ids: Optional[Tensor] = None
 
     @classmethod
+    @torch.compiler.disable  # PyG's edges and batches are not for tracing; what is made of them is
     def from_data(cls, pair: KeypointPair) -> "PairGraph":
         """Take the edges of a pair or a batch of pairs; absent ones are complete."""
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
@@ -51,8 +52,10 @@ class PairGraph:
             counts=counts,
             pairs=tuple(range(len(counts))),
             nodes=torch.arange(num_nodes, device=pair.pos.device),
-            edges=_within(counts) if edges is None else _sorted(edges, num_nodes),
-            cross_edges=_between(counts) if cross_edges is None else _sorted(cross_edges, num_nodes),
+            edges=_within(counts) if edges is None else to_csr(_sorted(edges, num_nodes), num_nodes),
+            cross_edges=_between(counts)
+            if cross_edges is None
+            else to_csr(_sorted(cross_edges, num_nodes), num_nodes),
             edge_mask=pair.get("edge_mask"),
             cross_edge_mask=pair.get("cross_edge_mask"),
             scales=tuple(_sorted(scale, num_nodes) for scale in scales(pair)),
@@ -61,6 +64,13 @@ class PairGraph:
             else torch.arange(cross_edges.size(1), device=pair.pos.device),
         )
 
+    @torch.compiler.disable
+    def scale(self, number: int) -> CSR:
+        """The edges of one scale."""
+        edges = self.scales[number]
+        return to_csr(edges, edges.sparse_size(1))
+
+    @torch.compiler.disable
     def subset(self, keep: Tensor, keep_pairs: tuple[bool, ...]) -> "PairGraph":
         """The graph of the nodes in the boolean mask ``keep``, which holds no node of a pair that is left out."""
         kept = keep.split([count for pair in self.counts for count in pair])
@@ -68,7 +78,7 @@ class PairGraph:
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
         edges, edge_kept = _subset_edges(self.edges, keep)
         cross_edges, cross_kept = _subset_edges(self.cross_edges, keep)
-        kept_scales = (_subset_edges(scale, keep)[0] for scale in self.scales)
+        scales = tuple(_subset_scale(scale, keep) for scale in self.scales)
         return replace(
             self,
             counts=counts,
@@ -78,19 +88,28 @@ class PairGraph:
             cross_edges=_between(counts) if cross_edges is None else cross_edges,
             edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
             cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
-            scales=tuple(scale for scale in kept_scales if scale is not None),
+            scales=scales,
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
 
 
-def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[EdgeIndex], Optional[Tensor]]:
+def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[CSR], Optional[Tensor]]:
     """The edges between kept nodes, renumbered, and the mask of them; ``None`` for edges that are not listed."""
     if isinstance(edges, Blocks):
         return None, None
-    listed = edges.as_tensor()
-    kept = keep[listed[0]] & keep[listed[1]]
+    kept = keep[edges.col] & keep[edges.target()]
+    count = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
+    rowptr = count[edges.rowptr]
     number = keep.cumsum(0) - 1
-    return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True), kept
+    return CSR(torch.cat([rowptr[:1], rowptr[1:][keep]]), number[edges.col[kept]]), kept
+
+
+def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
+    """The edges of a scale between kept nodes, renumbered."""
+    listed = scale.as_tensor()
+    number = keep.cumsum(0) - 1
+    kept = keep[listed[0]] & keep[listed[1]]
+    return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True)
 
 
 def _sorted(edges: Tensor, num_nodes: int) -> EdgeIndex:

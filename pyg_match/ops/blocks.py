@@ -66,7 +66,9 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, s
 def _dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if query.size(1) == 0 or key.size(1) == 0:
         return query.new_zeros(query.size(0), query.size(1), value.size(2))
-    out = F.scaled_dot_product_attention(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), scale=scale)
+    out = F.scaled_dot_product_attention(
+        query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), scale=scale
+    )
     return out.squeeze(0)
 
 

@@ -30,6 +30,10 @@ class CSR(NamedTuple):
         targets = torch.arange(self.rowptr.numel() - 1, device=self.col.device)
         return targets.repeat_interleave(self.rowptr.diff(), output_size=self.col.numel())
 
+    def listed(self) -> Tensor:
+        """The edges from source to target in the user's order, :math:`(2, E)`."""
+        return torch.stack([self.unsorted(self.col), self.unsorted(self.target())])
+
     def sorted(self, values: Tensor) -> Tensor:
         """Bring one value per edge from the user's order into this one."""
         return values if self.perm is None else values[self.perm]

@@ -12,7 +12,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
 from pyg_match.nn.encoding import rotate
-from pyg_match.ops import Blocks, sparse_attention
+from pyg_match.ops import CSR, Blocks, sparse_attention
 
 MaskMode = Literal["remove", "zero"]
 
@@ -52,7 +52,7 @@ class MaskedAttentionConv(MessagePassing):
     Shapes:
         - **input:** node features :math:`(N, F_{in})` or
           :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices :math:`(2, E)`, a transposed sparse adjacency
-          matrix, or :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
+          matrix, :class:`pyg_match.ops.CSR`, or :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
         - **output:** :math:`(N_t, H \cdot C)`, or :math:`(N_t, C)` if ``concat=False``;
           with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
 
@@ -116,7 +116,7 @@ class MaskedAttentionConv(MessagePassing):
     def forward(
         self,
         x: Union[Tensor, PairTensor],
-        edge_index: Union[Adj, Blocks],
+        edge_index: Union[Adj, CSR, Blocks],
         edge_bias: OptTensor = None,
         edge_mask: OptTensor = None,
         rotation: Union[Tensor, PairTensor, None] = None,
@@ -183,7 +183,7 @@ class MaskedAttentionConv(MessagePassing):
             query, key = rotate(query, target), rotate(key, source)
         return query, key, value
 
-    def _fuses(self, edge_index: Adj, return_attention_weights: Optional[bool]) -> bool:
+    def _fuses(self, edge_index: Union[Adj, CSR], return_attention_weights: Optional[bool]) -> bool:
         """Whether nobody wants to see single messages."""
         hooks = (
             self._message_forward_pre_hooks,
@@ -196,7 +196,7 @@ class MaskedAttentionConv(MessagePassing):
 
     def _fused(
         self,
-        edge_index: Adj,
+        edge_index: Union[Adj, CSR],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -243,7 +243,7 @@ class MaskedAttentionConv(MessagePassing):
 
     def message_and_aggregate(
         self,
-        edge_index: Adj,
+        edge_index: Union[Adj, CSR],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -259,8 +259,10 @@ class MaskedAttentionConv(MessagePassing):
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
-def _listed(edge_index: Adj) -> Tensor:
+def _listed(edge_index: Union[Adj, CSR]) -> Tensor:
     """The edges as a plain tensor, which PyG always passes through ``message``."""
+    if isinstance(edge_index, CSR):
+        return edge_index.listed()
     if isinstance(edge_index, SparseTensor):
         target, source, _ = edge_index.coo()
         return torch.stack([source, target])

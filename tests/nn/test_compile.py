@@ -1,0 +1,41 @@
+"""The matcher under torch.compile: the same numbers as without."""
+
+import pytest
+import torch
+from helpers import random_pair
+from torch_geometric.transforms import Compose
+
+from pyg_match.nn import GraphMatcher
+from pyg_match.transforms import CandidateEdges, KNNGraph, RingPartition
+
+
+@pytest.mark.parametrize(
+    ("transform", "options"),
+    [
+        (Compose([]), {}),
+        (Compose([KNNGraph(6, loop=True), CandidateEdges(4)]), {"assign_on_edges": True}),
+        (
+            Compose([KNNGraph(6, loop=True), CandidateEdges(4), RingPartition([3, 6])]),
+            {"branch": "attention"},
+        ),
+    ],
+    ids=["complete", "sparse", "scales"],
+)
+def test_compiled_matcher(transform, options):
+    torch._dynamo.reset()
+    matcher = GraphMatcher(
+        in_channels=16, hidden_channels=32, num_layers=2, heads=2, filter_threshold=0.0, **options
+    )
+    # Traced, differentiated and run as with the default backend, which would take a minute to compile C++ here.
+    compiled = torch.compile(matcher, backend="aot_eager")
+    for counts in [(20, 15), (9, 30)]:
+        pair = transform(random_pair(*counts))
+        expected, out = matcher(pair), compiled(pair)
+        assert torch.equal(out.matches, expected.matches)
+        assert torch.allclose(out.scores, expected.scores, atol=1e-5)
+        loss, expected_loss = out.scores.sum(), expected.scores.sum()
+        weights = [p for name, p in matcher.named_parameters() if name.endswith("lin_query.weight")]
+        for mine, theirs in zip(
+            torch.autograd.grad(loss, weights), torch.autograd.grad(expected_loss, weights), strict=True
+        ):
+            assert torch.allclose(mine, theirs, atol=1e-5)
