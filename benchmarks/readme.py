@@ -1,0 +1,355 @@
+"""Write the tables of README.md from the JSON files of the benchmarks.
+
+    python benchmarks/readme.py                                  # rewrite what stands between the markers
+    python benchmarks/readme.py --check                          # only tell whether README is up to date
+    python benchmarks/readme.py --hpatches outputs/hpatches/results.json
+
+A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
+are. `--hpatches` takes over the results of examples/hpatches_eval.py, without the folders of whoever ran it.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from common import BUSY, Row, find, write_json
+
+Results = dict[str, Any]
+
+SLOT = "<!-- to be filled -->"  # contents may hold backslashes, which a replacement of re would read
+OPERATOR_NAMES = {
+    "sdpa": "SDPA, dense",
+    "sdpa-mask": "SDPA + mask",
+    "naive-mask": "softmax + mask",
+    "flex": "FlexAttention",
+    "gather-einsum": "gather + einsum",
+    "messages": "edge messages",
+    "messages-csr": "edge messages, CSR",
+    "torch-scatter": "torch-scatter",
+}
+EDGEWISE = ("gather-einsum", "messages", "messages-csr", "torch-scatter")
+LAYER_NAMES = {
+    "ours coo": "ours, unsorted edges",
+    "TransformerConv csr": "TransformerConv, EdgeIndex",
+    "TransformerConv coo": "TransformerConv",
+    "GATv2Conv csr": "GATv2Conv, EdgeIndex",
+    "GATv2Conv coo": "GATv2Conv",
+}
+REAL = ("P@3", "R@3", "PoseLib AUC@5")
+MATCHER_NAMES = {
+    "complete": "complete",
+    "candidates-16": "self complete, cross 16",
+    "sparse": "self 64, cross 16",
+    "sparse-edges": "self 64, cross 16, assigned on edges",
+}
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A markdown table, its first column to the left, the others to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
+
+
+def ms(seconds: float | None) -> str:
+    """Milliseconds with three digits."""
+    if seconds is None:
+        return "–"
+    value = 1e3 * seconds
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def times(ratio: float | None) -> str:
+    """How many times longer than ours; bold where it is faster than ours."""
+    if ratio is None:
+        return "–"
+    if ratio < 1:
+        return f"**{ratio:.2f}×**"
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
+def caption(*results: Results) -> str:
+    """When, where and how the results came about; ValueError if that was not the same for all of them."""
+    first = results[0]
+    for result in results:
+        if (result["machine"], result["versions"]) != (first["machine"], first["versions"]):
+            raise ValueError(f"`{result['command']}` ran on another machine or other versions: run it again")
+    surroundings = first["machine"]
+    threads = first.get("settings", {}).get("threads", surroundings.get("threads"))
+    cores = surroundings.get("cores", surroundings.get("cpus"))
+    where = [str(surroundings[key]) for key in ("cpu", "simd", "system", "platform") if key in surroundings]
+    where += [f"{cores} cores"] + ([f"{threads} threads"] if threads else [])
+    where += [f"{surroundings['memory_gib']} GiB"] if "memory_gib" in surroundings else []
+    others = first.get("cores_used_by_others")
+    where += [f"others used {others:.2f} cores"] if others and others > BUSY else []
+    packages = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    commands = ", ".join(f"`{result['command']}`" for result in results)
+    return f"<sub>{first['date'][:10]}; {', '.join(where)}; {packages}. Made by {commands}.</sub>"
+
+
+def spread(results: Results) -> str:
+    """How far the samples of a median lie apart."""
+    rows = [row for row in results["rows"] if row["seconds"]]
+    shares = sorted((row["high"] - row["low"]) / row["seconds"] for row in rows)
+    fewest = min(row["samples"] for row in rows)
+    return (
+        f"Medians of at least {fewest} interleaved samples; interquartile range "
+        f"{shares[len(shares) // 2]:.0%} of the median for half of them, {shares[-1]:.0%} at most."
+    )
+
+
+def ratios(rows: list[Row], names: dict[str, str], ours: str, **labels: Any) -> str:
+    """A line for each N: the time of ours, and the times of the others in units of it."""
+    chosen = [row for row in rows if all(row.get(k) == v for k, v in labels.items())]
+    used = [peer for peer in names if any(r["peer"] == peer and r["seconds"] for r in chosen)]
+    lines = []
+    for size in sorted({row["n"] for row in chosen}):
+        own = find(chosen, ours, n=size)
+        theirs = [find(chosen, peer, n=size) for peer in used]
+        lines.append([str(size), ms(own), *(times(t / own if t and own else None) for t in theirs)])
+    return table(["N", "ours, ms", *(names[peer] for peer in used)], lines)
+
+
+def operator(folder: Path) -> tuple[str, list[Results]] | None:
+    forward, backward = read(folder, "attention_forward"), read(folder, "attention_backward")
+    if forward is None:
+        return None
+    main = {"k": 32, "edges": "random", "degrees": "equal"}
+    reached = {row["n"]: row for row in forward["bounds"] if main.items() <= row.items()}
+    shares = ", ".join(f"{row['reached']:.0%} at N={n} ({row['name']})" for n, row in reached.items())
+    memory = ", ".join(f"{row['peer']} {row['outputs']:.1f}" for row in forward["memory"])
+    slope = [row for row in forward["exponents"] if row["peer"] in ("ours", "sdpa")]
+    parts = [
+        "Forward of `sparse_attention`, 4 heads × 64 channels, 32 random sources for each of N targets. For the "
+        "others how many times longer they take; bold where they are faster than ours.",
+        ratios(forward["rows"], OPERATOR_NAMES, "ours", **main),
+    ]
+    if backward is not None:
+        parts += ["Forward and backward:", ratios(backward["rows"], OPERATOR_NAMES, "ours", **main)]
+    graphs = [read(folder, name) for name in ("attention_graphs", "attention_graphs_backward")]
+    others = [result for result in graphs if result is not None]
+    if others:
+        parts += [
+            "Other graphs, against dense SDPA and against the fastest way to use the edges without fusing:",
+            other_graphs(others),
+        ]
+    notes = []
+    if slope:
+        growth = ", ".join(f"N^{row['exponent']:.2f} ({row['peer']})" for row in slope)
+        notes.append(f"Time grows from N=1024 on with {growth}.")
+    if memory:
+        size = forward["memory"][0]["n"]
+        notes.append(f"Extra memory of a forward at N={size}, in sizes of its output: {memory}.")
+    if forward["first_calls"]:
+        first = forward["first_calls"]
+        notes.append(
+            f"First use: {first['compiled']:.1f} s to compile, {first['cached']:.1f} s in later processes."
+        )
+    if shares:
+        notes.append(f"Of a bound by measured read and compute rates, the forward reaches {shares}.")
+    parts.append(" ".join([*notes, spread(forward)]))
+    return "\n\n".join(parts), [r for r in (forward, backward, *others) if r is not None]
+
+
+def other_graphs(results: list[Results]) -> str:
+    """A line for each kind of graph."""
+    rows = [row for result in results for row in result["rows"]]
+    sizes = sorted({row["n"] for row in rows})
+    kinds = list(dict.fromkeys((r["pass"], r["edges"], r["degrees"], r["k"]) for r in rows))
+    lines = []
+    for kind in kinds:
+        labels = dict(zip(("pass", "edges", "degrees", "k"), kind, strict=True))
+        cells = []
+        for size in sizes:
+            own = find(rows, "ours", n=size, **labels)
+            dense = find(rows, "sdpa", n=size, **labels)
+            edgewise = [s for s in (find(rows, peer, n=size, **labels) for peer in EDGEWISE) if s]
+            pair = (dense, min(edgewise, default=None))
+            cells.append(" / ".join(times(s / own if s and own else None) for s in pair))
+        lines.append([f"{kind[0]}, {kind[1]}, {kind[2]} degrees, k={kind[3]}", *cells])
+    return table(["graph", *(f"N={size}" for size in sizes)], lines)
+
+
+def layers(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "layers")
+    if results is None:
+        return None
+    parts = [
+        "`MaskedAttentionConv` in PyG, projections 256 → 4 × 64 included, k = 32. Ours runs on an `EdgeIndex`; for the "
+        "others how many times longer they take. Forward:"
+    ]
+    parts.append(ratios(results["rows"], LAYER_NAMES, "ours csr", **{"pass": "forward"}))
+    parts += [
+        "Forward and backward:",
+        ratios(results["rows"], LAYER_NAMES, "ours csr", **{"pass": "backward"}),
+    ]
+    return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def knn(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "knn")
+    if results is None:
+        return None
+    rows = results["rows"]
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    middle = 32 if any(row["k"] == 32 for row in rows) else max(row["k"] for row in rows)
+    lines = [
+        [f"{size}, {points}", *(ms(find(rows, peer, n=size, points=points, k=middle)) for peer in peers)]
+        for points in dict.fromkeys(row["points"] for row in rows)
+        for size in sorted({row["n"] for row in rows})
+    ]
+    start = (
+        f"Drawing a kNN graph of points of the plane, k = {middle}, ms; "
+        "all but the last give the same edges, ties included."
+    )
+    return "\n\n".join([start, table(["N, points", *peers], lines), spread(results)]), [results]
+
+
+def matcher(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "matcher")
+    if results is None:
+        return None
+    rows = results["rows"]
+    lines = []
+    for size in sorted({row["n"] for row in rows}):
+        cells = [ms(find(rows, peer, n=size)) for peer in ("GEMMs alone", "kornia", "official")]
+        for name in MATCHER_NAMES:
+            own = next(row for row in results["summary"] if (row["n"], row["peer"]) == (size, name))
+            cells.append(f"{ms(own['total'])} ({times(own['ratio'])})")
+        lines.append([str(size), *cells])
+    parts = [
+        "The whole matcher, official ALIKED + LightGlue weights, N real keypoints in each image, all nine layers, ms. "
+        "Ours includes drawing the edges; in brackets how many times faster than the faster LightGlue (bold: slower). "
+        "“GEMMs alone” are the linear layers and nothing else: no matcher of this shape can be faster.",
+        table(
+            ["N", "GEMMs alone", "LightGlue, kornia", "LightGlue, official", *MATCHER_NAMES.values()], lines
+        ),
+    ]
+    halved = [row for row in results["summary"] if row["peer"] == "sparse-edges bf16" and row["ratio"]]
+    if halved:
+        known = ", ".join(f"{row['ratio']:.1f}× at N={row['n']}" for row in halved)
+        parts.append(f"With bfloat16 autocast on both sides, the last column is {known}.")
+    parts += ["What the sparser graphs cost without any training (same weights):", quality(results)]
+    return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def quality(results: Results) -> str:
+    """Precision and recall of our matchers at the size nearest to 2048, and on the sequences where known."""
+    size = min({row["n"] for row in results["answers"]}, key=lambda n: abs(n - 2048))
+    accuracy = {row["method"]: row for row in results["accuracy"]}
+    lines = []
+    for row in (row for row in results["answers"] if row["n"] == size):
+        real = accuracy.get(row["peer"])
+        cells = [f"{100 * row['precision']:.1f}", f"{100 * row['recall']:.1f}"]
+        lines.append(
+            [MATCHER_NAMES[row["peer"]], *cells, *(number(real[key] if real else None) for key in REAL)]
+        )
+    if "knn-64" in accuracy:
+        real = accuracy["knn-64"]
+        lines.append(["self 64, cross complete", "–", "–", *(number(real[key]) for key in REAL)])
+    header = [f"graph, N={size}", "P@3, warped photo", "R@3, warped photo"]
+    return table([*header, "P@3, real sequences", "R@3", "AUC@5 PoseLib"], lines)
+
+
+def hpatches(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "hpatches")
+    if results is None:
+        return None
+    sets = results["results"]["sets"]
+    lines = []
+    for row in sets["all"]:
+        areas = [" / ".join(f"{area:.1f}" for area in row[name]) for name in ("DLT", "OpenCV", "PoseLib")]
+        lines.append([row["method"], f"{row['matches']:.0f}", number(row["P@3"]), number(row["R@3"]), *areas])
+    header = ["method", "matches", "P@3", "R@3", "AUC@1/3/5 DLT", "OpenCV", "PoseLib"]
+    parts = [f"{name} ({rows[0]['pairs']} pairs)" for name, rows in sets.items() if name != "all"]
+    sentence = f"Sets: {', '.join(parts)}. {results['caption']}"
+    return "\n\n".join([table(header, lines), sentence]), [results]
+
+
+def graphs(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "graphs")
+    return None if results is None else (f"```text\n{results['output'].strip()}\n```", [results])
+
+
+SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
+    "operator": operator,
+    "layers": layers,
+    "knn": knn,
+    "matcher": matcher,
+    "hpatches": hpatches,
+    "graphs": graphs,
+}
+PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
+
+
+def read(folder: Path, name: str) -> Results | None:
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def rewritten(text: str, folder: Path, images: Path) -> str:
+    """README with all sections that have results and markers."""
+    for name, make in SECTIONS.items():
+        marked = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
+        made = make(folder)
+        if made is None:
+            continue
+        if not marked.search(text):
+            print(f"README has no markers for '{name}'", file=sys.stderr)
+            continue
+        body, results = made
+        content = "\n\n".join([body, *_pictures(name, images), caption(*results)])
+        text = marked.sub(rf"\1{SLOT}\n\2", text).replace(SLOT, content)
+    return text
+
+
+def _pictures(section: str, images: Path) -> list[str]:
+    names = [name for name in PLOTS.get(section, ()) if (images / f"{name}.svg").exists()]
+    if not names:
+        return []
+    return [" ".join(f"![{name.replace('_', ' ')}](docs/images/{name}.svg)" for name in names)]
+
+
+def without_folders(results: Results) -> Results:
+    """Results of hpatches_eval in which folders are only named by their last part."""
+    roots = [PurePath(root).name for root in results["settings"]["roots"]]
+    words = [PurePath(w).name if PurePath(w).is_absolute() else w for w in results["command"].split()]
+    words[1:2] = ["examples/hpatches_eval.py"] if len(words) > 1 else []
+    return {**results, "command": " ".join(words), "settings": {**results["settings"], "roots": roots}}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 if README is out of date"
+    )
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--hpatches", type=Path, help="results.json to take over first")
+    args = parser.parse_args(arguments)
+    if args.hpatches:
+        write_json(args.results / "hpatches.json", without_folders(json.loads(args.hpatches.read_text())))
+    old = args.readme.read_text()
+    new = rewritten(old, args.results, args.readme.parent / "docs" / "images")
+    if old == new:
+        print("README is up to date")
+        return 0
+    if args.check:
+        print("README is out of date: run python benchmarks/readme.py", file=sys.stderr)
+        return 1
+    args.readme.write_text(new)
+    print(f"written: {args.readme}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

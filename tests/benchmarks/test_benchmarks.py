@@ -1,0 +1,366 @@
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from pyg_match import knn_graph
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SIBLINGS = {file.stem for file in FOLDER.glob("*.py")}
+FAST = ("--budget", "0", "--threads", "1")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a benchmark the way it imports its siblings, and forget all of them afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(importlib.import_module("common"), "SAMPLE_SECONDS", 1e-4)
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in SIBLINGS & sys.modules.keys():
+        del sys.modules[name]
+
+
+def read(file: Path) -> dict:
+    results = json.loads(file.read_text())
+    assert not list(file.parent.glob("*.tmp"))
+    assert results["versions"]["torch"] == torch.__version__ and results["machine"]["cores"] >= 1
+    assert results["command"].startswith("python benchmarks/") and str(file) not in results["command"]
+    for row in results["rows"]:
+        assert row["seconds"] is None or 0 < row["low"] <= row["seconds"] <= row["high"]
+        assert row["seconds"] is not None or row["note"]
+    return results
+
+
+def test_callables_take_turns(load):
+    common = load("common")
+    calls = []
+    timings = common.interleave(
+        {name: lambda name=name: calls.append(name) for name in "ab"}, 0.0, max_rounds=4
+    )
+    assert timings["a"].samples == timings["b"].samples == 3
+    turns = [name for before, name in zip(["", *calls[:-1]], calls, strict=True) if name != before]
+    assert turns == list("ab" * 4)  # once to warm up, three rounds
+
+
+def test_exponent_and_targets(load):
+    common = load("common")
+    rows = [{"n": n, "peer": "a", "seconds": 3e-9 * n**2} for n in (1024, 2048, 4096)]
+    rows += [{"n": 128, "peer": "a", "seconds": 1.0}, {"n": 2048, "peer": "b", "seconds": None}]
+    assert common.exponent(rows, "a") == pytest.approx(2.0)
+    assert common.exponent(rows, "b") is None
+    assert common.find(rows, "a", n=128) == 1.0 and common.find(rows, "b", n=2048) is None
+    assert str(common.Target("x", 4.0, 3.0)) == "x: 4x (wanted >= 3x) met"
+    assert common.Target("x", 4.0, 3.0, at_least=False).met is False
+    assert common.Target("x", None, 3.0).met is None
+
+
+def test_peak_memory_counts_every_library(load, tmp_path, monkeypatch):
+    (tmp_path / "allocate.py").write_text(
+        "import numpy, torch\n"
+        "def prepare(size):\n"
+        "    def call(n):\n"
+        "        return numpy.ones(n << 20, numpy.uint8), torch.ones(n << 20, dtype=torch.uint8)\n"
+        "    return lambda: call(1), lambda: call(size)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prepare = importlib.import_module("allocate").prepare
+    megabytes = load("common").peak_memory(prepare, 1, 48) / 2**20
+    assert megabytes == pytest.approx(96, abs=1)
+
+
+def test_graphs_of_the_operator_benchmark(load):
+    ops = load("attention_ops")
+    for edges in ("random", "local"):
+        for degrees in ("equal", "powerlaw"):
+            graph = ops.draw_graph(100, 8, edges, degrees, seed=0)
+            assert bool((graph[1].diff() >= 0).all()) and graph.unique(dim=1).size(1) == graph.size(1)
+            count = torch.bincount(graph[1], minlength=100)
+            assert int(count.min()) >= 1 and (int(count.max()) > 8) == (degrees == "powerlaw")
+    # Local edges join nodes that have many neighbours in common, and random ones do not.
+    shared = {}
+    for edges in ("random", "local"):
+        source, target = ops.draw_graph(100, 8, edges, "equal", seed=0)
+        adjacency = torch.zeros(100, 100).index_put((target, source), torch.ones(()))
+        shared[edges] = float((adjacency @ adjacency.T)[target, source].mean())
+    assert shared["local"] > 3 * shared["random"]
+
+
+def test_attention_forward(load, tmp_path, monkeypatch, capsys):
+    ops = load("attention_ops")
+    assert ops.matmul_rate(size=64, repeats=2) > 0
+    monkeypatch.setattr(ops, "matmul_rate", lambda: 1e11)
+    monkeypatch.setattr(ops, "first_calls", lambda: {"compiled": 9.0, "cached": 0.3})  # takes a while
+    monkeypatch.setattr(ops, "MEMORY_PEERS", ("ours", "messages"))
+    out, plot = tmp_path / "a" / "x.json", tmp_path / "x.svg"
+    peers = [peer for peer in ops.PEERS if peer != "flex"]  # its compilation takes a minute
+    graphs = ["--sizes", "64", "128", "--k", "8", "--degrees", "equal", "powerlaw", "--memory-size", "512"]
+    shape = ["--heads", "2", "--channels", "16", "--peers", *peers]
+    ops.main([*graphs, *shape, *FAST, "--out", str(out), "--plot", str(plot)])
+    results = read(out)
+    assert len(results["rows"]) == 2 * 2 * len(peers)
+    einsum = [row for row in results["rows"] if row["peer"] == "gather-einsum"]
+    assert {row["degrees"] for row in einsum if row["seconds"] is None} == {"powerlaw"}
+    assert all(row["reached"] > 0 and row["name"] in ("reading", "computing") for row in results["bounds"])
+    memory = {row["peer"]: row["outputs"] for row in results["memory"]}
+    assert set(memory) == set(ops.MEMORY_PEERS) and memory["messages"] > memory["ours"]
+    assert all(target["met"] is None for target in results["targets"])  # they speak of other sizes
+    assert plot.read_text().count("<svg") == 1
+    printed = capsys.readouterr().out
+    assert "degrees differ" in printed and "Targets" in printed and "GFLOP/s" in printed
+
+
+def test_attention_backward(load, tmp_path):
+    out = tmp_path / "x.json"
+    arguments = [
+        "--backward",
+        "--sizes",
+        "64",
+        "--k",
+        "8",
+        "--edges",
+        "local",
+        "--heads",
+        "2",
+        "--channels",
+        "16",
+    ]
+    load("attention_ops").main([*arguments, *FAST, "--out", str(out)])
+    notes = {row["peer"]: row.get("note") for row in read(out)["rows"]}
+    assert notes["flex"] == "FlexAttention has no backward on CPUs"
+    assert notes["ours"] is None and notes["messages-csr"] is None
+
+
+def test_wrong_peers_are_found(load, monkeypatch):
+    ops = load("attention_ops")
+    problem = ops.Problem(64, ops.draw_graph(64, 8, "random", "equal", 0), 2, 16)
+    ops.check(problem, ["ours", "messages"])
+    monkeypatch.setitem(ops.PEERS, "messages", ops.sdpa)
+    with pytest.raises(RuntimeError, match="'messages' differs from masked attention"):
+        ops.check(problem, ["ours", "messages"])
+
+
+def test_slow_peers_are_left_out_of_larger_sizes(load, tmp_path):
+    out = tmp_path / "x.json"
+    load("knn").main(["--sizes", "32", "64", "--k", "4", *FAST, "--limit", "0", "--out", str(out)])
+    for row in read(out)["rows"]:
+        assert (row["seconds"] is None) == (row["n"] == 64)
+
+
+def test_knn(load, tmp_path):
+    knn = load("knn")
+    out = tmp_path / "x.json"
+    knn.main(["--sizes", "64", "--k", "4", *FAST, "--out", str(out)])
+    rows = read(out)["rows"]
+    assert {row["points"] for row in rows} == {"uniform", "clustered"}
+    assert {"auto", "scipy", "torch", "cdist+topk"} <= {row["peer"] for row in rows}
+    x = knn.draw_points(200, "uniform", seed=0).double()
+    edges = [{tuple(edge) for edge in found.T.tolist()} for found in (knn.cdist_topk(x, 4), knn_graph(x, 4))]
+    assert edges[0] == edges[1]
+    x = knn.draw_points(200, "clustered", seed=0)
+    spread = [
+        float(cKDTree(knn.draw_points(200, kind, 0)).query(x, k=[8])[0].mean())
+        for kind in ("uniform", "clustered")
+    ]
+    assert spread[1] < spread[0]
+
+
+def test_layers(load, tmp_path):
+    out = tmp_path / "x.json"
+    load("layers").main(
+        ["--sizes", "48", "--k", "4", "--heads", "2", "--channels", "8", *FAST, "--out", str(out)]
+    )
+    rows = read(out)["rows"]
+    assert len(rows) == 2 * 6 and all(row["seconds"] for row in rows)
+
+
+ACCURACY = {
+    "method": "complete",
+    "pairs": 3,
+    "matches": 9.0,
+    "P@3": 70.0,
+    "R@3": None,
+    "threshold": 1.0,
+    "ms": 1.0,
+}
+ACCURACY |= {name: [1.0, 2.0, 45.6] for name in ("DLT", "OpenCV", "PoseLib")}
+
+
+@pytest.fixture
+def hpatches(tmp_path) -> Path:
+    """A file such as examples/hpatches_eval.py writes."""
+    content = {
+        "date": "2020-01-02T00:00:00+00:00",
+        "command": "python examples/hpatches_eval.py /home/somebody/photos --out outputs/x",
+        "settings": {"roots": ["/home/somebody/photos"]},
+        "versions": {"python": "3"},
+        "machine": {"platform": "Linux", "cpus": 2, "threads": 2},
+        "caption": "A caption.",
+        "results": {"sets": {"photos": [ACCURACY], "all": [ACCURACY]}},
+    }
+    file = tmp_path / "hpatches_results.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_matcher(load, tmp_path, hpatches, capsys):
+    matcher = load("matcher")
+    out = tmp_path / "x.json"
+    matcher.main(["--sizes", "32", "--side", "192", *FAST, "--accuracy", str(hpatches), "--out", str(out)])
+    results = read(out)
+    names = {row["peer"] for row in results["rows"]}
+    assert names == {
+        *matcher.PEERS,
+        *matcher.GRAPHS,
+        "edges of candidates-16",
+        "edges of sparse",
+        "GEMMs alone",
+    }
+    whole = {row["peer"]: row for row in results["summary"]}
+    drawn, own = (matcher_row(results, name)["seconds"] for name in ("edges of sparse", "sparse-edges"))
+    assert whole["sparse-edges"]["total"] == pytest.approx(drawn + own)
+    fastest = min(s for name in matcher.PEERS if (s := matcher_row(results, name)["seconds"]))
+    assert whole["complete"]["ratio"] == pytest.approx(fastest / whole["complete"]["total"])
+    assert {row["peer"] for row in results["answers"]} == set(matcher.GRAPHS)
+    assert "R@3 -, PoseLib AUC@5 45.6, 3 pairs" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="choose a larger --side"):
+        matcher.detect(32, 1000, seed=0)
+
+
+def matcher_row(results: dict, peer: str) -> dict:
+    return next(row for row in results["rows"] if row["peer"] == peer)
+
+
+def test_run_all(load, tmp_path, monkeypatch, capsys):
+    run_all = load("run_all")
+    scripts = tmp_path / "benchmarks"
+    scripts.mkdir()
+    target = {"name": "a target", "found": 2.0, "wanted": 3.0, "met": False}
+    (scripts / "good.py").write_text(
+        f"import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text({json.dumps(json.dumps({'targets': [target]}))})\n"
+    )
+    (scripts / "bad.py").write_text("raise SystemExit(2)\n")
+    (scripts / "graphs.py").write_text("print('some figures')\n")
+    (tmp_path / "results").mkdir()
+    names = ("good", "bad", "missing", "graphs")
+    jobs = [run_all.Job(name, f"{name}.py", quick="--quick") for name in names]
+    monkeypatch.setattr(run_all, "JOBS", (*jobs, run_all.Job("full", "good.py")))
+    monkeypatch.setattr(run_all, "ROOT", tmp_path)
+    assert run_all.main(["--quick", "--folder", "results"]) == 1
+    assert {file.name for file in (tmp_path / "results").iterdir()} == {"good.json", "graphs.json"}
+    record = json.loads((tmp_path / "results" / "graphs.json").read_text())
+    assert record["output"] == "some figures\n" and record["command"] == "python benchmarks/graphs.py --quick"
+    printed = capsys.readouterr().out
+    assert "3 benchmarks in" in printed and "FAILED bad: exit code 2" in printed
+    assert "0 targets met, 1 not met" in printed and "good: a target: 2, wanted 3" in printed
+    assert run_all.main(["--only", "full", "--folder", "results"]) == 0
+    assert (tmp_path / "results" / "full.json").exists()
+
+
+def test_run_all_passes_arguments_that_exist(load):
+    run_all = load("run_all")
+    for job in run_all.JOBS:
+        if job.name == "graphs":
+            continue
+        options = load(Path(job.script).stem).options()
+        for quick in (True, False):
+            args = options.parse_args(run_all.command(job, quick, "folder"))
+            assert args.out == Path("folder") / f"{job.name}.json"
+
+
+def timing(seconds: float, **labels) -> dict:
+    return {**labels, "seconds": seconds, "low": seconds, "high": 1.1 * seconds, "samples": 3}
+
+
+def benchmark(name: str, rows: list[dict], **more) -> dict:
+    return {
+        "date": "2020-01-02T00:00:00+00:00",
+        "command": f"python benchmarks/{name}.py",
+        "machine": {"cpu": "A CPU", "cores": 2, "memory_gib": 8},
+        "versions": {"torch": "2"},
+        "settings": {"threads": 2},
+        "cores_used_by_others": 0.5,
+        "rows": rows,
+        "exponents": [],
+        **more,
+    }
+
+
+def test_readme(load, tmp_path, hpatches, capsys):
+    readme = load("readme")
+    folder, text = tmp_path / "results", tmp_path / "README.md"
+    markers = "\n".join(f"<!-- begin: {name} -->\nSTALE\n<!-- end: {name} -->" for name in readme.SECTIONS)
+    text.write_text(f"# Title\n{markers}\nthe end\n")
+    options = ["--results", str(folder), "--readme", str(text)]
+    assert readme.main(options) == 0 and text.read_text().count("STALE") == len(readme.SECTIONS)
+
+    main = {"pass": "forward", "k": 32, "edges": "random", "degrees": "equal"}
+    rows = [timing(0.001 * n, n=n, peer="ours", **main) for n in (1, 2)]
+    rows += [timing(0.0005, n=1, peer="sdpa", **main), timing(0.05, n=2, peer="sdpa", **main)]
+    rows.append({"n": 2, "peer": "flex", "seconds": None, "note": "does not compile", **main})
+    bounds = [{"n": 2, "name": "reading", "reached": 0.5, **main}]
+    forward = benchmark(
+        "attention_ops",
+        rows,
+        bounds=bounds,
+        memory=[{"peer": "ours", "n": 2, "outputs": 1.5}],
+        first_calls={"compiled": 9.0, "cached": 0.31},
+    )
+    folder.mkdir()
+    (folder / "attention_forward.json").write_text(json.dumps(forward))
+    knn = [timing(0.0123, n=5, peer="auto", points="uniform", k=8)]
+    (folder / "knn.json").write_text(json.dumps(benchmark("knn", knn)))
+    (folder / "graphs.json").write_text(json.dumps(benchmark("graphs", [], output=r"as it \1 came")))
+    assert readme.main([*options, "--check"]) == 1 and "out of date" in capsys.readouterr().err
+    assert readme.main([*options, "--hpatches", str(hpatches)]) == 0
+    written = text.read_text()
+    assert "| 1 | 1.00 | **0.50×** |" in written and "| 2 | 2.00 | 25× |" in written
+    assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
+    assert "9.0 s to compile, 0.3 s in later" in written
+    assert "| 5, uniform | 12.3 |" in written and r"as it \1 came" in written
+    assert "2020-01-02; A CPU, 2 cores, 2 threads, 8 GiB, others used 0.50 cores; torch 2." in written
+    assert (
+        "`python examples/hpatches_eval.py photos --out outputs/x`" in written and "somebody" not in written
+    )
+    assert "| complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written and "Sets: photos (3 pairs)" in written
+    assert written.count("STALE") == 2 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert readme.main([*options, "--check"]) == 0
+    assert "somebody" not in (folder / "hpatches.json").read_text()
+
+    other = benchmark("attention_ops", rows, machine={"cpu": "Another CPU", "cores": 4})
+    (folder / "attention_backward.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="ran on another machine"):
+        readme.main(options)
+
+
+def test_readme_takes_what_the_benchmarks_write(load, tmp_path):
+    out = tmp_path / "results"
+    load("layers").main(
+        [
+            "--sizes",
+            "16",
+            "--k",
+            "4",
+            "--heads",
+            "1",
+            "--channels",
+            "8",
+            *FAST,
+            "--out",
+            str(out / "layers.json"),
+        ]
+    )
+    text = tmp_path / "README.md"
+    text.write_text("<!-- begin: layers -->\n<!-- end: layers -->\n")
+    assert load("readme").main(["--results", str(out), "--readme", str(text)]) == 0
+    line = next(line for line in text.read_text().splitlines() if line.startswith("| 16 |"))
+    assert (
+        not math.isnan(float(line.split("|")[2]))
+        and "python benchmarks/layers.py --sizes 16" in text.read_text()
+    )
