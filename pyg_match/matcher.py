@@ -66,7 +66,7 @@ class MatchResult:
     def homography(
         self, method: Literal["poselib", "opencv", "dlt"] = "poselib", threshold: float = 3.0
     ) -> tuple[Optional[np.ndarray], np.ndarray]:
-        """The homography from image 0 to image 1, robustly estimated; see :func:`pyg_match.geometry.estimate_homography`.
+        """The homography from image 0 to image 1; see :func:`pyg_match.geometry.estimate_homography`.
 
         Args:
             method: Estimator.

@@ -50,9 +50,9 @@ class MaskedAttentionConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
-        - **input:** node features :math:`(N, F_{in})` or
-          :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices :math:`(2, E)`, a transposed sparse adjacency
-          matrix, :class:`pyg_match.ops.CSR`, or :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
+        - **input:** node features :math:`(N, F_{in})` or :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices
+          :math:`(2, E)`, a transposed sparse adjacency matrix, :class:`pyg_match.ops.CSR`, or
+          :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
         - **output:** :math:`(N_t, H \cdot C)`, or :math:`(N_t, C)` if ``concat=False``;
           with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
 

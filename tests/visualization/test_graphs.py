@@ -1,0 +1,43 @@
+import pytest
+import torch
+from helpers import random_set
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+
+from pyg_match.transforms import KNNGraph, RingPartition
+from pyg_match.visualization import plot_graph
+from pyg_match.visualization.graphs import SCALES
+
+IMAGE = torch.rand(3, 48, 64)
+
+
+def edges_of(axes):
+    return [c for c in axes.collections if isinstance(c, LineCollection)]
+
+
+def test_one_keypoint_and_all(tmp_path):
+    data = KNNGraph(4)(random_set(30, size=(64, 48)))
+    figure = plot_graph(IMAGE, data, node=7, title="title", path=tmp_path / "graph.svg")
+    left, right = figure.axes
+    assert [len(c.get_segments()) for c in edges_of(left)] == [4]
+    assert [len(c.get_segments()) for c in edges_of(right)] == [120]
+    for segment in edges_of(left)[0].get_segments():
+        assert torch.allclose(torch.tensor(segment[1]).float(), data.pos[7])
+    assert (tmp_path / "graph.svg").stat().st_size > 1000
+
+
+def test_scales_have_colours_of_their_own():
+    data = RingPartition([2, 5])(random_set(30, size=(64, 48)))
+    left, _ = plot_graph(IMAGE, data, ("edge_index_0", "edge_index_1")).axes
+    assert [len(c.get_segments()) for c in edges_of(left)] == [2, 3]
+    assert [tuple(c.get_colors()[0])[:3] for c in edges_of(left)] == [
+        to_rgba(colour)[:3] for colour in SCALES[:2]
+    ]
+
+
+def test_errors():
+    data = KNNGraph(2)(random_set(5))
+    with pytest.raises(ValueError, match="keypoint 5 does not exist"):
+        plot_graph(IMAGE, data, node=5)
+    with pytest.raises(ValueError, match="no edges 'edge_index_0', expected some of"):
+        plot_graph(IMAGE, data, ("edge_index_0",))
