@@ -50,6 +50,7 @@ class MatcherConfig:
         "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
     )
     value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
+    bfloat16: bool = False  # linear layers in half precision, for CPUs that are faster in it; the rest stays in full
     filter_threshold: float = 0.1  # least probability of a match
     depth_confidence: Optional[float] = (
         None  # share of confident keypoints at which a pair stops early (LightGlue: .95)
@@ -193,7 +194,8 @@ class GraphMatcher(nn.Module):
         values = ValueSource(self.config.value_source, self.config.value_steps)
         last = self.config.num_layers - 1
         for i, layer in enumerate(self.layers):
-            x, penalty = layer(x, graph, rotation, values)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                x, penalty = layer(x, graph, rotation, values)
             penalties += [] if penalty is None else [penalty]
             output.depth[graph.nodes] = i + 1
             if return_descriptors:

@@ -243,6 +243,20 @@ def test_scale_and_orientation():
     assert not torch.allclose(matcher(pair).log_assignment[0], first, atol=1e-6)
 
 
+def test_linear_layers_in_bfloat16():
+    full = small(filter_threshold=0.0).float()
+    low = GraphMatcher(full.config, bfloat16=True).eval()
+    low.load_state_dict(full.state_dict())
+    pair = CandidateEdges(6)(KNNGraph(6, loop=True)(random_pair(30, 25)))
+    seen = []
+    low.layers[0].self_attn.ffn[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    out, expected = low(pair, return_descriptors=True), full(pair, return_descriptors=True)
+    assert seen == [torch.bfloat16]
+    assert out.log_assignment[0].dtype == out.descriptors[-1].dtype == torch.float
+    assert not torch.equal(out.log_assignment[0], expected.log_assignment[0])
+    assert (out.log_assignment[0] - expected.log_assignment[0]).abs().max() < 0.1
+
+
 def test_save_and_load(tmp_path):
     matcher = small(encoding="mlp", filter_threshold=0.3).float()
     matcher.save(tmp_path / "matcher.safetensors")
@@ -305,3 +319,13 @@ def test_config_errors(kwargs, message):
 def test_repr_and_config():
     assert str(small()) == "GraphMatcher(16, 32, num_layers=3, heads=2)"
     assert GraphMatcher(MatcherConfig(num_layers=1), heads=8).config == MatcherConfig(num_layers=1, heads=8)
+
+
+def test_edges_serve_both_with_and_without_gradients():
+    matcher = small(assign_on_edges=True)
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(20, 14, dtype=torch.double)))
+    with torch.inference_mode():
+        first = matcher(pair).scores.clone()
+    out = matcher(pair)
+    out.scores.sum().backward()
+    assert torch.equal(out.scores.detach(), first)
