@@ -1,0 +1,97 @@
+"""Features of image files, computed once and kept on disk."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyg_match.data import KeypointSet
+
+
+class FeatureCache:
+    r"""Extract the features of an image file, or read them from disk if that was done before.
+
+    There is one file per image. It is found again only for the same path, size and modification time of the
+    image and the same settings, is written under another name first and then renamed, so that an interrupted
+    run leaves no half-written features behind, and is replaced if it cannot be read.
+
+    Args:
+        folder: Where the features are kept; made if it does not exist.
+        extract: Computes the features of an image file.
+        settings: Everything besides the file that the features depend on, as JSON values. Other settings do
+            not see these features.
+
+    Raises:
+        TypeError: If the settings are not JSON values.
+
+    Example:
+        >>> import torch
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     cache = FeatureCache(folder, lambda path: KeypointSet(pos=torch.rand(4, 2)), {"version": 1})
+        ...     bool((cache(__file__).pos == cache(__file__).pos).all())
+        True
+    """
+
+    def __init__(
+        self, folder: str | Path, extract: Callable[[Path], KeypointSet], settings: Mapping[str, Any]
+    ) -> None:
+        self.folder = Path(folder)
+        self.extract = extract
+        self.settings = json.dumps(dict(settings), sort_keys=True)
+
+    def __call__(self, path: str | Path) -> KeypointSet:
+        """Features of the image file ``path``."""
+        path = Path(path)
+        target = self.file(path)
+        features = _load(target)
+        if features is None:
+            features = self.extract(path)
+            _save(target, features)
+        return features
+
+    def file(self, path: str | Path) -> Path:
+        """The file that keeps the features of the image file ``path``.
+
+        Raises:
+            FileNotFoundError: If the image does not exist.
+        """
+        status = os.stat(path)
+        key = [os.path.abspath(path), status.st_size, status.st_mtime_ns, self.settings]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        return self.folder / f"{Path(path).stem}-{digest[:32]}.safetensors"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r})"
+
+
+def _load(file: Path) -> KeypointSet | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return KeypointSet(**load_file(file))
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _save(file: Path, features: KeypointSet) -> None:
+    from safetensors.torch import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous()
+        for name, value in features.to_dict().items()
+        if isinstance(value, Tensor)
+    }
+    # The process id keeps two processes that share the folder from writing the same temporary file.
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
