@@ -1,0 +1,142 @@
+"""Edges from a few keypoints that every keypoint sees."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data.edges import sorted_edges
+from pyg_match.transforms.edges import group_ptr, node_groups
+from pyg_match.transforms.equal_partition import equal_parts
+from pyg_match.transforms.store import carried, store_edges, store_values
+
+
+@functional_transform("anchor_edges")
+class AnchorEdges(BaseTransform):
+    r"""Let each keypoint also see the anchors of its image: a few keypoints spread over it, through which
+    information travels any distance in two steps (functional name: :obj:`anchor_edges`).
+
+    Edges from each anchor to all keypoints of its image are added behind those of ``edge_index`` that a keypoint
+    has already, without duplicates. Data without ``edge_index`` gets the anchors' edges alone. The mask ``anchor``
+    tells which keypoints are anchors.
+
+    * ``method="parts"``: the keypoint nearest to the centre of each part of an equal division
+      (:class:`~pyg_match.transforms.EqualPartition`), which follows the density of the keypoints;
+    * ``method="farthest"``: the keypoint nearest to the centre of the image's keypoints, and then again and again the
+      one farthest from all anchors so far, which follows their extent.
+
+    Args:
+        num_anchors: Number of anchors of an image. With fewer keypoints, all of them.
+        method: ``"parts"`` or ``"farthest"``.
+        loop: Whether an anchor is joined to itself.
+
+    Raises:
+        ValueError: If an argument is out of range, or if the edges carry attributes, which new ones would lack.
+
+    Example:
+        >>> data = Data(pos=torch.arange(5.0).view(5, 1))
+        >>> AnchorEdges(1)(data).edge_index.tolist()
+        [[2, 2, 2, 2], [0, 1, 3, 4]]
+    """
+
+    def __init__(
+        self, num_anchors: int, method: Literal["parts", "farthest"] = "parts", loop: bool = False
+    ) -> None:
+        if num_anchors < 1:
+            raise ValueError(f"'num_anchors' must be positive, got {num_anchors}")
+        if method not in ("parts", "farthest"):
+            raise ValueError(f"'method' must be 'parts' or 'farthest', got {method!r}")
+        self.num_anchors = num_anchors
+        self.method = method
+        self.loop = loop
+
+    def forward(self, data: Data) -> Data:
+        """Set ``data.edge_index``, sorted by target, and ``data.anchor``."""
+        names = carried(data, "edge_index")
+        if names:
+            raise ValueError(
+                f"draw the edges of anchors before setting {', '.join(names)}, which new edges lack"
+            )
+        pos = data.pos.detach()
+        if not bool(torch.isfinite(pos).all()):
+            raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
+        groups = node_groups(data)
+        choose = _part_centres if self.method == "parts" else _farthest_points
+        anchor = choose(pos.double(), self.num_anchors, groups)
+        num_nodes = pos.size(0)
+        edge_index = _anchor_edges(anchor, group_ptr(data))
+        if not self.loop:
+            edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+        present = data.get("edge_index")
+        if present is not None:
+            present = present.as_tensor() if isinstance(present, EdgeIndex) else present
+            new = ~torch.isin(_key(edge_index, num_nodes), _key(present, num_nodes))
+            edge_index = torch.cat([present, edge_index[:, new]], dim=1)
+        store_edges(data, "edge_index", sorted_edges(edge_index, num_nodes))
+        store_values(data, "anchor", anchor)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.num_anchors}, method={self.method!r}, loop={self.loop})"
+
+
+def _key(edge_index: Tensor, num_nodes: int) -> Tensor:
+    return edge_index[1] * num_nodes + edge_index[0]
+
+
+def _anchor_edges(anchor: Tensor, ptr: list[int]) -> Tensor:
+    """Edges from the anchors of each group to all its nodes."""
+    parts = [torch.empty(2, 0, dtype=torch.long, device=anchor.device)]
+    for start, end in zip(ptr[:-1], ptr[1:], strict=True):
+        source = anchor[start:end].nonzero().squeeze(1) + start
+        target = torch.arange(start, end, device=anchor.device)
+        parts.append(torch.stack([source.repeat(end - start), target.repeat_interleave(source.numel())]))
+    return torch.cat(parts, dim=1)
+
+
+def _part_centres(pos: Tensor, count: int, groups: Optional[Tensor]) -> Tensor:
+    """Mask of the node nearest to the centroid of each part of each group; ties go to the lower index."""
+    part = equal_parts(pos, count, groups)
+    part = part if groups is None else groups * count + part
+    distance = _distance_to_centroid(pos, part)
+    order = distance.argsort(stable=True)
+    order = order[part[order].argsort(stable=True)]
+    ordered = part[order]
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    mask = torch.zeros_like(is_first)
+    mask[order[is_first]] = True
+    return mask
+
+
+def _farthest_points(pos: Tensor, count: int, groups: Optional[Tensor]) -> Tensor:
+    """Mask of farthest-point samples of all groups at once; ties go to the lower index."""
+    mask = torch.zeros(pos.size(0), dtype=torch.bool, device=pos.device)
+    if pos.size(0) == 0:
+        return mask
+    groups = torch.zeros_like(mask, dtype=torch.long) if groups is None else groups
+    groups = groups.unique(return_inverse=True)[1]
+    num_groups = int(groups.max()) + 1
+    index = torch.arange(pos.size(0), device=pos.device)
+    distance = torch.full_like(pos[:, 0], torch.inf)
+    merit = -_distance_to_centroid(pos, groups)
+    for _ in range(min(count, pos.size(0))):
+        best = merit.new_full((num_groups,), -torch.inf).scatter_reduce_(0, groups, merit, "amax")
+        candidate = torch.where(merit == best[groups], index, pos.size(0))
+        chosen = candidate.new_full((num_groups,), pos.size(0)).scatter_reduce_(0, groups, candidate, "amin")
+        mask[chosen] = True
+        distance = torch.minimum(distance, (pos - pos[chosen][groups]).square().sum(1))
+        # A group whose nodes all are anchors goes on choosing one of them, which changes nothing.
+        merit = distance.masked_fill(mask, -1.0)
+    return mask
+
+
+def _distance_to_centroid(pos: Tensor, groups: Tensor) -> Tensor:
+    """The squared distance of each node to the mean of its group."""
+    size = torch.bincount(groups)
+    total = pos.new_zeros(size.numel(), pos.size(1)).index_add_(0, groups, pos)
+    return (pos - (total / size.clamp(min=1).unsqueeze(1))[groups]).square().sum(1)

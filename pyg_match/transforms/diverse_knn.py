@@ -1,0 +1,179 @@
+"""Near neighbours of which each brings something that those before it did not."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.knn import KNNBackend, knn_graph
+from pyg_match.transforms.edges import group_ptr, node_groups
+from pyg_match.transforms.store import store_edges
+
+_WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
+
+
+@functional_transform("diverse_knn")
+class DiverseKNN(BaseTransform):
+    r"""Join each keypoint to :math:`k` keypoints **of the same image** that are near it *and* differ from each other
+    (functional name: :obj:`diverse_knn`).
+
+    The neighbours of node :math:`i` are chosen one by one from its pool, the :math:`P` nearest keypoints. Given
+    those chosen so far, :math:`\mathcal{S}`, the next one is the :math:`j` of least cost
+
+    .. math::
+        w_d \frac{\lVert \mathbf{p}_j - \mathbf{p}_i \rVert}{\max_{l \in \mathrm{pool}(i)}
+        \lVert \mathbf{p}_l - \mathbf{p}_i \rVert} + w_o \max_{s \in \mathcal{S}}
+        \lvert \cos(\mathbf{v}_j, \mathbf{v}_s) \rvert ,
+
+    the nearer one of equals, with the second term 0 for the first choice. Both terms are between 0 and 1. The vector
+    :math:`\mathbf{v}_j` is the descriptor :math:`\mathbf{x}_j`, or the direction
+    :math:`\mathbf{p}_j - \mathbf{p}_i`; the cosine with a zero vector counts as 0. With :math:`w_o = 0` this is
+    :class:`~pyg_match.transforms.KNNGraph`.
+
+    The edges of a keypoint are sorted by distance, not by the order of choice. The time is
+    :math:`\mathcal{O}(N P k D)` and the memory :math:`\mathcal{O}(N P)`.
+
+    Args:
+        k: Number of neighbours. With fewer than :math:`k` other keypoints in an image, all of them.
+        distance_weight: The weight :math:`w_d` of the distance.
+        orthogonality_weight: The weight :math:`w_o` of the worst absolute cosine.
+        pool: Number of nearest keypoints to choose from; ``None`` for :math:`4k`.
+        space: ``"descriptor"`` for the cosine of descriptors ``x``, ``"direction"`` for that of directions.
+        loop: Whether a keypoint counts as its own first neighbour, to which the others are compared, too.
+        backend: See :func:`pyg_match.knn_graph`; all backends give the same edges.
+
+    Raises:
+        ValueError: If an argument is out of range, or a descriptor is not finite.
+        TypeError: If the data has no descriptors where they are needed.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> data = Data(pos=torch.tensor([[0.0], [1.0], [2.0], [3.0]]), x=x)
+        >>> DiverseKNN(2)(data).edge_index[0, :2].tolist()  # not 1 and 2, which look the same
+        [1, 3]
+    """
+
+    def __init__(
+        self,
+        k: int,
+        distance_weight: float = 1.0,
+        orthogonality_weight: float = 1.0,
+        pool: Optional[int] = None,
+        space: Literal["descriptor", "direction"] = "descriptor",
+        loop: bool = False,
+        backend: KNNBackend = "auto",
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+        pool = 4 * k if pool is None else pool
+        if pool < k:
+            raise ValueError(f"'pool' must hold at least the k={k} neighbours to choose, got {pool}")
+        for name, weight in (
+            ("distance_weight", distance_weight),
+            ("orthogonality_weight", orthogonality_weight),
+        ):
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"'{name}' must be a finite number of at least 0, got {weight}")
+        if space not in ("descriptor", "direction"):
+            raise ValueError(f"'space' must be 'descriptor' or 'direction', got {space!r}")
+        self.k = k
+        self.distance_weight = distance_weight
+        self.orthogonality_weight = orthogonality_weight
+        self.pool = pool
+        self.space = space
+        self.loop = loop
+        self.backend = backend
+
+    def forward(self, data: Data) -> Data:
+        """Set ``data.edge_index``, sorted by target, the nearest source first."""
+        descriptors = self._descriptors(data) if self.space == "descriptor" else None
+        # The k-d tree has most of the work, so it gets threads; each worker of a loader has one.
+        workers = torch.get_num_threads()
+        edge_index = knn_graph(
+            data.pos,
+            self.pool,
+            node_groups(data),
+            loop=self.loop,
+            num_workers=workers,
+            backend=self.backend,
+        )
+        candidates = edge_index[0]
+        parts = [torch.empty(2, 0, dtype=torch.long, device=candidates.device)]
+        ptr = group_ptr(data)
+        done = 0
+        for start, end in zip(ptr[:-1], ptr[1:], strict=True):
+            size = min(self.pool, end - start if self.loop else end - start - 1)
+            if size < 1:
+                continue
+            own = candidates[done : done + (end - start) * size].view(end - start, size)
+            done += own.numel()
+            chosen = self._choose(data.pos.detach(), descriptors, own, start)
+            target = torch.arange(start, end, device=own.device).repeat_interleave(chosen.size(1))
+            parts.append(torch.stack([chosen.reshape(-1), target]))
+        store_edges(data, "edge_index", sorted_edges(torch.cat(parts, dim=1), ptr[-1], is_sorted=True))
+        return data
+
+    @staticmethod
+    def _descriptors(data: Data) -> Tensor:
+        """Descriptors of unit length."""
+        if not isinstance(data.get("x"), Tensor):
+            raise TypeError("space='descriptor' needs descriptors 'x', but the data has none")
+        x = data.x.detach()
+        x = x.to(torch.promote_types(x.dtype, torch.float)).flatten(1)
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
+        return torch.nn.functional.normalize(x, dim=1)
+
+    def _choose(self, pos: Tensor, descriptors: Optional[Tensor], candidates: Tensor, start: int) -> Tensor:
+        """The chosen ones among the candidates ``[M, P]`` of the nodes from ``start`` on, ``[M, min(k, P)]``."""
+        if candidates.size(1) <= self.k:
+            return candidates
+        pos = pos.double()
+        direction = pos[candidates] - pos[start : start + candidates.size(0), None]
+        # The sum over columns that ranks the neighbours, so that the distance never falls along the pool.
+        distance = torch.stack([column**2 for column in direction.unbind(2)]).sum(0).sqrt()
+        farthest = distance[:, -1:]
+        cost = self.distance_weight * distance / farthest.masked_fill(farthest == 0, 1.0)
+        if descriptors is None:
+            vectors = torch.nn.functional.normalize(direction, dim=2).flatten(0, 1)
+            rows = torch.arange(candidates.numel(), device=candidates.device).view_as(candidates)
+        else:
+            vectors, rows = descriptors, candidates
+        chosen = _chosen(cost.to(vectors.dtype), vectors, rows, self.k, self.orthogonality_weight)
+        return candidates[chosen].view(-1, self.k)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(k={self.k}, distance_weight={self.distance_weight}, "
+            f"orthogonality_weight={self.orthogonality_weight}, pool={self.pool}, space={self.space!r})"
+        )
+
+
+def _chosen(cost: Tensor, vectors: Tensor, rows: Tensor, k: int, weight: float) -> Tensor:
+    """Mask of the ``k`` candidates chosen in each row, see :func:`pyg_match.transforms.diverse_choice.choose`."""
+    from pyg_match.transforms.diverse_choice import choose
+
+    arrays = [tensor.cpu().contiguous().numpy() for tensor in (cost, vectors, rows)]
+    chosen = np.zeros(tuple(cost.shape), dtype=np.bool_)
+    weight = arrays[0].dtype.type(weight)
+
+    def run(start: int, stop: int) -> None:
+        choose(*arrays, k, weight, chosen, start, stop)
+
+    work = cost.numel() * k * vectors.size(1)
+    threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
+    if threads == 1:
+        run(0, cost.size(0))
+    else:
+        # The compiled loop releases Python's lock. Threads that end with the call survive any fork.
+        bounds = [cost.size(0) * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, bounds[:-1], bounds[1:]))
+    return torch.from_numpy(chosen).to(cost.device)

@@ -1,0 +1,145 @@
+"""Equal division: of the keypoints into parts of equal size, or of the neighbours into graphs of equal reach."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.knn import knn_graph
+from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.multi_scale import neighbour_rank, store_scales
+from pyg_match.transforms.store import store_edges, store_values
+
+
+@functional_transform("equal_partition")
+class EqualPartition(BaseTransform):
+    r"""Divide the keypoints **of each image** equally, or their neighbours (functional name:
+    :obj:`equal_partition`).
+
+    * ``by="nodes"``: the image is cut in two across its longer extent, each half again, and so on, in proportion to
+      the number of parts still to be made, until there are :math:`P` parts whose sizes differ by at most one. A
+      keypoint is joined to the others of its part: to all of them, or to its :math:`k` nearest. Stored as
+      ``edge_index``, and the number of each keypoint's part as ``part``.
+    * ``by="edges"``: the :math:`k` nearest neighbours are dealt out to :math:`P` graphs in turn. The neighbour of
+      rank :math:`r = 0, 1, \dots` goes to graph :math:`r \bmod P`, so that every graph sees every distance. Stored
+      as ``edge_index_0``, ``edge_index_1``, ..., read by :func:`~pyg_match.transforms.scales`.
+
+    Args:
+        parts: Number of parts or graphs :math:`P`. In an image with fewer keypoints some parts are empty.
+        by: ``"nodes"`` or ``"edges"``.
+        k: Number of neighbours; ``None`` for all keypoints of the part.
+        loop: Whether a keypoint is joined to itself (with ``k``: as its own first neighbour).
+
+    Raises:
+        ValueError: If an argument is out of range, or ``k`` is missing where it is needed.
+
+    Example:
+        >>> data = Data(pos=torch.tensor([[0.0, 0.0], [9.0, 1.0], [8.0, 0.0], [1.0, 1.0]]))
+        >>> EqualPartition(2)(data).part
+        tensor([0, 1, 1, 0])
+        >>> EqualPartition(2, by="edges", k=3)(data)
+        Data(pos=[4, 2], edge_index_0=[2, 8], edge_index_1=[2, 4])
+    """
+
+    def __init__(
+        self, parts: int, by: Literal["nodes", "edges"] = "nodes", k: Optional[int] = None, loop: bool = False
+    ) -> None:
+        if parts < 1:
+            raise ValueError(f"'parts' must be a positive number of parts, got {parts}")
+        if by not in ("nodes", "edges"):
+            raise ValueError(f"'by' must be 'nodes' or 'edges', got {by!r}")
+        if by == "edges" and k is None:
+            raise ValueError("by='edges' divides the nearest neighbours and needs their number 'k'")
+        if k is not None and k < 1:
+            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+        self.parts = parts
+        self.by = by
+        self.k = k
+        self.loop = loop
+
+    def forward(self, data: Data) -> Data:
+        """Store the parts and the edges inside them, or the graphs, sorted by target."""
+        groups = node_groups(data)
+        if self.by == "edges" and self.k is not None:
+            edge_index = knn_graph(data.pos, self.k, groups, loop=self.loop)
+            turn = neighbour_rank(edge_index[1]) % self.parts
+            store_scales(data, [edge_index[:, turn == part] for part in range(self.parts)])
+            return data
+        part = equal_parts(data.pos, self.parts, groups)
+        inside = part if groups is None else groups * self.parts + part
+        edge_index = _edges_inside(data.pos, inside, self.k, self.loop)
+        store_edges(data, "edge_index", sorted_edges(edge_index, data.pos.size(0)))
+        store_values(data, "part", part)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(parts={self.parts}, by={self.by!r}, k={self.k}, loop={self.loop})"
+
+
+def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Tensor:
+    r"""Number the nodes of each group with spatial parts whose sizes differ by at most one.
+
+    All regions of all groups are cut at once, so there are about :math:`\log_2 P` sorts of all nodes.
+
+    Args:
+        pos: Positions, in any unit.
+        parts: Number of parts :math:`P` of each group.
+        groups: The image or example of each node; ``None`` if there is only one.
+
+    Shapes:
+        - **pos:** :math:`(N, F)`
+        - **groups:** :math:`(N)`
+        - **output:** :math:`(N)`, from :math:`0` to :math:`P - 1`
+
+    Raises:
+        ValueError: If a position is not finite.
+    """
+    pos = pos.detach()
+    if not bool(torch.isfinite(pos).all()):
+        raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
+    groups = torch.zeros(pos.size(0), dtype=torch.long, device=pos.device) if groups is None else groups
+    size = torch.bincount(groups)[groups]  # of the group of each node
+    # Each node is in the region of the parts from `first` to `first + count - 1` of its group.
+    first = torch.zeros_like(groups)
+    count = torch.full_like(groups, parts)
+    while bool((count > 1).any()):
+        region = groups * parts + first
+        order = _along_longer_extent(pos, region)
+        left = count // 2
+        # The first `size % parts` parts hold one node more than the others.
+        larger = (size % parts - first).clamp(min=0).minimum(left)
+        on_the_left = torch.empty_like(groups)
+        on_the_left[order] = neighbour_rank(region[order])
+        goes_left = on_the_left < left * (size // parts) + larger
+        first = torch.where(goes_left, first, first + left)
+        count = torch.where(goes_left, left, count - left)
+    return first
+
+
+def _along_longer_extent(pos: Tensor, region: Tensor) -> Tensor:
+    """Sort the nodes by region, and within one by the coordinate in which it extends furthest, ties by index."""
+    index = region.unsqueeze(1).expand_as(pos)
+    shape = (int(region.max()) + 1, pos.size(1))
+    highest = pos.new_full(shape, -torch.inf).scatter_reduce_(0, index, pos, "amax")
+    lowest = pos.new_full(shape, torch.inf).scatter_reduce_(0, index, pos, "amin")
+    axis = (highest - lowest).argmax(dim=1)[region]
+    order = pos.gather(1, axis.unsqueeze(1)).squeeze(1).argsort(stable=True)
+    return order[region[order].argsort(stable=True)]
+
+
+def _edges_inside(pos: Tensor, inside: Tensor, k: Optional[int], loop: bool) -> Tensor:
+    """Edges to each node from the ``k`` nearest nodes of the same part, or from all of them in order."""
+    members = inside.argsort(stable=True)
+    if k is not None:
+        return members[knn_graph(pos[members], k, inside[members], loop=loop)]
+    size = torch.bincount(inside)
+    begin = size.cumsum(0) - size
+    degree = size[inside]
+    target = torch.arange(inside.numel(), device=inside.device).repeat_interleave(degree)
+    source = members[begin[inside[target]] + neighbour_rank(target)]
+    edge_index = torch.stack([source, target])
+    return edge_index if loop else edge_index[:, source != target]

@@ -1,0 +1,177 @@
+"""Pairs of keypoints that shall not see each other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.data.edges import sorted_edges
+from pyg_match.transforms.store import carried, store_edges, store_values
+
+Forbidden = Callable[[Data, Tensor, Tensor], Tensor]
+
+_CHUNK_ELEMENTS = 1 << 22  # channels of descriptors compared at once: 16 MiB in single precision
+
+
+@functional_transform("remove_pairs")
+class RemovePairs(BaseTransform):
+    r"""Forbid edges between some pairs of keypoints (functional name: :obj:`remove_pairs`).
+
+    An edge is forbidden if any of the given criteria says so. What becomes of it is a research choice, and the edges
+    come out sorted by target in any case:
+
+    * ``mode="drop"``: the graph does not contain it any more;
+    * ``mode="mask"``: it stays, and a mask with the edge set's name (``edge_mask`` for ``edge_index``,
+      ``cross_edge_mask`` for ``cross_edge_index``) is ``False`` there. A layer with ``mask_mode="zero"`` then sets
+      its coefficient to 0 without renormalising the rest; with ``mask_mode="remove"`` it is as good as dropped.
+
+    Args:
+        pairs: Forbidden pairs of node numbers, in both directions; or the name of the attribute that holds them,
+            which must contain ``index`` so that PyG renumbers it in a batch.
+        min_distance: Pairs nearer than this are forbidden, in the unit of ``pos``.
+        max_distance: Pairs farther apart than this are forbidden, in the unit of ``pos``.
+        min_similarity: Pairs whose descriptors have a lower cosine are forbidden.
+        max_similarity: Pairs whose descriptors have a higher cosine are forbidden.
+        function: Called as ``function(data, source, target)`` with the node numbers of all edges; returns a mask
+            that is ``True`` at forbidden edges.
+        key: The edge set to act on, or several of them.
+        mode: ``"drop"`` or ``"mask"``.
+
+    Shapes:
+        - **pairs:** :math:`(2, M)`
+        - **source**, **target**, **mask:** :math:`(E)`
+
+    Raises:
+        ValueError: If there is no criterion, an argument is out of range, the edges are not drawn, or ``function``
+            returns something else than a mask.
+
+    Example:
+        >>> data = Data(
+        ...     pos=torch.tensor([[0.0], [1.0], [3.0]]), edge_index=torch.tensor([[1, 2, 0], [0, 0, 1]])
+        ... )
+        >>> RemovePairs(max_distance=2.0)(data).edge_index.tolist()
+        [[1, 0], [0, 1]]
+        >>> RemovePairs(pairs=[[0], [1]], mode="mask")(data).edge_mask
+        tensor([False,  True, False])
+    """
+
+    def __init__(
+        self,
+        pairs: Union[Tensor, Sequence[Sequence[int]], str, None] = None,
+        min_distance: Optional[float] = None,
+        max_distance: Optional[float] = None,
+        min_similarity: Optional[float] = None,
+        max_similarity: Optional[float] = None,
+        function: Optional[Forbidden] = None,
+        key: Union[str, Sequence[str]] = "edge_index",
+        mode: Literal["drop", "mask"] = "drop",
+    ) -> None:
+        if mode not in ("drop", "mask"):
+            raise ValueError(f"'mode' must be 'drop' or 'mask', got {mode!r}")
+        if isinstance(pairs, str):
+            if "index" not in pairs:
+                raise ValueError(
+                    f"the name of the pairs must contain 'index', as PyG's batching needs, got {pairs!r}"
+                )
+        elif pairs is not None:
+            pairs = torch.as_tensor(pairs, dtype=torch.long)
+            if pairs.dim() != 2 or pairs.size(0) != 2:
+                raise ValueError(f"'pairs' must have shape [2, M], got {list(pairs.shape)}")
+        self.pairs = pairs
+        self.min_distance = min_distance
+        self.max_distance = max_distance
+        self.min_similarity = min_similarity
+        self.max_similarity = max_similarity
+        self.function = function
+        if not self._criteria():
+            raise ValueError("no criterion is given; name pairs, a distance, a similarity or a function")
+        self.keys = (key,) if isinstance(key, str) else tuple(key)
+        self.mode = mode
+
+    def forward(self, data: Data) -> Data:
+        """Drop the forbidden edges of each edge set, or set its mask."""
+        for key in self.keys:
+            edge_index = data.get(key)
+            if edge_index is None:
+                raise ValueError(
+                    f"the data has no '{key}' to remove pairs from; draw it first, as CompleteGraph does"
+                )
+            plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+            allowed = ~self._forbidden(data, plain[0], plain[1])
+            order = plain[1].argsort(stable=True)
+            allowed = allowed[order]
+            if self.mode == "drop":
+                _take_edges(data, key, plain, order[allowed])
+                continue
+            _take_edges(data, key, plain, order)
+            mask_key = key.replace("index", "mask")
+            before = data.get(mask_key)
+            store_values(data, mask_key, allowed if before is None else allowed & before, edges=key)
+        return data
+
+    def _forbidden(self, data: Data, source: Tensor, target: Tensor) -> Tensor:
+        forbidden = torch.zeros_like(source, dtype=torch.bool)
+        if self.pairs is not None:
+            pairs = data[self.pairs] if isinstance(self.pairs, str) else self.pairs.to(source.device)
+            num_nodes = int(data.num_nodes or 0)
+            forbidden |= torch.isin(
+                _unordered(source, target, num_nodes), _unordered(pairs[0], pairs[1], num_nodes)
+            )
+        if self.min_distance is not None or self.max_distance is not None:
+            distance = (data.pos[source] - data.pos[target]).norm(dim=1)
+            forbidden |= _outside(distance, self.min_distance, self.max_distance)
+        if self.min_similarity is not None or self.max_similarity is not None:
+            similarity = _cosine(data.x.detach(), source, target)
+            forbidden |= _outside(similarity, self.min_similarity, self.max_similarity)
+        if self.function is not None:
+            mask = self.function(data, source, target)
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != source.shape:
+                seen = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise ValueError(f"'function' must return a mask torch.bool {list(source.shape)}, got {seen}")
+            forbidden |= mask
+        return forbidden
+
+    def _criteria(self) -> dict[str, Any]:
+        names = ("pairs", "min_distance", "max_distance", "min_similarity", "max_similarity", "function")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def __repr__(self) -> str:
+        plain = ("pairs", "function")
+        criteria = [name if name in plain else f"{name}={value}" for name, value in self._criteria().items()]
+        return (
+            f"{self.__class__.__name__}({', '.join(criteria)}, key={'+'.join(self.keys)}, mode={self.mode!r})"
+        )
+
+
+def _unordered(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:
+    return torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
+
+
+def _outside(value: Tensor, lowest: Optional[float], highest: Optional[float]) -> Tensor:
+    outside = torch.zeros_like(value, dtype=torch.bool)
+    if lowest is not None:
+        outside |= value < lowest
+    if highest is not None:
+        outside |= value > highest
+    return outside
+
+
+def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """The cosine of the descriptors at both ends of each edge, some edges at a time."""
+    x = torch.nn.functional.normalize(x, dim=1)
+    step = max(1, _CHUNK_ELEMENTS // max(1, x.size(1)))
+    parts = zip(source.split(step), target.split(step), strict=True)
+    return torch.cat([(x[s] * x[t]).sum(1) for s, t in parts])
+
+
+def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
+    """Set an edge set to the chosen edges, sorted by target, with what they carry."""
+    values = {name: data[name][chosen] for name in carried(data, key)}
+    store_edges(data, key, sorted_edges(edge_index[:, chosen], int(data.num_nodes or 0), is_sorted=True))
+    for name, value in values.items():
+        store_values(data, name, value, edges=key)

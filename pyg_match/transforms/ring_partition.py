@@ -1,0 +1,58 @@
+"""Disjoint scales: the nearest neighbours, the next nearest, and so on."""
+
+from collections.abc import Sequence
+
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from pyg_match.ops.knn import KNNBackend, knn_graph
+from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.multi_scale import check_ranks, neighbour_rank, store_scales
+
+
+@functional_transform("ring_partition")
+class RingPartition(BaseTransform):
+    r"""Split the nearest neighbours of each keypoint **of the same image** into rings (functional name:
+    :obj:`ring_partition`).
+
+    Of the neighbours of node :math:`i` in the order of their distance, scale 0 holds the first :math:`k_1`, scale 1
+    those of rank :math:`k_1 + 1` to :math:`k_2`, and so on:
+
+    .. math::
+        \mathcal{N}_s(i) = \{ j : k_s < \mathrm{rank}_i(j) \leq k_{s+1} \}, \qquad k_0 = 0
+
+    No two scales share an edge, and together they are the graph of :class:`~pyg_match.transforms.KNNGraph` with the
+    last :math:`k`. They are stored as ``edge_index_0``, ``edge_index_1``, ..., read by
+    :func:`~pyg_match.transforms.scales`.
+
+    Args:
+        ks: The last rank of each scale, growing.
+        loop: Whether a keypoint counts as its own first neighbour, of rank 1.
+        backend: See :func:`pyg_match.knn_graph`; all backends give the same edges.
+
+    Raises:
+        ValueError: If ``ks`` is empty, does not grow or does not start above 0.
+
+    Example:
+        >>> import torch
+        >>> RingPartition([2, 6])(Data(pos=torch.rand(9, 2)))
+        Data(pos=[9, 2], edge_index_0=[2, 18], edge_index_1=[2, 36])
+    """
+
+    def __init__(self, ks: Sequence[int], loop: bool = False, backend: KNNBackend = "auto") -> None:
+        self.ks = check_ranks(ks)
+        self.loop = loop
+        self.backend = backend
+
+    def forward(self, data: Data) -> Data:
+        """Store the scales, each sorted by target."""
+        edge_index = knn_graph(data.pos, self.ks[-1], node_groups(data), loop=self.loop, backend=self.backend)
+        rank = neighbour_rank(edge_index[1])
+        starts = (0, *self.ks[:-1])
+        rings = [(rank >= start) & (rank < end) for start, end in zip(starts, self.ks, strict=True)]
+        store_scales(data, [edge_index[:, ring] for ring in rings])
+        return data
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(ks={list(self.ks)}, loop={self.loop})"

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from point_sets import edge_set, neighbour_distances, point_sets, points
+from torch_geometric.data import Data
+
+from pyg_match.transforms import EqualPartition, KNNGraph, scales
+from pyg_match.transforms.equal_partition import equal_parts
+
+
+@settings(max_examples=80, deadline=None)
+@example(pos=points("random", 40, 0), parts=13)
+@given(pos=point_sets(), parts=st.integers(1, 20))
+def test_parts_cover_all_nodes_once_and_differ_by_at_most_one(pos, parts):
+    data = EqualPartition(parts)(Data(pos=pos))
+    sizes = torch.bincount(data.part, minlength=parts)
+    assert data.part.shape == (len(pos),) and sizes.numel() == parts
+    assert int(sizes.max() - sizes.min()) <= 1
+    same = data.part[:, None] == data.part
+    expected = {(j, i) for i, j in (same & ~torch.eye(len(pos), dtype=torch.bool)).nonzero().tolist()}
+    assert edge_set(data.edge_index) == expected
+    assert data.edge_index.is_sorted_by_col
+    looped = EqualPartition(parts, loop=True)(Data(pos=pos)).edge_index
+    assert edge_set(looped) == expected | {(i, i) for i in range(len(pos))}
+
+
+@settings(max_examples=30, deadline=None)
+@given(pos=point_sets(), parts=st.integers(1, 5), k=st.integers(1, 6))
+def test_nearest_inside_the_part(pos, parts, k):
+    data = EqualPartition(parts, k=k)(Data(pos=pos))
+    source, target = data.edge_index.as_tensor()
+    assert torch.equal(data.part[source], data.part[target])
+    assert data.edge_index.is_sorted_by_col and (target.diff() >= 0).all()
+    distance = (pos[source].double() - pos[target].double()).norm(dim=1)
+    for part in data.part.unique():
+        inside = data.part == part
+        expected = neighbour_distances(pos[inside], k)
+        assert np.allclose(distance[inside[target]].numpy(), expected.reshape(-1))
+
+
+def test_parts_are_regions():
+    """Four parts of a square are its quarters, and a part is a rectangle that no other reaches into."""
+    pos = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))
+    part = equal_parts(pos, 4)
+    quarter = (pos[:, 0] >= 4).long() * 2 + (pos[:, 1] >= 4).long()
+    assert len({(a, b) for a, b in zip(part.tolist(), quarter.tolist(), strict=True)}) == 4
+    pos = torch.rand(300, 2)
+    part = equal_parts(pos, 7)
+    for number in range(7):
+        low, high = pos[part == number].amin(0), pos[part == number].amax(0)
+        assert not ((pos > low) & (pos < high)).all(1)[part != number].any()
+
+
+def test_groups_are_divided_apart():
+    pos = torch.rand(50, 3)
+    groups = torch.tensor([0] * 12 + [1] * 3 + [4] * 35)
+    part = equal_parts(pos, 5, groups)
+    for group in (0, 1, 4):
+        assert torch.equal(part[groups == group], equal_parts(pos[groups == group], 5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pos=point_sets(), parts=st.integers(1, 7), k=st.integers(1, 20), loop=st.booleans())
+def test_rank_modulo_graphs_partition_the_neighbours(pos, parts, k, loop):
+    data = Data(pos=pos)
+    whole = KNNGraph(k, loop=loop)(data).edge_index.as_tensor()
+    graphs = scales(EqualPartition(parts, by="edges", k=k, loop=loop)(data))
+    assert len(graphs) == parts
+    union = [edge for graph in graphs for edge in edge_set(graph)]
+    assert len(union) == whole.size(1) and set(union) == edge_set(whole)
+    size = whole.size(1) // max(1, len(pos))
+    for part, graph in enumerate(graphs):
+        expected = whole[0].view(len(pos), size)[:, part::parts] if size else whole[:1]
+        assert torch.equal(graph[0], expected.reshape(-1))
+
+
+def test_repr_and_errors():
+    assert str(EqualPartition(3)) == "EqualPartition(parts=3, by='nodes', k=None, loop=False)"
+    with pytest.raises(ValueError, match="'parts' must be a positive number of parts, got 0"):
+        EqualPartition(0)
+    with pytest.raises(ValueError, match="'by' must be 'nodes' or 'edges', got 'parts'"):
+        EqualPartition(2, by="parts")
+    with pytest.raises(ValueError, match="needs their number 'k'"):
+        EqualPartition(2, by="edges")
+    with pytest.raises(ValueError, match="'k' must be a positive number of neighbours, got 0"):
+        EqualPartition(2, k=0)
+    with pytest.raises(ValueError, match="'pos' holds NaN"):
+        EqualPartition(2)(Data(pos=torch.full((3, 2), torch.nan)))
