@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Rows of one head lie a multiple of the heads apart, which wastes most sets of the caches. From that size of one head
 # on, in bytes, it pays to lay them side by side first.
-_PACK_BYTES = 1 << 19
+_PACK_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 23  # and as many heads at a time as fit into this
 
 
 @functools.cache
@@ -189,24 +190,17 @@ def _for_heads(
     The arrays hold ``own_heads`` heads of the tensors to gather from, ``own`` being the place of ``head`` among them:
     all heads, or for large tensors only the one at hand.
     """
-    heads = gathered[0].size(1)
-    if heads == 1 or gathered[0].nbytes < heads * _PACK_BYTES:
+    heads, size = gathered[0].size(1), gathered[0].nbytes
+    if heads == 1 or size < heads * _PACK_BYTES:
         arrays = _flat(*gathered)
-        for_rows(
-            lambda head, *rows: work(heads, arrays, head, head, *rows), rowptr, range(heads), work_per_edge
-        )
+        for_rows(lambda head, *rows: work(heads, arrays, head, head, *rows), rowptr, range(heads), work_per_edge)
         return
-    packed = [t.new_empty(t.size(0), t.size(2)) for t in gathered]
-    arrays = _flat(*packed)
-    for number in range(heads):
-        for buffer, tensor in zip(packed, gathered, strict=True):
-            buffer.copy_(tensor[:, number])
-        for_rows(
-            lambda head, *rows: work(1, arrays, head, 0, *rows),
-            rowptr,
-            range(number, number + 1),
-            work_per_edge,
-        )
+    group = max(1, min(heads, heads * _BUFFER_BYTES // size))
+    for first in range(0, heads, group):
+        own = range(first, min(first + group, heads))
+        packed = [t[:, own.start : own.stop].transpose(0, 1).contiguous() for t in gathered]
+        parts = [_flat(*parts) for parts in zip(*packed, strict=True)]
+        for_rows(lambda head, *rows: work(1, parts[head - own.start], head, 0, *rows), rowptr, own, work_per_edge)  # noqa: B023
 
 
 def _flat(*tensors: Tensor) -> list[np.ndarray]:

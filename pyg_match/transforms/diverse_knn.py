@@ -93,7 +93,7 @@ class DiverseKNN(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target, the nearest source first."""
-        descriptors = self._descriptors(data) if self.space == "descriptor" else None
+        descriptors = self._descriptors(data)
         # The k-d tree has most of the work, so it gets threads; each worker of a loader has one.
         workers = torch.get_num_threads()
         edge_index = knn_graph(
@@ -120,9 +120,10 @@ class DiverseKNN(BaseTransform):
         store_edges(data, "edge_index", sorted_edges(torch.cat(parts, dim=1), ptr[-1], is_sorted=True))
         return data
 
-    @staticmethod
-    def _descriptors(data: Data) -> Tensor:
-        """Descriptors of unit length."""
+    def _descriptors(self, data: Data) -> Tensor:
+        """Descriptors of unit length; of width 0 if directions are compared."""
+        if self.space == "direction":
+            return data.pos.new_zeros(data.pos.size(0), 0, dtype=torch.double)
         if not isinstance(data.get("x"), Tensor):
             raise TypeError("space='descriptor' needs descriptors 'x', but the data has none")
         x = data.x.detach()
@@ -131,49 +132,33 @@ class DiverseKNN(BaseTransform):
             raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
         return torch.nn.functional.normalize(x, dim=1)
 
-    def _choose(self, pos: Tensor, descriptors: Optional[Tensor], candidates: Tensor, start: int) -> Tensor:
-        """The chosen ones among the candidates ``[M, P]`` of the nodes from ``start`` on, ``[M, min(k, P)]``."""
+    def _choose(self, pos: Tensor, descriptors: Tensor, candidates: Tensor, first: int) -> Tensor:
+        """The chosen ones among the candidates ``[M, P]`` of the nodes from ``first`` on, ``[M, min(k, P)]``."""
         if candidates.size(1) <= self.k:
             return candidates
-        pos = pos.double()
-        direction = pos[candidates] - pos[start : start + candidates.size(0), None]
-        # The sum over columns that ranks the neighbours, so that the distance never falls along the pool.
-        distance = torch.stack([column**2 for column in direction.unbind(2)]).sum(0).sqrt()
-        farthest = distance[:, -1:]
-        cost = self.distance_weight * distance / farthest.masked_fill(farthest == 0, 1.0)
-        if descriptors is None:
-            vectors = torch.nn.functional.normalize(direction, dim=2).flatten(0, 1)
-            rows = torch.arange(candidates.numel(), device=candidates.device).view_as(candidates)
+        from pyg_match.transforms.diverse_choice import choose
+
+        nodes, size = candidates.shape
+        arrays = [tensor.cpu().contiguous().numpy() for tensor in (pos.double(), descriptors, candidates)]
+        chosen = np.zeros((nodes, size), dtype=np.bool_)
+
+        def run(start: int, stop: int) -> None:
+            weights = (self.distance_weight, self.orthogonality_weight)
+            choose(*arrays, self.k, *weights, first, chosen, start, stop)
+
+        work = nodes * size * self.k * max(pos.size(1), descriptors.size(1))
+        threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
+        if threads == 1:
+            run(0, nodes)
         else:
-            vectors, rows = descriptors, candidates
-        chosen = _chosen(cost.to(vectors.dtype), vectors, rows, self.k, self.orthogonality_weight)
-        return candidates[chosen].view(-1, self.k)
+            # The compiled loop releases Python's lock. Threads that end with the call survive any fork.
+            bounds = [nodes * i // threads for i in range(threads + 1)]
+            with ThreadPoolExecutor(threads) as executor:
+                list(executor.map(run, bounds[:-1], bounds[1:]))
+        return candidates[torch.from_numpy(chosen).to(candidates.device)].view(nodes, self.k)
 
     def __repr__(self) -> str:
         return (
             f"{self.__class__.__name__}(k={self.k}, distance_weight={self.distance_weight}, "
             f"orthogonality_weight={self.orthogonality_weight}, pool={self.pool}, space={self.space!r})"
         )
-
-
-def _chosen(cost: Tensor, vectors: Tensor, rows: Tensor, k: int, weight: float) -> Tensor:
-    """Mask of the ``k`` candidates chosen in each row, see :func:`pyg_match.transforms.diverse_choice.choose`."""
-    from pyg_match.transforms.diverse_choice import choose
-
-    arrays = [tensor.cpu().contiguous().numpy() for tensor in (cost, vectors, rows)]
-    chosen = np.zeros(tuple(cost.shape), dtype=np.bool_)
-    weight = arrays[0].dtype.type(weight)
-
-    def run(start: int, stop: int) -> None:
-        choose(*arrays, k, weight, chosen, start, stop)
-
-    work = cost.numel() * k * vectors.size(1)
-    threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
-    if threads == 1:
-        run(0, cost.size(0))
-    else:
-        # The compiled loop releases Python's lock. Threads that end with the call survive any fork.
-        bounds = [cost.size(0) * i // threads for i in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, bounds[:-1], bounds[1:]))
-    return torch.from_numpy(chosen).to(cost.device)
