@@ -242,7 +242,7 @@ def read_accuracy(file: Path) -> list[Row]:
     """Recall, precision and PoseLib's AUC@5 of the methods that speak of our graphs, from hpatches_eval's JSON."""
     results = json.loads(file.read_text())
     return [
-        {"method": row["method"], "pairs": row["pairs"], "P@3": row["P@3"], "R@3": row["R@3"]}
+        {"method": row["method"], "pairs": row["pairs"], "P@3": row["precision"], "R@3": row["recall"]}
         | {"PoseLib AUC@5": row["PoseLib"][-1]}
         for row in results["results"]["sets"]["all"]
         if row["method"] in ("kornia", "complete", "candidates-16", "knn-64")

@@ -39,6 +39,7 @@ LAYER_NAMES = {
     "GATv2Conv csr": "GATv2Conv, EdgeIndex",
     "GATv2Conv coo": "GATv2Conv",
 }
+ESTIMATORS = ("DLT", "OpenCV", "PoseLib")
 REAL = ("P@3", "R@3", "PoseLib AUC@5")
 MATCHER_NAMES = {
     "complete": "complete",
@@ -264,13 +265,17 @@ def hpatches(folder: Path) -> tuple[str, list[Results]] | None:
         return None
     sets = results["results"]["sets"]
     lines = []
-    for row in sets["all"]:
-        areas = [" / ".join(f"{area:.1f}" for area in row[name]) for name in ("DLT", "OpenCV", "PoseLib")]
-        lines.append([row["method"], f"{row['matches']:.0f}", number(row["P@3"]), number(row["R@3"]), *areas])
-    header = ["method", "matches", "P@3", "R@3", "AUC@1/3/5 DLT", "OpenCV", "PoseLib"]
-    parts = [f"{name} ({rows[0]['pairs']} pairs)" for name, rows in sets.items() if name != "all"]
-    sentence = f"Sets: {', '.join(parts)}. {results['caption']}"
-    return "\n\n".join([table(header, lines), sentence]), [results]
+    for name in [*(key for key in sets if key != "all"), "all"]:
+        for row in sets[name]:
+            areas = [" / ".join(f"{area:.1f}" for area in row[estimator]) for estimator in ESTIMATORS]
+            figures = [f"{row['matches']:.0f}", number(row["precision"]), number(row["recall"])]
+            lines.append([f"{name} ({row['pairs']})", row["method"], *figures, *areas])
+    caption = results["caption"].replace(" ms: median time of matching alone.", "")
+    everything = [line for line in lines if line[0].startswith("all")]
+    header = ["set (pairs)", "method", "matches", "P", "R", *(f"AUC {name}" for name in ESTIMATORS)]
+    single = table(header, [line for line in lines if line not in everything])
+    folded = f"<details><summary>Each set on its own</summary>\n\n{single}\n\n</details>"
+    return "\n\n".join([table(header, everything), caption, folded]), [results]
 
 
 def graphs(folder: Path) -> tuple[str, list[Results]] | None:

@@ -184,8 +184,8 @@ ACCURACY = {
     "method": "complete",
     "pairs": 3,
     "matches": 9.0,
-    "P@3": 70.0,
-    "R@3": None,
+    "precision": 70.0,
+    "recall": None,
     "threshold": 1.0,
     "ms": 1.0,
 }
