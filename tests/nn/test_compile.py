@@ -6,14 +6,19 @@ from helpers import random_pair
 from torch_geometric.transforms import Compose
 
 from pyg_match.nn import GraphMatcher
-from pyg_match.transforms import CandidateEdges, KNNGraph, RingPartition
+from pyg_match.transforms import CandidateEdges, KNNGraph, RemovePairs, RingPartition
 
 
 @pytest.mark.parametrize(
     ("transform", "options"),
     [
         (Compose([]), {}),
-        (Compose([KNNGraph(6, loop=True), CandidateEdges(4)]), {"assign_on_edges": True}),
+        (
+            Compose(
+                [KNNGraph(6, loop=True), CandidateEdges(4), RemovePairs(max_distance=200.0, mode="mask")]
+            ),
+            {"assign_on_edges": True, "mask_mode": "zero", "value_source": "every:2"},
+        ),
         (
             Compose([KNNGraph(6, loop=True), CandidateEdges(4), RingPartition([3, 6])]),
             {"branch": "attention"},

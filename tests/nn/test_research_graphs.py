@@ -3,9 +3,13 @@
 import pytest
 import torch
 from helpers import random_pair
+from skimage import data
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
+from pyg_match.data import KeypointPair
+from pyg_match.datasets import warped_pair
+from pyg_match.features import extractor, load_image
 from pyg_match.nn import GraphMatcher, convert_lightglue
 from pyg_match.transforms import (
     AnchorEdges,
@@ -36,9 +40,32 @@ CASES = {
 }
 
 
-def build(**kwargs):
+# Traced here as well; masks, attention branches and plain sparse graphs are in test_compile.
+COMPILED = ("rings, gcn", "span shrinks with depth")
+
+
+@pytest.fixture(scope="module")
+def real_pairs():
+    """Pairs of real photos and their warped copies, with different numbers of keypoints."""
+    detect = extractor("aliked", max_num_keypoints=80)
+    pairs = []
+    for seed, photo in enumerate((data.astronaut()[:256, :256], data.coffee()[:200, :300])):
+        image0, image1, _ = warped_pair(load_image(photo), seed=seed)
+        pair = KeypointPair.from_sets(detect(image0), detect(image1))
+        pair.pos, pair.x, pair.score = pair.pos.double(), pair.x.double(), pair.score.double()
+        pairs.append(pair)
+    assert pairs[0].num_nodes != pairs[1].num_nodes
+    return pairs
+
+
+def build(in_channels=16, **kwargs):
     return GraphMatcher(
-        in_channels=16, hidden_channels=32, num_layers=LAYERS, heads=2, filter_threshold=0.0, **kwargs
+        in_channels=in_channels,
+        hidden_channels=32,
+        num_layers=LAYERS,
+        heads=2,
+        filter_threshold=0.0,
+        **kwargs,
     )
 
 
@@ -56,10 +83,12 @@ def draw(transform, **kwargs):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_option_in_the_matcher(case, tmp_path):
+def test_every_option_in_the_matcher(case, tmp_path, real_pairs):
     transform, options = CASES[case]
-    matcher = awake(build(**options))
-    pairs = draw(transform)
+    matcher = awake(build(in_channels=128, **options))
+    steps = Compose([KNNGraph(6, loop=True), CandidateEdges(4), transform])
+    pairs = [steps(pair.clone()) for pair in real_pairs]
+    pairs += [steps(random_pair(*counts, channels=128, dtype=torch.double)) for counts in [(0, 6), (1, 1)]]
     batch = Batch.from_data_list(pairs)
     out = matcher(batch)
     for i, pair in enumerate(pairs):
@@ -83,6 +112,13 @@ def test_every_option_in_the_matcher(case, tmp_path):
         if used:
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
+
+    if case in COMPILED:
+        torch._dynamo.reset()
+        compiled = torch.compile(matcher, backend="aot_eager")(batch)
+        assert torch.equal(compiled.matches, out.matches)
+        for mine, theirs in zip(compiled.log_assignment, out.log_assignment, strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-9)
 
     matcher.save(tmp_path / "m.safetensors")
     loaded = GraphMatcher.from_pretrained(tmp_path / "m.safetensors").double()
