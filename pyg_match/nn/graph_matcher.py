@@ -50,7 +50,9 @@ class MatcherConfig:
         "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
     )
     value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
-    bfloat16: bool = False  # linear layers in half precision, for CPUs that are faster in it; the rest stays in full
+    bfloat16: bool = (
+        False  # linear layers in half precision, for CPUs that are faster in it; the rest stays in full
+    )
     filter_threshold: float = 0.1  # least probability of a match
     depth_confidence: Optional[float] = (
         None  # share of confident keypoints at which a pair stops early (LightGlue: .95)

@@ -193,14 +193,18 @@ def _for_heads(
     heads, size = gathered[0].size(1), gathered[0].nbytes
     if heads == 1 or size < heads * _PACK_BYTES:
         arrays = _flat(*gathered)
-        for_rows(lambda head, *rows: work(heads, arrays, head, head, *rows), rowptr, range(heads), work_per_edge)
+        for_rows(
+            lambda head, *rows: work(heads, arrays, head, head, *rows), rowptr, range(heads), work_per_edge
+        )
         return
     group = max(1, min(heads, heads * _BUFFER_BYTES // size))
     for first in range(0, heads, group):
         own = range(first, min(first + group, heads))
         packed = [t[:, own.start : own.stop].transpose(0, 1).contiguous() for t in gathered]
         parts = [_flat(*parts) for parts in zip(*packed, strict=True)]
-        for_rows(lambda head, *rows: work(1, parts[head - own.start], head, 0, *rows), rowptr, own, work_per_edge)  # noqa: B023
+        for_rows(
+            lambda head, *rows: work(1, parts[head - own.start], head, 0, *rows), rowptr, own, work_per_edge
+        )  # noqa: B023
 
 
 def _flat(*tensors: Tensor) -> list[np.ndarray]:

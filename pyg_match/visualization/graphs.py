@@ -62,7 +62,9 @@ def draw_graph(
             LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style)
         )
     if node is not None:
-        axes.scatter(points[node, 0], points[node, 1], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2)
+        axes.scatter(
+            points[node, 0], points[node, 1], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2
+        )
     axes.set_axis_off()
 
 
