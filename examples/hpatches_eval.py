@@ -325,10 +325,9 @@ def plot(rows: list[Row], poselib: dict[str, float], title: str, out: Path, limi
         for i, (method, threshold) in enumerate(poselib.items()):
             column = error_columns(threshold)[estimator]
             error, recall = recall_curve([row[column] for row in rows if row["method"] == method])
-            style = "-" if i % 2 == 0 else "--"  # methods that agree stay visible
-            axis.plot(
-                np.append(error, max(limit, error[-1])), np.append(recall, recall[-1]), style, label=method
-            )
+            x, y = np.append(error, max(limit, error[-1])), np.append(recall, recall[-1])
+            # Every other method dashed and on top, so that methods that agree are all visible.
+            axis.plot(x, y, "--" if i % 2 else "-", zorder=2 + i % 2, label=method)
         axis.set(title=estimator, xlabel="corner error (px)", xlim=(0, limit), ylim=(0, 1))
         axis.grid(alpha=0.3)
     figure.suptitle(title)

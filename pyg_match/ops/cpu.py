@@ -15,6 +15,9 @@ from pyg_match.ops.parallel import for_rows
 if TYPE_CHECKING:
     from pyg_match.ops.kernels import Kernels
 
+# Called with the number of heads that the arrays hold, the arrays, the head, its place in the arrays, and the rows.
+Work = Callable[[int, list[np.ndarray], int, int, int, int], None]
+
 # Rows of one head lie a multiple of the heads apart, which wastes most sets of the caches. From that size of one head
 # on, in bytes, it pays to lay them side by side first.
 _PACK_BYTES = 1 << 18
@@ -180,7 +183,7 @@ def _run() -> "Kernels":
 
 
 def _for_heads(
-    work: Callable[[int, list[np.ndarray], int, int, int, int], None],
+    work: Work,
     rowptr: np.ndarray,
     gathered: list[Tensor],
     work_per_edge: int,
@@ -201,10 +204,15 @@ def _for_heads(
     for first in range(0, heads, group):
         own = range(first, min(first + group, heads))
         packed = [t[:, own.start : own.stop].transpose(0, 1).contiguous() for t in gathered]
-        parts = [_flat(*parts) for parts in zip(*packed, strict=True)]
-        for_rows(
-            lambda head, *rows: work(1, parts[head - own.start], head, 0, *rows), rowptr, own, work_per_edge
-        )  # noqa: B023
+        parts = [_flat(*arrays) for arrays in zip(*packed, strict=True)]
+        for_rows(functools.partial(_on_own_head, work, parts, first), rowptr, own, work_per_edge)
+
+
+def _on_own_head(
+    work: Work, parts: list[list[np.ndarray]], first: int, head: int, start: int, stop: int
+) -> None:
+    """Do the work on arrays that hold just that head; those of head ``first`` are the first ones."""
+    work(1, parts[head - first], head, 0, start, stop)
 
 
 def _flat(*tensors: Tensor) -> list[np.ndarray]:
