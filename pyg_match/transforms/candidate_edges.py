@@ -8,6 +8,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
+from pyg_match.transforms.store import store_edges
 
 _CHUNK_ELEMENTS = 1 << 23  # similarities held at once: 32 MiB in single precision
 
@@ -56,7 +57,7 @@ class CandidateEdges(BaseTransform):
         edge_index = torch.cat(parts, dim=1)
         if self.symmetric:
             edge_index = _symmetrised(edge_index, ptr[-1])
-        data.cross_edge_index = sorted_edges(edge_index, ptr[-1], is_sorted=True)
+        store_edges(data, "cross_edge_index", sorted_edges(edge_index, ptr[-1], is_sorted=True))
         return data
 
     def __repr__(self) -> str:

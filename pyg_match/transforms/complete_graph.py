@@ -9,6 +9,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.transforms.edges import group_ptr
+from pyg_match.transforms.store import store_edges
 
 
 @functional_transform("complete_graph")
@@ -45,11 +46,11 @@ class CompleteGraph(BaseTransform):
             edge_index = _all_edges(ranges, ranges, data.pos.device)
             if not self.loop:
                 edge_index = edge_index[:, edge_index[0] != edge_index[1]]
-            data.edge_index = sorted_edges(edge_index, ptr[-1], is_sorted=True)
+            store_edges(data, "edge_index", sorted_edges(edge_index, ptr[-1], is_sorted=True))
         if self.cross and isinstance(data, KeypointPair):
             partners = [ranges[i ^ 1] for i in range(len(ranges))]
             edge_index = _all_edges(partners, ranges, data.pos.device)
-            data.cross_edge_index = sorted_edges(edge_index, ptr[-1], is_sorted=True)
+            store_edges(data, "cross_edge_index", sorted_edges(edge_index, ptr[-1], is_sorted=True))
         return data
 
     def __repr__(self) -> str:

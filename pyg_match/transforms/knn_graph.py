@@ -7,6 +7,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import KNNBackend, knn_graph
 from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.store import store_edges
 
 
 @functional_transform("keypoint_knn_graph")
@@ -39,7 +40,7 @@ class KNNGraph(BaseTransform):
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target."""
         edge_index = knn_graph(data.pos, self.k, node_groups(data), loop=self.loop, backend=self.backend)
-        data.edge_index = sorted_edges(edge_index, data.pos.size(0), is_sorted=True)
+        store_edges(data, "edge_index", sorted_edges(edge_index, data.pos.size(0), is_sorted=True))
         return data
 
     def __repr__(self) -> str:

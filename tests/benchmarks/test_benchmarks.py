@@ -328,7 +328,10 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert (
         "`python examples/hpatches_eval.py photos --out outputs/x`" in written and "somebody" not in written
     )
-    assert "| complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written and "Sets: photos (3 pairs)" in written
+    assert (
+        "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
+        and "| photos (3) | complete |" in written
+    )
     assert written.count("STALE") == 2 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()

@@ -29,6 +29,8 @@ def test_batch_equals_single(transform):
         if key in single:
             assert torch.equal(single[key], batched[key])
             assert batched[key].is_sorted_by_col
+            for apart, pair in zip(batched.to_data_list(), single.to_data_list(), strict=True):
+                assert torch.equal(apart[key], pair[key])
 
 
 def test_repr():
