@@ -3,7 +3,6 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -14,14 +13,6 @@ from pyg_match.ops.parallel import for_rows
 
 if TYPE_CHECKING:
     from pyg_match.ops.kernels import Kernels
-
-# Called with the number of heads that the arrays hold, the arrays, the head, its place in the arrays, and the rows.
-Work = Callable[[int, list[np.ndarray], int, int, int, int], None]
-
-# Rows of one head lie a multiple of the heads apart, which wastes most sets of the caches. From that size of one head
-# on, in bytes, it pays to lay them side by side first.
-_PACK_BYTES = 1 << 18
-_BUFFER_BYTES = 1 << 23  # and as many heads at a time as fit into this
 
 
 @functools.cache
@@ -80,7 +71,7 @@ def attention_forward(
     run = _run()
     out = query.new_empty(query.size(0), query.size(1), value.size(2))
     lse = query.new_empty(query.size(0), query.size(1))
-    q, result, log_total = _flat(query, out, lse)
+    q, k, v, result, log_total = _flat(query, key, value, out, lse)
     pointer, source = _indices(rowptr, col)
     _check_structure(pointer, source, query.size(0), key.size(0))
     fixed = (
@@ -94,10 +85,10 @@ def attention_forward(
     )
     sizes = _sizes(query.size(1), query.size(2), value.size(2))
 
-    def work(own_heads: int, gathered: list[np.ndarray], head: int, own: int, start: int, stop: int) -> None:
-        run.attention_forward(q, *gathered, *fixed, *sizes, *_sizes(head, own_heads, own, start, stop))
+    def work(head: int, start: int, stop: int) -> None:
+        run.attention_forward(q, k, v, *fixed, *sizes, *_sizes(head, start, stop))
 
-    _for_heads(work, pointer, [key, value], query.size(2) + value.size(2))
+    for_rows(work, pointer, range(query.size(1)), query.size(2) + value.size(2))
     return out, lse
 
 
@@ -120,15 +111,15 @@ def attention_backward(
     grad_query, grad_key, grad_value = (t.new_empty(t.shape) for t in (query, key, value))
     grad_score = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(grad_score)
-    g, q, *results = _flat(grad, query, out, lse, grad_query, grad_score, alpha)
+    g, q, k, v, *results = _flat(grad, query, key, value, out, lse, grad_query, grad_score, alpha)
     pointer, source = _indices(rowptr, col)
     fixed = (pointer, source, *_optional(query, bias, keep), removes, *_numbers(query, scale), *results)
     sizes = _sizes(query.size(1), query.size(2), value.size(2))
 
-    def work(own_heads: int, gathered: list[np.ndarray], head: int, own: int, start: int, stop: int) -> None:
-        run.attention_backward(g, q, *gathered, *fixed, *sizes, *_sizes(head, own_heads, own, start, stop))
+    def work(head: int, start: int, stop: int) -> None:
+        run.attention_backward(g, q, k, v, *fixed, *sizes, *_sizes(head, start, stop))
 
-    _for_heads(work, pointer, [key, value], 2 * query.size(2) + value.size(2))
+    for_rows(work, pointer, range(query.size(1)), 2 * query.size(2) + value.size(2))
     # Sources gather from their targets what these sent them.
     by_source = run.transpose(pointer, source, np.uint64(key.size(0)))
     _gather_sum(grad_score, query, by_source, scale, grad_key)
@@ -140,15 +131,15 @@ def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scal
     """The scaled inner products of all edges, ``[H, E]``."""
     run = _run()
     out = query.new_empty(query.size(1), col.numel())
-    q, result = _flat(query, out)
+    q, k, result = _flat(query, key, out)
     pointer, source = _indices(rowptr, col)
     _check_structure(pointer, source, query.size(0), key.size(0))
     fixed = (pointer, source, *_numbers(query, scale), result, *_sizes(query.size(1), query.size(2)))
 
-    def work(own_heads: int, gathered: list[np.ndarray], head: int, own: int, start: int, stop: int) -> None:
-        run.scores_forward(q, *gathered, *fixed, *_sizes(head, own_heads, own, start, stop))
+    def work(head: int, start: int, stop: int) -> None:
+        run.scores_forward(q, k, *fixed, *_sizes(head, start, stop))
 
-    _for_heads(work, pointer, [key], query.size(2))
+    for_rows(work, pointer, range(query.size(1)), query.size(2))
     return out
 
 
@@ -166,13 +157,13 @@ def scores_backward(
 def _gather_sum(weight: Tensor, source: Tensor, edges: Any, scale: float, out: Tensor) -> None:
     """``out[row] = scale * sum_e weight[perm[e]] source[col[e]]`` along edges (pointer, col, perm)."""
     run = _run()
-    w, result = _flat(weight, out)
+    w, x, result = _flat(weight, source, out)
     fixed = (*edges, *_numbers(out, scale), result, *_sizes(out.size(1), out.size(2)))
 
-    def work(own_heads: int, gathered: list[np.ndarray], head: int, own: int, start: int, stop: int) -> None:
-        run.gather_sum(w, *gathered, *fixed, *_sizes(head, own_heads, own, start, stop))
+    def work(head: int, start: int, stop: int) -> None:
+        run.gather_sum(w, x, *fixed, *_sizes(head, start, stop))
 
-    _for_heads(work, edges[0], [source], source.size(2))
+    for_rows(work, edges[0], range(source.size(1)), source.size(2))
 
 
 def _run() -> "Kernels":
@@ -180,39 +171,6 @@ def _run() -> "Kernels":
     if compiled is None:
         raise RuntimeError("the compiled kernels of sparse attention are missing; use backend='reference'")
     return compiled
-
-
-def _for_heads(
-    work: Work,
-    rowptr: np.ndarray,
-    gathered: list[Tensor],
-    work_per_edge: int,
-) -> None:
-    """Call ``work(own_heads, arrays, head, own, start, stop)`` for all heads and rows.
-
-    The arrays hold ``own_heads`` heads of the tensors to gather from, ``own`` being the place of ``head`` among them:
-    all heads, or for large tensors only the one at hand.
-    """
-    heads, size = gathered[0].size(1), gathered[0].nbytes
-    if heads == 1 or size < heads * _PACK_BYTES:
-        arrays = _flat(*gathered)
-        for_rows(
-            lambda head, *rows: work(heads, arrays, head, head, *rows), rowptr, range(heads), work_per_edge
-        )
-        return
-    group = max(1, min(heads, heads * _BUFFER_BYTES // size))
-    for first in range(0, heads, group):
-        own = range(first, min(first + group, heads))
-        packed = [t[:, own.start : own.stop].transpose(0, 1).contiguous() for t in gathered]
-        parts = [_flat(*arrays) for arrays in zip(*packed, strict=True)]
-        for_rows(functools.partial(_on_own_head, work, parts, first), rowptr, own, work_per_edge)
-
-
-def _on_own_head(
-    work: Work, parts: list[list[np.ndarray]], first: int, head: int, start: int, stop: int
-) -> None:
-    """Do the work on arrays that hold just that head; those of head ``first`` are the first ones."""
-    work(1, parts[head - first], head, 0, start, stop)
 
 
 def _flat(*tensors: Tensor) -> list[np.ndarray]:

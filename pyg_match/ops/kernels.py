@@ -6,7 +6,7 @@ four at a time, so that a query or an accumulator is read once for four keys or 
 
 All arrays are flat, and all indices unsigned: for a view or a signed index numba would count references and mind
 negative values in the innermost loop, which then is not vectorised. Node ``i``'s channels of the head at hand start at
-``i * step + offset``, where the step is the number of channels of all heads that the array holds. ``zero`` is 0 in the
+``i * step + offset``, where the step is the number of channels of all heads. ``zero`` is 0 in the
 type of the numbers, from which all others follow.
 """
 
@@ -141,13 +141,12 @@ def adjust_scores(
 def attention_forward(
     query: Any, key: Any, value: Any, rowptr: Any, col: Any, bias: Any, keep: Any, removes: bool, scale: Any, zero: Any,
     out: Any, lse: Any, heads: Any, channels: Any, value_channels: Any,
-    head: Any, own_heads: Any, own: Any, start: Any, stop: Any,
+    head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """Attention of the rows in a range, and the logarithm of the sum of the exponentials of their scores.
 
     ``bias [H, E]`` and ``keep [E]`` may have no entries, which means that there is none, respectively that all edges
-    are kept. Edges that are not kept lose their coefficient after the softmax, or before it if ``removes``. Keys and
-    values hold ``own_heads`` heads, of which the one at hand is number ``own``.
+    are kept. Edges that are not kept lose their coefficient after the softmax, or before it if ``removes``.
     """
     weight = np.empty(max_degree(rowptr, start, stop) + U1, dtype=out.dtype)
     zeroes = not removes and keep.shape[0] > 0
@@ -158,7 +157,7 @@ def attention_forward(
         for c in range(value_channels):
             out[at + c] = zero
         dots(
-            query, (row * heads + head) * channels, key, own_heads * channels, own * channels,
+            query, (row * heads + head) * channels, key, heads * channels, head * channels,
             col, first, count, channels, zero, weight,
         )  # fmt: skip
         adjust_scores(weight, first, count, scale, bias, head * edges, keep, removes)
@@ -183,8 +182,8 @@ def attention_forward(
         add_weighted(
             weight,
             value,
-            own_heads * value_channels,
-            own * value_channels,
+            heads * value_channels,
+            head * value_channels,
             col,
             first,
             count,
@@ -199,7 +198,7 @@ def attention_forward(
 def attention_backward(
     grad: Any, query: Any, key: Any, value: Any, rowptr: Any, col: Any, bias: Any, keep: Any, removes: bool,
     scale: Any, zero: Any, out: Any, lse: Any, grad_query: Any, grad_score: Any, alpha: Any,
-    heads: Any, channels: Any, value_channels: Any, head: Any, own_heads: Any, own: Any, start: Any, stop: Any,
+    heads: Any, channels: Any, value_channels: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """Gradients of queries and scores of the rows in a range, ``[T, H, C]`` and ``[H, E]``, and the coefficients.
 
@@ -220,10 +219,10 @@ def attention_backward(
                 grad_score[into + e] = zero
                 alpha[into + e] = zero
             continue
-        dots(query, at, key, own_heads * channels, own * channels, col, first, count, channels, zero, weight)
+        dots(query, at, key, heads * channels, head * channels, col, first, count, channels, zero, weight)
         adjust_scores(weight, first, count, scale, bias, into, keep, removes)
         dots(
-            grad, value_at, value, own_heads * value_channels, own * value_channels,
+            grad, value_at, value, heads * value_channels, head * value_channels,
             col, first, count, value_channels, zero, slope,
         )  # fmt: skip
         common = zero
@@ -245,13 +244,13 @@ def attention_backward(
             grad_score[into + first + e] = weight[e]
             weight[e] *= scale
         add_weighted(
-            weight, key, own_heads * channels, own * channels, col, first, count, channels, grad_query, at
+            weight, key, heads * channels, head * channels, col, first, count, channels, grad_query, at
         )
 
 
 def gather_sum(
     weight: Any, source: Any, rowptr: Any, col: Any, perm: Any, scale: Any, zero: Any, out: Any,
-    heads: Any, channels: Any, head: Any, own_heads: Any, own: Any, start: Any, stop: Any,
+    heads: Any, channels: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[row] = scale * sum_e weight[perm[e]] source[col[e]]`` for the rows in a range.
 
@@ -266,14 +265,12 @@ def gather_sum(
         at = (row * heads + head) * channels
         for c in range(channels):
             out[at + c] = zero
-        add_weighted(
-            factor, source, own_heads * channels, own * channels, col, first, count, channels, out, at
-        )
+        add_weighted(factor, source, heads * channels, head * channels, col, first, count, channels, out, at)
 
 
 def scores_forward(
     query: Any, key: Any, rowptr: Any, col: Any, scale: Any, zero: Any, out: Any,
-    heads: Any, channels: Any, head: Any, own_heads: Any, own: Any, start: Any, stop: Any,
+    heads: Any, channels: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of the rows in a range."""
     score = np.empty(max_degree(rowptr, start, stop), dtype=out.dtype)
@@ -281,7 +278,7 @@ def scores_forward(
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         dots(
-            query, (row * heads + head) * channels, key, own_heads * channels, own * channels,
+            query, (row * heads + head) * channels, key, heads * channels, head * channels,
             col, first, count, channels, zero, score,
         )  # fmt: skip
         for e in range(count):
