@@ -8,7 +8,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers import AttentionDataset
@@ -375,31 +374,38 @@ def test_worker_processes(method):
     assert all(torch.equal(value, expected) for value in values)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-def test_after_an_interrupted_call():
-    q, k, v, edge_index, _, _ = random_case(1, 3000, 3000, 200_000, 4, 32, 32, torch.float)
-    csr = to_csr(edge_index, 3000)
-    expected = sparse_attention(q, k, v, csr)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    interrupted = 0
+INTERRUPTED = """
+import signal, torch
+from pyg_match.ops import sparse_attention, to_csr
+torch.manual_seed(0)
+q = torch.randn(3000, 4, 32)
+csr = to_csr(torch.randint(3000, (2, 200_000)), 3000)
+expected = sparse_attention(q, q, q, csr)
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+interrupted = 0
+for delay in torch.linspace(0.001, 0.03, 12).tolist():
     try:
-        for delay in np.linspace(0.001, 0.03, 12):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                for _ in range(1000):
-                    sparse_attention(q, k, v, csr)
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        for _ in range(1000):
+            sparse_attention(q, q, q, csr)
+    except KeyboardInterrupt:
+        interrupted += 1
     finally:
-        signal.signal(signal.SIGALRM, previous)
-    assert interrupted > 0
-    assert torch.equal(sparse_attention(q, k, v, csr), expected)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+assert torch.equal(sparse_attention(q, q, q, csr), expected)
+print(interrupted)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_after_interrupted_calls():
+    # In a process of its own: an interrupt may also hit the lock of a coverage tracer, which never recovers.
+    out = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(out.stdout) > 0
 
 
 def test_number_of_threads_is_respected(monkeypatch):
