@@ -33,11 +33,13 @@ def test_finds_the_homography(pair, weights, transform):
     distance = np.linalg.norm(
         warp_points(result.points0.numpy(), pair.homography.numpy()) - result.points1.numpy(), axis=1
     )
-    assert (distance < 5).mean() > 0.85
+    # XFeat's keypoints are coarser than the others'.
+    pixels, share, error = (5, 0.85, 4) if weights.startswith("xfeat") else (3, 0.9, 2)
+    assert (distance < pixels).mean() > share
     for method in ("poselib", "opencv", "dlt"):
         homography, inliers = result.homography(method)
         assert corner_error(homography, pair.homography.numpy(), result.image_size0) < (
-            10 if method == "dlt" else 4
+            10 if method == "dlt" else error
         )
         assert inliers.shape == (len(result.matches),)
     assert set(result.seconds) == {"extract", "graph", "match"}
