@@ -7,7 +7,7 @@
 Queries, keys and values are ready, in the layout that each peer likes best; masks, pointers and compiled code are
 ready, too. The peers:
 
-    ours           sparse_attention on an EdgeIndex sorted by target
+    ours           sparse_attention on an EdgeIndex sorted by target, [N, H, C] in memory head by head
     sdpa           scaled_dot_product_attention of all N x N pairs: it has more pairs to look at, and no mask
     sdpa-mask      the same with a dense boolean mask of the graph
     naive-mask     matmul, masked_fill, softmax, matmul
@@ -75,12 +75,17 @@ class Problem:
     def degree(self) -> Tensor:
         return torch.bincount(self.edge_index[1], minlength=self.num_nodes)
 
-    def inputs(self, heads_first: bool) -> list[Tensor]:
-        """Queries, keys and values: [1, H, N, C] or [N, H, C]."""
+    def inputs(self, heads_first: bool, heads_apart: bool = False) -> list[Tensor]:
+        """Queries, keys and values: [1, H, N, C] or [N, H, C], in memory head by head if ``heads_apart``."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.num_nodes, self.heads, self.channels)
         drawn = [torch.randn(shape, generator=generator) for _ in range(3)]
-        return [x.transpose(0, 1).unsqueeze(0).contiguous() for x in drawn] if heads_first else drawn
+        by_head = [x.transpose(0, 1).contiguous() for x in drawn] if heads_first or heads_apart else []
+        return (
+            [x.unsqueeze(0) for x in by_head]
+            if heads_first
+            else [x.transpose(0, 1) for x in by_head] or drawn
+        )
 
 
 def draw_graph(num_nodes: int, k: int, edges: str, degrees: str, seed: int) -> Tensor:
@@ -218,7 +223,7 @@ def prepare(problem: Problem, peer: str) -> Call | str:
     if isinstance(made, str):
         return made
     heads_first, attention = made
-    inputs = problem.inputs(heads_first)
+    inputs = problem.inputs(heads_first, heads_apart=peer == "ours")
     if problem.backward:
         inputs = [x.requires_grad_() for x in inputs]
         grad = torch.randn_like(inputs[0])

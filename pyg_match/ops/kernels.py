@@ -1,21 +1,44 @@
-"""CPU kernels: loops over a range of rows for one head, compiled by numba when first used.
+"""CPU kernels, compiled by numba when first used: attention along edges, forward and backward.
 
-A row is a target with its incoming edges (or a source with its outgoing ones). Nothing is stored per edge and channel:
-the scores of a row stay in a scratch of the length of its degree, which the first-level cache holds. Edges are taken
-four at a time, so that a query or an accumulator is read once for four keys or values.
+A row is a target with its incoming edges (or a source with its outgoing ones). Threads take tasks, each of which is a
+range of rows of one head, until none is left; see :mod:`pyg_match.ops.team`. Within a task one table of nodes is read
+for all rows before the next one is: first all keys, then all values. So only one of them has to stay in a core's
+cache, and nothing is stored per edge but a score. Edges are taken four at a time, so that a query or an accumulator is
+read once for four keys or values.
 
 All arrays are flat, and all indices unsigned: for a view or a signed index numba would count references and mind
 negative values in the innermost loop, which then is not vectorised. Node ``i``'s channels of the head at hand start at
-``i * step + offset``, where the step is the number of channels of all heads. ``zero`` is 0 in the
-type of the numbers, from which all others follow.
+``i * step + offset``. ``zero`` is 0 in the type of the numbers, from which all others follow.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+# What a task needs to know: addresses of arrays (0 for none), steps between nodes and between heads, and sizes.
+JOB = np.dtype(
+    [
+        (name, np.uint64)
+        for name in (
+            "next_task", "next_worker", "heads", "chunks", "bounds",  # tasks: heads x chunks of rows
+            "scratch", "scratch_length",  # a stretch of numbers for each worker
+            "rowptr", "col", "perm", "edges",
+            "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
+            "grad", "grad_step", "grad_head", "channels", "value_channels",
+            "bias", "keep", "removes", "out", "out_step", "out_head", "lse", "lse_step", "weight", "slope",
+        )
+    ]
+    + [("scale", np.float64)]
+)  # fmt: skip
+TASK, WORKER = 0, 1  # the first two are counters
+_UNKNOWN = 1 << 40  # size of arrays of which only the address is known
 
 # All that lets sums be vectorised; NaN and infinity keep their meaning.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -52,12 +75,26 @@ def _exp(x: Any) -> Any:
     return polynomial if x == types.float32 else precise
 
 
-def max_degree(rowptr: Any, start: Any, stop: Any) -> Any:
-    """The largest number of edges of a row in the range."""
-    largest = U0
-    for row in range(start, stop):
-        largest = max(largest, rowptr[row + U1] - rowptr[row])
-    return largest
+@intrinsic
+def _pointer(context: Any, address: Any) -> Any:
+    """A number as an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.uint64), generate
+
+
+@intrinsic
+def _take(context: Any, job: Any, counter: Any) -> Any:
+    """The value of a counter, which goes up by one; no two threads get the same."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        counters = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        place = builder.gep(counters, [args[1]])
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.uint64(types.voidptr, types.int64), generate
 
 
 def dots(
@@ -72,8 +109,9 @@ def dots(
     channels: Any,
     zero: Any,
     out: Any,
+    into: Any,
 ) -> None:
-    """``out[e] = <a[at:], b[col[first + e]]>`` for the edges of a row."""
+    """``out[into + e] = <a[at:], b[col[first + e]]>`` for the edges of a row."""
     e = U0
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
@@ -85,18 +123,19 @@ def dots(
             s1 += x * b[b1 + c]
             s2 += x * b[b2 + c]
             s3 += x * b[b3 + c]
-        out[e], out[e + U1], out[e + U2], out[e + U3] = s0, s1, s2, s3
+        out[into + e], out[into + e + U1], out[into + e + U2], out[into + e + U3] = s0, s1, s2, s3
         e += U4
     while e < count:
         b0, s0 = col[first + e] * step + offset, zero
         for c in range(channels):
             s0 += a[at + c] * b[b0 + c]
-        out[e] = s0
+        out[into + e] = s0
         e += U1
 
 
 def add_weighted(
     weight: Any,
+    origin: Any,
     b: Any,
     step: Any,
     offset: Any,
@@ -107,182 +146,294 @@ def add_weighted(
     out: Any,
     at: Any,
 ) -> None:
-    """``out[at:] += sum_e weight[e] b[col[first + e]]`` over the edges of a row."""
+    """``out[at:] += sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
     e = U0
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
         b2, b3 = col[first + e + U2] * step + offset, col[first + e + U3] * step + offset
-        w0, w1, w2, w3 = weight[e], weight[e + U1], weight[e + U2], weight[e + U3]
+        w0, w1 = weight[origin + e], weight[origin + e + U1]
+        w2, w3 = weight[origin + e + U2], weight[origin + e + U3]
         for c in range(channels):
             out[at + c] += (w0 * b[b0 + c] + w1 * b[b1 + c]) + (w2 * b[b2 + c] + w3 * b[b3 + c])
         e += U4
     while e < count:
-        b0, w0 = col[first + e] * step + offset, weight[e]
+        b0, w0 = col[first + e] * step + offset, weight[origin + e]
         for c in range(channels):
             out[at + c] += w0 * b[b0 + c]
         e += U1
 
 
 def adjust_scores(
-    score: Any, first: Any, count: Any, scale: Any, bias: Any, bias_at: Any, keep: Any, removes: bool
-) -> None:
+    score: Any, at: Any, first: Any, count: Any, scale: Any, bias: Any, biased: Any, bias_at: Any, keep: Any,
+    removes: bool,
+) -> None:  # fmt: skip
     """Scale the scores of a row, add biases, and set those of removed edges to minus infinity."""
     for e in range(count):
-        score[e] *= scale
-    if bias.shape[0] > 0:
+        score[at + e] *= scale
+    if biased:
         for e in range(count):
-            score[e] += bias[bias_at + first + e]
+            score[at + e] += bias[bias_at + first + e]
     if removes:
         for e in range(count):
             if keep[first + e] == 0:
-                score[e] = -np.inf
+                score[at + e] = -np.inf
 
 
-def attention_forward(
-    query: Any, key: Any, value: Any, rowptr: Any, col: Any, bias: Any, keep: Any, removes: bool, scale: Any, zero: Any,
-    out: Any, lse: Any, heads: Any, channels: Any, value_channels: Any,
-    head: Any, start: Any, stop: Any,
+def _forward_rows(
+    job: Any, rowptr: Any, col: Any, query: Any, key: Any, value: Any, bias: Any, keep: Any, out: Any, lse: Any,
+    weight: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
-    """Attention of the rows in a range, and the logarithm of the sum of the exponentials of their scores.
+    """Attention of a range of rows, and the logarithm of the sum of the exponentials of their scores.
 
-    ``bias [H, E]`` and ``keep [E]`` may have no entries, which means that there is none, respectively that all edges
-    are kept. Edges that are not kept lose their coefficient after the softmax, or before it if ``removes``.
+    Edges that are not kept lose their coefficient after the softmax, or before it if the job ``removes`` them.
     """
-    weight = np.empty(max_degree(rowptr, start, stop) + U1, dtype=out.dtype)
-    zeroes = not removes and keep.shape[0] > 0
-    edges = np.uint64(col.shape[0])
+    base, removes = rowptr[start], job.removes != U0
+    masked = job.keep != U0
+    query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        at = (row * heads + head) * value_channels
-        for c in range(value_channels):
-            out[at + c] = zero
-        dots(
-            query, (row * heads + head) * channels, key, heads * channels, head * channels,
-            col, first, count, channels, zero, weight,
-        )  # fmt: skip
-        adjust_scores(weight, first, count, scale, bias, head * edges, keep, removes)
-        top = weight[U0] if count > U0 else zero
-        for e in range(count):
+        at = first - base
+        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
+             weight, at)  # fmt: skip
+        adjust_scores(
+            weight, at, first, count, scale, bias, job.bias != U0, head * job.edges, keep, removes and masked
+        )
+        top = weight[at] if count > U0 else zero
+        for e in range(at, at + count):
             top = max(top, weight[e])
         if count == U0 or top == -np.inf:  # no edges that matter
-            lse[row * heads + head] = -np.inf
+            lse[row * job.lse_step + head] = -np.inf
+            for e in range(at, at + count):
+                weight[e] = zero
             continue
-        for e in range(count):
+        for e in range(at, at + count):
             weight[e] = exp(weight[e] - top)
-        if removes:  # the exponential of minus infinity is not quite 0
+        if removes and masked:  # the exponential of minus infinity is not quite 0
             for e in range(count):
-                weight[e] *= keep[first + e]
+                weight[at + e] *= keep[first + e]
         total = zero
-        for e in range(count):
+        for e in range(at, at + count):
             total += weight[e]
-        lse[row * heads + head] = top + math.log(total)
-        if zeroes:
+        lse[row * job.lse_step + head] = top + math.log(total)
+        share = 1 / total
+        for e in range(at, at + count):
+            weight[e] *= share
+        if masked and not removes:
             for e in range(count):
-                weight[e] *= keep[first + e]
+                weight[at + e] *= keep[first + e]
+    for row in range(start, stop):
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        into = row * job.out_step + head * job.out_head
+        for c in range(into, into + job.value_channels):
+            out[c] = zero
         add_weighted(
             weight,
+            first - base,
             value,
-            heads * value_channels,
-            head * value_channels,
+            job.value_step,
+            value_at,
             col,
             first,
             count,
-            value_channels,
+            job.value_channels,
             out,
-            at,
+            into,
         )
-        for c in range(value_channels):
-            out[at + c] /= total
 
 
-def attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, rowptr: Any, col: Any, bias: Any, keep: Any, removes: bool,
-    scale: Any, zero: Any, out: Any, lse: Any, grad_query: Any, grad_score: Any, alpha: Any,
-    heads: Any, channels: Any, value_channels: Any, head: Any, start: Any, stop: Any,
+def _backward_rows(
+    job: Any, rowptr: Any, col: Any, query: Any, key: Any, value: Any, grad: Any, bias: Any, keep: Any, out: Any,
+    lse: Any, alpha: Any, slope: Any, weight: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
-    """Gradients of queries and scores of the rows in a range, ``[T, H, C]`` and ``[H, E]``, and the coefficients.
+    """Coefficients and gradients of the scores of a range of rows, ``[H, E]`` each.
 
     With the coefficients p and their gradients <g, v>, the gradient of a score is p (<g, v> - <g, out>).
     """
-    length = max_degree(rowptr, start, stop)
-    weight, slope = np.empty(length, dtype=out.dtype), np.empty(length, dtype=out.dtype)
-    masked = keep.shape[0] > 0
-    into = head * np.uint64(col.shape[0])
+    edges, removes = job.edges, job.removes != U0
+    masked = job.keep != U0
+    query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
+    grad_at, base = head * job.grad_head, rowptr[start]
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        at, value_at = (row * heads + head) * channels, (row * heads + head) * value_channels
-        for c in range(channels):
-            grad_query[at + c] = zero
-        log_total = lse[row * heads + head]
+        at = first - base
+        log_total = lse[row * job.lse_step + head]
         if log_total == -np.inf:
-            for e in range(first, first + count):
-                grad_score[into + e] = zero
-                alpha[into + e] = zero
+            for e in range(at, at + count):
+                weight[e] = zero
             continue
-        dots(query, at, key, heads * channels, head * channels, col, first, count, channels, zero, weight)
-        adjust_scores(weight, first, count, scale, bias, into, keep, removes)
-        dots(
-            grad, value_at, value, heads * value_channels, head * value_channels,
-            col, first, count, value_channels, zero, slope,
-        )  # fmt: skip
-        common = zero
-        for c in range(value_channels):
-            common += grad[value_at + c] * out[value_at + c]
-        for e in range(count):
+        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
+             weight, at)  # fmt: skip
+        adjust_scores(
+            weight, at, first, count, scale, bias, job.bias != U0, head * edges, keep, removes and masked
+        )
+        for e in range(at, at + count):
             weight[e] = exp(min(weight[e] - log_total, zero))
+        if removes and masked:
+            for e in range(count):
+                weight[at + e] *= keep[first + e]
+    for row in range(start, stop):
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        at, into = first - base, head * edges + first
+        dots(grad, row * job.grad_step + grad_at, value, job.value_step, value_at, col, first, count,
+             job.value_channels, zero, slope, into)  # fmt: skip
+        common, of_row = zero, row * job.out_step + head * job.out_head
+        for c in range(job.value_channels):
+            common += grad[row * job.grad_step + grad_at + c] * out[of_row + c]
         if masked:
             for e in range(count):
-                slope[e] *= keep[first + e]
-                alpha[into + first + e] = weight[e] * keep[first + e]
-                if removes:
-                    weight[e] *= keep[first + e]
+                slope[into + e] *= keep[first + e]
+                alpha[into + e] = weight[at + e] * keep[first + e]
         else:
             for e in range(count):
-                alpha[into + first + e] = weight[e]
+                alpha[into + e] = weight[at + e]
         for e in range(count):
-            weight[e] *= slope[e] - common
-            grad_score[into + first + e] = weight[e]
-            weight[e] *= scale
+            slope[into + e] = weight[at + e] * (slope[into + e] - common)
+
+
+def _gather_rows(
+    job: Any, rowptr: Any, col: Any, perm: Any, weight: Any, value: Any, out: Any, factor: Any, scale: Any, zero: Any,
+    head: Any, start: Any, stop: Any,
+) -> None:  # fmt: skip
+    """``out[row] = scale * sum_e weight[perm[e]] value[col[e]]`` for a range of rows.
+
+    ``weight [H, E]`` is in the order that ``perm`` refers to; without ``perm``, in that of ``col``.
+    """
+    at_weight, ordered = head * job.edges, job.perm != U0
+    for row in range(start, stop):
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        if ordered:
+            for e in range(count):
+                factor[e] = scale * weight[at_weight + perm[first + e]]
+        else:
+            for e in range(count):
+                factor[e] = scale * weight[at_weight + first + e]
+        into = row * job.out_step + head * job.out_head
+        for c in range(into, into + job.value_channels):
+            out[c] = zero
         add_weighted(
-            weight, key, heads * channels, head * channels, col, first, count, channels, grad_query, at
+            factor,
+            U0,
+            value,
+            job.value_step,
+            head * job.value_head,
+            col,
+            first,
+            count,
+            job.value_channels,
+            out,
+            into,
         )
 
 
-def gather_sum(
-    weight: Any, source: Any, rowptr: Any, col: Any, perm: Any, scale: Any, zero: Any, out: Any,
-    heads: Any, channels: Any, head: Any, start: Any, stop: Any,
+def _score_rows(
+    job: Any, rowptr: Any, col: Any, query: Any, key: Any, out: Any, scale: Any, zero: Any, head: Any, start: Any,
+    stop: Any,
 ) -> None:  # fmt: skip
-    """``out[row] = scale * sum_e weight[perm[e]] source[col[e]]`` for the rows in a range.
-
-    ``weight [H, E]`` is in the order that ``perm`` refers to.
-    """
-    factor = np.empty(max_degree(rowptr, start, stop), dtype=out.dtype)
-    at_weight = head * np.uint64(col.shape[0])
+    """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of a range of rows."""
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        for e in range(count):
-            factor[e] = scale * weight[at_weight + perm[first + e]]
-        at = (row * heads + head) * channels
-        for c in range(channels):
-            out[at + c] = zero
-        add_weighted(factor, source, heads * channels, head * channels, col, first, count, channels, out, at)
+        into = head * job.edges + first
+        dots(query, row * job.query_step + head * job.query_head, key, job.key_step, head * job.key_head, col, first,
+             count, job.channels, zero, out, into)  # fmt: skip
+        for e in range(into, into + count):
+            out[e] *= scale
 
 
-def scores_forward(
-    query: Any, key: Any, rowptr: Any, col: Any, scale: Any, zero: Any, out: Any,
-    heads: Any, channels: Any, head: Any, start: Any, stop: Any,
-) -> None:  # fmt: skip
-    """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of the rows in a range."""
-    score = np.empty(max_degree(rowptr, start, stop), dtype=out.dtype)
-    into = head * np.uint64(col.shape[0])
-    for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        dots(
-            query, (row * heads + head) * channels, key, heads * channels, head * channels,
-            col, first, count, channels, zero, score,
-        )  # fmt: skip
-        for e in range(count):
-            out[into + first + e] = scale * score[e]
+# What a thread of a team calls: one for each of the functions above, for single or double precision.
+
+
+def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
+    def attention_forward(pointer: Any) -> None:
+        job = carray(pointer, 1, JOB)[0]
+        rowptr, col = (
+            carray(_pointer(job.rowptr), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint64),
+        )
+        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
+        value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
+        bias, keep = carray(_pointer(job.bias), size, real), carray(_pointer(job.keep), size, np.uint8)
+        lse, bounds = carray(_pointer(job.lse), size, real), carray(_pointer(job.bounds), size, np.uint64)
+        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
+        weight = carray(_pointer(own), size, real)
+        scale, zero = real(job.scale), real(0)
+        task = _take(pointer, TASK)
+        while task < job.heads * job.chunks:
+            head, chunk = task // job.chunks, task % job.chunks
+            _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, scale, zero, head,
+                          bounds[chunk], bounds[chunk + U1])  # fmt: skip
+            task = _take(pointer, TASK)
+
+    return attention_forward
+
+
+def _attention_backward(real: Any, size: Any) -> Callable[[Any], None]:
+    def attention_backward(pointer: Any) -> None:
+        job = carray(pointer, 1, JOB)[0]
+        rowptr, col = (
+            carray(_pointer(job.rowptr), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint64),
+        )
+        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
+        value, grad = carray(_pointer(job.value), size, real), carray(_pointer(job.grad), size, real)
+        bias, keep = carray(_pointer(job.bias), size, real), carray(_pointer(job.keep), size, np.uint8)
+        out, lse = carray(_pointer(job.out), size, real), carray(_pointer(job.lse), size, real)
+        alpha, slope = carray(_pointer(job.weight), size, real), carray(_pointer(job.slope), size, real)
+        bounds = carray(_pointer(job.bounds), size, np.uint64)
+        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
+        weight = carray(_pointer(own), size, real)
+        scale, zero = real(job.scale), real(0)
+        task = _take(pointer, TASK)
+        while task < job.heads * job.chunks:
+            head, chunk = task // job.chunks, task % job.chunks
+            _backward_rows(job, rowptr, col, query, key, value, grad, bias, keep, out, lse, alpha, slope, weight,
+                           scale, zero, head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
+            task = _take(pointer, TASK)
+
+    return attention_backward
+
+
+def _gather_sum(real: Any, size: Any) -> Callable[[Any], None]:
+    def gather_sum(pointer: Any) -> None:
+        job = carray(pointer, 1, JOB)[0]
+        rowptr, col = (
+            carray(_pointer(job.rowptr), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint64),
+        )
+        perm, weight = carray(_pointer(job.perm), size, np.uint64), carray(_pointer(job.weight), size, real)
+        value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
+        bounds = carray(_pointer(job.bounds), size, np.uint64)
+        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
+        factor = carray(_pointer(own), size, real)
+        scale, zero = real(job.scale), real(0)
+        task = _take(pointer, TASK)
+        while task < job.heads * job.chunks:
+            head, chunk = task // job.chunks, task % job.chunks
+            _gather_rows(job, rowptr, col, perm, weight, value, out, factor, scale, zero, head, bounds[chunk],
+                         bounds[chunk + U1])  # fmt: skip
+            task = _take(pointer, TASK)
+
+    return gather_sum
+
+
+def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
+    def edge_scores(pointer: Any) -> None:
+        job = carray(pointer, 1, JOB)[0]
+        rowptr, col = (
+            carray(_pointer(job.rowptr), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint64),
+        )
+        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
+        out, bounds = carray(_pointer(job.weight), size, real), carray(_pointer(job.bounds), size, np.uint64)
+        scale, zero = real(job.scale), real(0)
+        task = _take(pointer, TASK)
+        while task < job.heads * job.chunks:
+            head, chunk = task // job.chunks, task % job.chunks
+            _score_rows(
+                job, rowptr, col, query, key, out, scale, zero, head, bounds[chunk], bounds[chunk + U1]
+            )
+            task = _take(pointer, TASK)
+
+    return edge_scores
 
 
 def transpose(rowptr: Any, col: Any, num_sources: Any) -> Any:
@@ -317,12 +468,21 @@ class Kernels:
     def __init__(self, cache: bool) -> None:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
         module = globals()
-        for name in ("max_degree", "dots", "add_weighted", "adjust_scores"):
+        for name in (
+            "dots", "add_weighted", "adjust_scores", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
+        ):  # fmt: skip
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
                 module[name] = njit(**options)(module[name])
-        self.attention_forward = njit(cache=cache, **options)(attention_forward)
-        self.attention_backward = njit(cache=cache, **options)(attention_backward)
-        self.gather_sum = njit(cache=cache, **options)(gather_sum)
-        self.scores_forward = njit(cache=cache, **options)(scores_forward)
         self.transpose = njit(cache=cache, **options)(transpose)
+
+        def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:
+            function = make(np.float64 if double else np.float32, _UNKNOWN)
+            signature = types.void(types.voidptr)
+            return int(cfunc(signature, cache=cache, fastmath=_FAST, error_model="numpy")(function).address)
+
+        # Where the code for single or double precision starts.
+        self.attention_forward = functools.cache(functools.partial(address, _attention_forward))
+        self.attention_backward = functools.cache(functools.partial(address, _attention_backward))
+        self.gather_sum = functools.cache(functools.partial(address, _gather_sum))
+        self.edge_scores = functools.cache(functools.partial(address, _edge_scores))

@@ -117,7 +117,8 @@ def sparse_attention(
         value: Values of the sources.
         edge_index: Edges from source to target, as a tensor of any order, an :class:`~torch_geometric.EdgeIndex`, a
             transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, or :class:`~pyg_match.ops.Blocks` for
-            complete graphs. Edges that are sorted by target are fastest.
+            complete graphs. Edges that are sorted by target are fastest, with queries, keys and values that lie head
+            by head in memory (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed.
         bias: Added to the scores, in the order of the edges (for matrices: row by row).
         mask: ``False`` at edges to forbid, in the same order.
         mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient

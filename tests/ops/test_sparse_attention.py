@@ -1,3 +1,4 @@
+import ctypes
 import math
 import multiprocessing
 import os
@@ -408,24 +409,46 @@ def test_after_interrupted_calls():
     assert int(out.stdout) > 0
 
 
-def test_number_of_threads_is_respected(monkeypatch):
-    from pyg_match.ops import parallel
+@pytest.mark.parametrize("openmp", [True, False])
+def test_number_of_threads_is_respected(monkeypatch, openmp):
+    from pyg_match.ops import job, team
 
+    if not openmp:  # as on systems whose OpenMP library is not found
+        monkeypatch.setattr(team, "_openmp", lambda: None)
+    elif team._openmp() is None:
+        pytest.skip("torch's OpenMP library was not found")
     case = busy_case()
-    started = []
-    original = parallel._executor
-    monkeypatch.setattr(parallel, "_executor", lambda: started.append(1) or original())
+    asked = []
+    original = team.run_together
+    monkeypatch.setattr(job, "run_together", lambda *args: asked.append(args[2]) or original(*args))
     before = torch.get_num_threads()
+    results = []
     try:
-        torch.set_num_threads(1)
-        alone = sparse_attention(*case)
-        assert started == []
-        torch.set_num_threads(3)
-        together = sparse_attention(*case)
-        assert len(started) == 2
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(sparse_attention(*case))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(alone, together)
+    assert asked == [1, 2, 3]
+    assert all(torch.equal(results[0], result) for result in results)
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_every_task_is_done_once(monkeypatch, openmp):
+    from pyg_match.ops import team
+
+    if not openmp:
+        monkeypatch.setattr(team, "_openmp", lambda: None)
+    lock, calls = threading.Lock(), []
+
+    @team._FUNCTION
+    def note(argument):
+        with lock:
+            calls.append(argument)
+
+    address = ctypes.cast(note, ctypes.c_void_p).value
+    team.run_together(address, 1234, 3)
+    assert 1 <= len(calls) <= 3 and set(calls) == {1234}
 
 
 SCRIPT = """

@@ -1,0 +1,149 @@
+"""Work for the compiled kernels: what they run along, which memory they use, and how it is shared out."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyg_match.ops.team import run_together
+
+_INLINE_WORK = 1 << 15  # multiply-adds below which handing work to another thread costs more than it saves
+_TASKS = 4  # for each thread, so that one that is held up does not hold up all
+_TASK_EDGES = 1 << 15  # scores that a core's cache has room for beside the nodes
+_PACKED_BYTES = 1 << 23  # of nodes copied at a time
+_PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
+_CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
+_KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
+
+_memory = threading.local()
+KEY, VALUE, QUERY, GRAD, SCRATCH = range(5)  # places in it
+
+_TABLES = ("query", "key", "value", "grad", "out")  # [N, H, C], their heads and nodes at any distance
+
+
+class Edges(NamedTuple):
+    """Edges by row, as the kernels read them."""
+
+    rowptr: np.ndarray
+    col: np.ndarray
+    perm: Optional[np.ndarray] = None  # where the edges are in the order of their weights, if not in this one
+
+    @classmethod
+    def checked(cls, rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int) -> "Edges":
+        """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
+        pointer, source = (t.long().contiguous().numpy().view(np.uint64) for t in (rowptr, col))
+        _check(pointer, source, num_targets, num_sources)
+        return cls(pointer, source)
+
+
+def rounds(*tables: Tensor) -> Iterator[slice]:
+    """Heads to work on at a time, so that copies of their nodes take little memory."""
+    heads = tables[0].size(1)
+    by_head = sum(table.size(0) * table.size(2) * table.element_size() for table in tables)
+    step = max(1, min(heads, _PACKED_BYTES // max(by_head, 1)))
+    return (slice(first, min(first + step, heads)) for first in range(0, heads, step))
+
+
+def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
+    """The same, with the nodes of a head side by side in memory, until the thread packs into that place again.
+
+    Rows of one head that lie far apart share few of the places that a cache has for them.
+    """
+    apart = nodes.stride(0) != nodes.size(2)
+    size = nodes.size(0) * nodes.size(2) * nodes.element_size()
+    if not apart or size <= _CACHED_BYTES or len(edges.col) < _PACKED_DEGREE * nodes.size(0):
+        return nodes
+    by_head = nodes.transpose(0, 1)
+    return _workspace(place, nodes.numel(), nodes.dtype).view(by_head.shape).copy_(by_head).transpose(0, 1)
+
+
+def _workspace(place: int, numel: int, dtype: torch.dtype) -> Tensor:
+    """Memory that a thread keeps for one purpose, unless it is very large."""
+    size = numel * dtype.itemsize
+    if size > _KEPT_BYTES:
+        return torch.empty(numel, dtype=dtype)
+    kept: dict[Any, Tensor] = _memory.__dict__
+    if place not in kept or kept[place].numel() < size:
+        kept[place] = torch.empty(size, dtype=torch.uint8)
+    return kept[place][:size].view(dtype)
+
+
+def run(
+    kernel: Callable[[bool], int],
+    edges: Edges,
+    scale: float,
+    removes: bool = False,
+    **tensors: Optional[Tensor],
+) -> None:
+    """Call a kernel for all rows of all heads, on as many threads as torch uses.
+
+    Args:
+        kernel: Gives the address of its code for single or double precision.
+        edges: What it runs along.
+        scale: Factor of the scores.
+        removes: Whether masked edges are removed.
+        **tensors: What it reads and writes, named as in :data:`~pyg_match.ops.kernels.JOB`.
+    """
+    from pyg_match.ops.kernels import JOB
+
+    out = next(t for t in (tensors.get("out"), tensors.get("query")) if t is not None)
+    heads, threads = out.size(1), torch.get_num_threads()
+    rowptr, col, perm = edges
+    if len(rowptr) == 1 or heads == 0:
+        return
+    given = {name: t.detach() for name, t in tensors.items() if t is not None}
+    width = max(t.size(2) for name, t in given.items() if name in _TABLES)
+    if len(col) * width * heads < _INLINE_WORK:
+        threads = 1
+    bounds, longest = _shares(rowptr, heads, threads)
+    scratch = _workspace(SCRATCH, threads * longest, out.dtype)
+    fields: dict[str, Any] = {
+        "heads": heads, "chunks": len(bounds) - 1, "bounds": bounds.ctypes.data, "edges": len(col),
+        "rowptr": rowptr.ctypes.data, "col": col.ctypes.data, "perm": 0 if perm is None else perm.ctypes.data,
+        "scratch": scratch.data_ptr(), "scratch_length": longest * scratch.element_size(),
+        "scale": scale, "removes": removes,
+    }  # fmt: skip
+    for name, tensor in given.items():
+        if name in _TABLES:
+            if tensor.stride(2) != 1 and tensor.size(2) > 1:
+                tensor = given[name] = tensor.contiguous()
+            fields[f"{name}_step"], fields[f"{name}_head"] = tensor.stride()[:2]
+        elif name == "lse":
+            fields["lse_step"] = tensor.stride(0)
+        elif not tensor.is_contiguous():
+            tensor = given[name] = tensor.contiguous()
+        fields[name] = tensor.data_ptr()
+    fields["channels"] = given["query"].size(2) if "query" in given else 0
+    fields["value_channels"] = given["value"].size(2) if "value" in given else 0
+    job = np.array([tuple(fields.get(name, 0) for name in JOB.names or ())], dtype=JOB)
+    run_together(kernel(out.dtype == torch.double), job.ctypes.data, threads)
+
+
+def _shares(rowptr: np.ndarray, heads: int, threads: int) -> tuple[np.ndarray, int]:
+    """Where ranges of rows with about as many edges each begin and end, and the most edges of one."""
+    rows, edges = len(rowptr) - 1, int(rowptr[-1])
+    if threads == 1 and edges <= _TASK_EDGES:
+        return np.array([0, rows], dtype=np.uint64), edges
+    shares = min(rows, max(-(-threads * _TASKS // heads), -(-edges // _TASK_EDGES)))
+    work = rowptr + np.arange(rows + 1, dtype=rowptr.dtype)  # a row costs something even without edges
+    inner = np.searchsorted(work, np.arange(1, shares, dtype=rowptr.dtype) * (work[-1] // shares))
+    bounds = np.array([0, *inner, rows], dtype=np.uint64)
+    return bounds, int((rowptr[bounds[1:]] - rowptr[bounds[:-1]]).max())
+
+
+def _check(rowptr: np.ndarray, col: np.ndarray, num_targets: int, num_sources: int) -> None:
+    """Whether all indices exist. Negative numbers appear as very large ones here."""
+    edges = len(col)
+    if len(rowptr) != num_targets + 1 or rowptr[0] != 0 or rowptr[-1] != edges:
+        raise ValueError(
+            f"'rowptr' must lead from 0 to {edges} in {num_targets} steps, got {len(rowptr) - 1} steps "
+            f"from {rowptr.view(np.int64)[0]} to {rowptr.view(np.int64)[-1]}"
+        )
+    if (rowptr[1:] < rowptr[:-1]).any():
+        raise ValueError("'rowptr' must not fall")
+    if edges > 0 and col.max() >= num_sources:
+        seen = col[col >= num_sources].view(np.int64)[0]
+        raise ValueError(f"an edge names source {seen}, but there are {num_sources}")
