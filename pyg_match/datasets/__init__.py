@@ -1,13 +1,21 @@
 """Image pairs with known geometry."""
 
 from pyg_match.datasets.feature_cache import FeatureCache
+from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.hpatches import HPatches, HPatchesPair, read_homography, rescale_homography
+from pyg_match.datasets.photometric import Photometric
+from pyg_match.datasets.shards import CorruptShardError
 from pyg_match.datasets.synthetic import WarpedPair, random_homography, warped_pair
+from pyg_match.datasets.synthetic_homographies import SyntheticHomographies
 
 __all__ = [
+    "CorruptShardError",
     "FeatureCache",
     "HPatches",
     "HPatchesPair",
+    "HomographyWarps",
+    "Photometric",
+    "SyntheticHomographies",
     "WarpedPair",
     "random_homography",
     "read_homography",

@@ -11,8 +11,8 @@ class WarpedPair(NamedTuple):
     """An image, its warped and relit copy, and the homography between them.
 
     Attributes:
-        image0: The image as given, :math:`(C, H, W)`.
-        image1: The changed copy of the same size, values in [0, 1], black where image 0 does not reach.
+        image0: The image as given, or the first view of a photo, :math:`(C, H, W)`.
+        image1: The changed copy of the same size, values in [0, 1], black where the photo does not reach.
         homography: Homography from pixels of image 0 to pixels of image 1, :math:`(3, 3)`, double precision.
     """
 

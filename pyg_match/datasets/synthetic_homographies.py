@@ -1,0 +1,388 @@
+"""Training pairs from any folder of photos."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.homography_warps import HomographyWarps, Views, inside_photo
+from pyg_match.datasets.photometric import Photometric
+from pyg_match.datasets.repeats import repeated_structure
+from pyg_match.datasets.shards import CorruptShardError, PairShards, rounded
+from pyg_match.datasets.synthetic import WarpedPair
+
+if TYPE_CHECKING:
+    from pyg_match.features import Extractor
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+_MARGIN = 4.0  # pixels; keypoints nearer to the edge of the photo describe the edge
+_SAMPLE = 4096  # bytes at the start and at the end of a file that tell it from others
+
+
+class SyntheticHomographies(Dataset[KeypointPair]):
+    r"""Pairs of views of photos, warped by random homographies and changed in light, with true matches.
+
+    Pair :math:`i` depends on the photos, ``seed`` and :math:`i` only: photos are drawn in shuffled rounds, and
+    each pair has its own warps and its own photometric change, so there may be far more pairs than photos; another
+    seed gives other pairs. torch's global random state is neither used nor changed. The keypoints of both views
+    are labelled by reprojection, :func:`~pyg_match.metrics.homography_ground_truth` (3 px; 6 px to be without a
+    partner). There are no keypoints outside of the photo, nor within 4 pixels of its edge, or
+    their scale where that is more.
+
+    Finding keypoints takes most of the time, so with a ``cache`` they are found once, by :meth:`prepare`.
+    A pair whose shard is not there is made when it is asked for, and not kept. Cached or not, a pair is the same:
+    descriptors are rounded to half precision either way. The cache knows by a fingerprint of the photos (name,
+    size and a sample of the bytes), the extractor with its weights, and all settings whether a shard is of use.
+
+    Args:
+        images: A folder, searched recursively, or paths of images.
+        extractor: Finds the keypoints; or its name, see :func:`pyg_match.features.extractor`.
+        num_pairs: Number of pairs; ``None`` for as many as there are photos.
+        seed: Chooses all pairs.
+        max_num_keypoints: Keep at most this many keypoints of a view, those with the highest scores. ``None``
+            keeps all that the extractor finds.
+        size: ``(width, height)`` of both views in pixels; portrait photos have upright views.
+        cache: Folder for the features; ``None`` keeps nothing.
+        transform: Applied to every pair after it was loaded, for instance to draw edges. Never cached.
+        warps: How far apart the views are.
+        photometric: How differently they are lit and recorded; ``None`` for not at all.
+        repeats: Share of the pairs whose photo is turned into repeated structure, in [0, 1].
+        shard_size: Pairs in one file of the cache.
+        repair: Make corrupt files of the cache anew instead of raising an error.
+
+    Raises:
+        FileNotFoundError: If the folder or an image does not exist.
+        ValueError: If there are no images, or a number is out of its range.
+        TypeError: If ``extractor`` is neither a name nor an extractor.
+
+    Example:
+        >>> from torch_geometric.loader import DataLoader
+        >>> dataset = SyntheticHomographies(
+        ...     "photos", "aliked", num_pairs=4096, cache="cache"
+        ... )  # doctest: +SKIP
+        >>> dataset.prepare(num_workers=2)  # doctest: +SKIP
+        >>> loader = DataLoader(dataset, batch_size=8, shuffle=True)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        extractor: "Extractor | str",
+        num_pairs: int | None = None,
+        seed: int = 0,
+        max_num_keypoints: int | None = 512,
+        size: tuple[int, int] = (640, 480),
+        cache: str | os.PathLike[str] | None = None,
+        transform: Callable[[KeypointPair], KeypointPair] | None = None,
+        warps: HomographyWarps | None = None,
+        photometric: Photometric | None = Photometric(),  # noqa: B008  (immutable)
+        repeats: float = 0.0,
+        shard_size: int = 64,
+        repair: bool = False,
+    ) -> None:
+        self.paths, names = _find_images(images)
+        self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
+        for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
+            if value < 1:
+                raise ValueError(f"'{name}' must be at least 1, got {value}")
+        if len(size) != 2 or min(size) < 2:
+            raise ValueError(f"'size' must be (width, height) of at least 2 pixels each, got {size}")
+        if not 0 <= repeats <= 1:
+            raise ValueError(f"'repeats' must be in [0, 1], got {repeats}")
+        if max_num_keypoints is not None and max_num_keypoints < 1:
+            raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
+        self.extractor = _make_extractor(extractor, max_num_keypoints)
+        self.seed = seed
+        self.max_num_keypoints = max_num_keypoints
+        self.size = (int(size[0]), int(size[1]))
+        self.transform = transform
+        self.warps = warps or HomographyWarps()
+        self.photometric = photometric
+        self.repeats = float(repeats)
+        self.repair = repair
+        self.shards: PairShards | None = None
+        if cache is not None:
+            settings = {
+                "images": _describe_images(self.paths, names),
+                "extractor": _describe_extractor(self.extractor),
+                "seed": seed,
+                "max_num_keypoints": max_num_keypoints,
+                "size": self.size,
+                "warps": asdict(self.warps),
+                "photometric": None if photometric is None else asdict(photometric),
+                "repeats": self.repeats,
+            }
+            self.shards = PairShards(Path(cache), settings, self.num_pairs, shard_size)
+
+    def __len__(self) -> int:
+        return self.num_pairs
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        index = self._index(index)
+        pair = self._cached(index)
+        if pair is None:
+            pair = self._extract(index)
+        return pair if self.transform is None else self.transform(pair)
+
+    def __iter__(self) -> Iterator[KeypointPair]:
+        return (self[index] for index in range(len(self)))
+
+    def path(self, index: int) -> Path:
+        """The photo that a pair shows."""
+        round_, place = divmod(self._index(index), len(self.paths))
+        return self.paths[_shuffled(len(self.paths), _derived_seed(self.seed, "round", round_))[place]]
+
+    def render(self, index: int) -> WarpedPair:
+        """The two views of a pair as images, to look at, and the homography between them."""
+        return self._render(self._index(index))[0]
+
+    def prepare(self, num_workers: int = 0, progress: bool = False) -> int:
+        """Fill the cache: find the keypoints of all pairs that it lacks, in order.
+
+        It may be killed at any moment and goes on with the shard that it was at. Processes that prepare the same
+        cache at once do not harm each other, but do not share the work either.
+
+        Args:
+            num_workers: Processes that find keypoints, with one thread each. 0 does it in this process, with
+                all threads that torch uses.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The number of pairs that were made.
+
+        Raises:
+            ValueError: If there is no cache, an image cannot be read, or a shard is corrupt and is not to be
+                repaired.
+            OSError: If a shard cannot be written, for instance to a full disk. The shards before it remain.
+        """
+        shards = self.shards
+        if shards is None:
+            raise ValueError("there is nothing to prepare without a cache; pass cache=FOLDER")
+        shards.sweep()
+        missing = [shard for shard in range(len(shards)) if not self._has(shards, shard)]
+        order = [index for shard in missing for index in shards.indices(shard)]
+        # With a generator of its own, since a loader draws from torch's global one otherwise.
+        loader = DataLoader(
+            _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
+        )
+        with _progress(len(self), len(self) - len(order), progress) as advance:
+            pairs = iter(loader)
+            for shard in missing:
+                made = []
+                for _ in shards.indices(shard):
+                    made.append(next(pairs))
+                    advance()
+                if not shards.file(shard).is_file():  # else another process was faster
+                    shards.write(shard, made)
+        return len(order)
+
+    def _has(self, shards: PairShards, shard: int) -> bool:
+        try:
+            return shards.is_whole(shard)
+        except CorruptShardError:
+            if not self.repair:
+                raise
+            shards.remove(shard)
+            return False
+
+    def _cached(self, index: int) -> KeypointPair | None:
+        if self.shards is None:
+            return None
+        try:
+            return self.shards.read(index)
+        except CorruptShardError:
+            if not self.repair:
+                raise
+        shard = index // self.shards.shard_size
+        self.shards.write(shard, [self._extract(other) for other in self.shards.indices(shard)])
+        return self.shards.read(index)
+
+    def _extract(self, index: int) -> KeypointPair:
+        rendered, views, photo_size = self._render(index)
+        device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
+        sets = []
+        images = ((rendered.image0, views.to_view0), (rendered.image1, views.to_view1))
+        for image, to_view in images:
+            found = self.extractor(image.to(device))
+            # A coarse keypoint sees the edge of the photo from further away.
+            margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
+            keep = inside_photo(found.pos, to_view, photo_size, margin.clamp(min=_MARGIN)).nonzero().flatten()
+            if self.max_num_keypoints is not None and len(keep) > self.max_num_keypoints:
+                best = torch.argsort(found.score[keep], descending=True, stable=True)
+                keep = keep[best[: self.max_num_keypoints]]
+            names = ("pos", "x", "score", "scale", "orientation")
+            kept = {name: found[name][keep].cpu() for name in names if name in found}
+            sets.append(KeypointSet(**kept, image_size=views.size))
+        return rounded(_labelled(sets[0], sets[1], rendered.homography))
+
+    def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
+        from pyg_match.features.image import load_image
+
+        photo = load_image(self.path(index))
+        generator = torch.Generator().manual_seed(_derived_seed(self.seed, "warps", index))
+        if float(torch.rand((), generator=generator)) < self.repeats:
+            photo = repeated_structure(photo, generator)
+        photo_size = (photo.size(2), photo.size(1))
+        views = self.warps.draw(photo_size, self.size, generator)
+        image0, image1 = (_warp(photo, to_view, views.size) for to_view in (views.to_view0, views.to_view1))
+        if self.photometric is not None:
+            if float(torch.rand((), generator=generator)) < self.photometric.reference:
+                image0 = self.photometric(image0, _derived_seed(self.seed, "view 0", index))
+            image1 = self.photometric(image1, _derived_seed(self.seed, "view 1", index))
+        return WarpedPair(image0, image1, views.homography), views, photo_size
+
+    def _index(self, index: int) -> int:
+        if not -self.num_pairs <= index < self.num_pairs:
+            raise IndexError(f"pair {index} does not exist, there are {self.num_pairs}")
+        return int(index) % self.num_pairs
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(images={len(self.paths)}, pairs={len(self)}, seed={self.seed})"
+
+
+class _Extraction(Dataset[KeypointPair]):
+    """The pairs of a dataset, past its cache."""
+
+    def __init__(self, dataset: SyntheticHomographies) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        return self.dataset._extract(index)
+
+
+@contextmanager
+def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar, moved on by calling what it yields."""
+    if not show:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("finding keypoints", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def _labelled(set0: KeypointSet, set1: KeypointSet, homography: Tensor) -> KeypointPair:
+    from pyg_match.metrics import homography_ground_truth
+
+    truth = homography_ground_truth(set0.pos, set1.pos, homography, set0.image_size, set1.image_size)
+    return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
+
+
+def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a view shows; a photo that is shrunk is smoothed before, by averaging over areas."""
+    from kornia.geometry import warp_perspective
+
+    from pyg_match.datasets.hpatches import rescale_homography
+    from pyg_match.features.image import resize_image
+
+    width, height = size
+    to_photo = torch.linalg.inv(to_view)
+    centre = to_photo @ torch.tensor([(width - 1) / 2, (height - 1) / 2, 1], dtype=torch.float64)
+    # The area that a pixel of the view covers in the photo, at the centre of the view.
+    area = abs(float(torch.linalg.det(to_photo)) / float(centre[2]) ** 3)
+    longest = max(photo.shape[1:])
+    if area > 2:
+        photo, scale = resize_image(
+            photo, max(1, round(longest / area**0.5)), upscale=False, interpolation="area", antialias=False
+        )
+        to_view = rescale_homography(to_view, scale, torch.ones(2))
+    # In double precision, so that the sampled positions are as exact as the homography.
+    warped = warp_perspective(photo[None].double(), to_view[None], (height, width), align_corners=True)
+    return warped[0].float().clamp(0, 1)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
+
+
+def _derived_seed(seed: int, purpose: str, index: int) -> int:
+    """Independent seeds for each pair and purpose, also for neighbouring numbers."""
+    digest = hashlib.sha256(f"{seed} {purpose} {index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _make_extractor(extractor: "Extractor | str", max_num_keypoints: int | None) -> "Extractor":
+    from pyg_match.features.extractor import Extractor
+    from pyg_match.features.extractor import extractor as by_name
+
+    if isinstance(extractor, str):
+        # A quarter more than wanted, as those outside of the photo do not count.
+        limit = None if max_num_keypoints is None else max_num_keypoints + -(-max_num_keypoints // 4)
+        with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are loaded
+            return by_name(extractor, max_num_keypoints=limit)
+    if not isinstance(extractor, Extractor):
+        raise TypeError(f"'extractor' must be a name or an Extractor, got {type(extractor).__name__}")
+    return extractor
+
+
+def _find_images(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> tuple[list[Path], list[str]]:
+    """Absolute paths of the images, and the names that they have wherever their folder is."""
+    if not isinstance(images, str | os.PathLike):
+        paths = [Path(os.path.abspath(path)) for path in images]
+        if not paths:
+            raise ValueError("the list of images is empty, expected at least one path")
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"no image at '{missing[0]}' ({len(missing)} of {len(paths)} are missing)"
+            )
+        return paths, [path.name for path in paths]
+    root = Path(os.path.abspath(Path(images).expanduser()))
+    if not root.is_dir():
+        raise FileNotFoundError(f"'{images}' is not a folder, expected a folder of images")
+    found = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [
+            Path(folder, name)
+            for name in files
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+    if not found:
+        raise ValueError(f"no images under '{images}', expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    relative = sorted(path.relative_to(root).as_posix() for path in found)
+    return [root / name for name in relative], relative
+
+
+def _describe_images(paths: Sequence[Path], names: Sequence[str]) -> str:
+    """A digest of names, file sizes and samples of the content, the same for a copy of the folder."""
+    digest = hashlib.sha256()
+    for path, name in zip(paths, names, strict=True):
+        size = os.stat(path).st_size
+        with open(path, "rb") as stream:
+            start = stream.read(_SAMPLE)
+            stream.seek(max(0, size - _SAMPLE))
+            digest.update(repr((name, size, start, stream.read(_SAMPLE))).encode())
+    return digest.hexdigest()
+
+
+def _describe_extractor(extractor: "Extractor") -> dict[str, Any]:
+    """Class, plain attributes of all its modules, and a digest of its weights."""
+    weights = hashlib.sha256()
+    for name, value in sorted(extractor.state_dict().items()):
+        weights.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    plain = (bool, int, float, str)
+    attributes = {
+        f"{prefix}.{name}": value
+        for prefix, module in extractor.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, plain) and not name.startswith("_") and name != "training"
+    }
+    return {"class": type(extractor).__qualname__, "attributes": attributes, "weights": weights.hexdigest()}
