@@ -1,0 +1,151 @@
+"""Attention coefficients of chosen targets, computed a chunk at a time."""
+
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_match.nn.conv import MaskedAttentionConv
+from pyg_match.ops import CSR, Blocks, attention_weights, to_csr
+
+# Coefficients, or gathered channels, that are in memory at a time.
+CHUNK = 1 << 22
+# A complete graph with more coefficients than that is recorded in part only.
+LIMIT = 1 << 25
+
+
+class EdgeAttention(NamedTuple):
+    r"""The attention coefficients of one step.
+
+    Attributes:
+        edge_index: Edges from source to target, in the node numbers of the pair or batch, sorted by target.
+        alpha: The coefficient of each edge and head.
+
+    Shapes:
+        - **edge_index:** :math:`(2, E)`
+        - **alpha:** :math:`(E, H)`
+    """
+
+    edge_index: Tensor
+    alpha: Tensor
+
+
+@torch.no_grad()
+def edge_attention(
+    conv: MaskedAttentionConv,
+    x: Tensor,
+    edges: Union[CSR, Blocks, Tensor],
+    rotation: Optional[Tensor] = None,
+    edge_mask: Optional[Tensor] = None,
+    targets: Optional[Tensor] = None,
+    top: Optional[int] = None,
+) -> EdgeAttention:
+    """The coefficients that a layer uses for these inputs, without running it.
+
+    Args:
+        conv: The layer.
+        x: Its input.
+        edges: Its edges.
+        rotation: Its rotary encodings.
+        edge_mask: Its mask.
+        targets: Ascending numbers of the nodes whose incoming edges are wanted; ``None`` for all.
+        top: Leave out edges that are in no head among the ``top`` largest of their target.
+
+    Raises:
+        ValueError: If all coefficients of a large complete graph are asked for.
+    """
+    query, key, _ = conv._project(x, x, rotation, x[:0])
+    wide = torch.promote_types(query.dtype, torch.float)
+    query, key = query.to(wide), key.to(wide)
+    targets = torch.arange(x.size(0), device=x.device) if targets is None else targets
+    with torch.autocast(x.device.type, enabled=False):
+        if isinstance(edges, Blocks):
+            parts = _of_blocks(query, key, edges, targets, top, conv.scale)
+        else:
+            csr = edges if isinstance(edges, CSR) else to_csr(edges, x.size(0))
+            mask = None if edge_mask is None else csr.sorted(edge_mask)
+            parts = _of_edges(conv, query, key, csr, mask, targets, top)
+    if not parts:
+        return EdgeAttention(targets.new_empty(2, 0), query.new_empty(0, query.size(1)))
+    return EdgeAttention(torch.cat([p.edge_index for p in parts], 1), torch.cat([p.alpha for p in parts]))
+
+
+def _of_blocks(
+    query: Tensor, key: Tensor, blocks: Blocks, targets: Tensor, top: Optional[int], scale: float
+) -> list[EdgeAttention]:
+    """Dense rows of the chosen targets, and from them the largest coefficients."""
+    ptr = torch.tensor(blocks.target_ptr, device=targets.device)
+    bounds = torch.searchsorted(targets, ptr).tolist()
+    ranges = list(zip(blocks.source_start, blocks.source_stop, strict=True))
+    total = sum((b - a) * (v - u) for a, b, (u, v) in zip(bounds, bounds[1:], ranges, strict=False))
+    if top is None and total * query.size(1) > LIMIT:
+        raise ValueError(
+            f"a step of this complete graph has {total * query.size(1):,} coefficients, expected at most {LIMIT:,}; "
+            "choose 'nodes', or only the 'top' ones of each"
+        )
+    parts = []
+    for block, (start, stop) in enumerate(ranges):
+        chosen = targets[bounds[block] : bounds[block + 1]]
+        if chosen.numel() == 0 or start == stop:
+            continue
+        keys = key[start:stop].permute(1, 2, 0)
+        for rows in chosen.split(max(1, CHUNK // (query.size(1) * (stop - start)))):
+            alpha = (query[rows].transpose(0, 1) @ keys * scale).softmax(dim=-1).permute(1, 2, 0)
+            if top is None or top >= stop - start:
+                row, column = _all_pairs(len(rows), stop - start, rows.device)
+                values = alpha.flatten(0, 1)
+            else:
+                kept = alpha.new_zeros(alpha.shape[:2], dtype=torch.bool)
+                for head in range(alpha.size(2)):
+                    kept.scatter_(1, alpha[..., head].topk(top, dim=1).indices, True)
+                row, column = kept.nonzero(as_tuple=True)
+                values = alpha[row, column]
+            parts.append(EdgeAttention(torch.stack([column + start, rows[row]]), values))
+    return parts
+
+
+def _all_pairs(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    row = torch.arange(rows, device=device).repeat_interleave(columns)
+    return row, torch.arange(columns, device=device).repeat(rows)
+
+
+def _of_edges(
+    conv: MaskedAttentionConv,
+    query: Tensor,
+    key: Tensor,
+    csr: CSR,
+    mask: Optional[Tensor],
+    targets: Tensor,
+    top: Optional[int],
+) -> list[EdgeAttention]:
+    """Coefficients of the listed edges of the chosen targets."""
+    parts = []
+    degree = csr.rowptr.diff()[targets]
+    # Chunks of targets whose edges gather a bounded number of channels.
+    chunk = (degree.cumsum(0) * query.size(1) * query.size(2)) // (4 * CHUNK)
+    sizes = torch.unique_consecutive(chunk, return_counts=True)[1].tolist()
+    for rows, counts in zip(targets.split(sizes), degree.split(sizes), strict=True):
+        rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        edge = torch.arange(len(row), device=rows.device) - rowptr[row] + csr.rowptr[rows][row]
+        own = CSR(rowptr, csr.col[edge])
+        alpha = attention_weights(
+            query[rows], key, own, None, None if mask is None else mask[edge], conv.mask_mode, conv.scale
+        )
+        part = EdgeAttention(torch.stack([own.col, rows[row]]), alpha)
+        if top is not None:
+            kept = _largest(alpha, row, rowptr, top)
+            part = EdgeAttention(part.edge_index[:, kept], alpha[kept])
+        parts.append(part)
+    return parts
+
+
+def _largest(alpha: Tensor, row: Tensor, rowptr: Tensor, top: int) -> Tensor:
+    """Mask of the edges that are among the ``top`` largest of their target in some head."""
+    kept = torch.zeros_like(row, dtype=torch.bool)
+    for values in alpha.unbind(1):
+        order = values.argsort(descending=True, stable=True)
+        order = order[row[order].argsort(stable=True)]
+        rank = torch.arange(len(row), device=row.device) - rowptr[row]
+        kept[order[rank < top]] = True
+    return kept
