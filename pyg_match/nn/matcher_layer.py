@@ -1,8 +1,9 @@
 """One layer of the matcher: a self step along edges within images, a cross step along edges between them."""
 
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.typing import Adj
 
@@ -46,6 +47,7 @@ class AttentionBlock(nn.Module):
             channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
         )
         self.lin_out = nn.Linear(channels, channels)
+        self._fold: Optional[tuple[object, Tensor, Tensor]] = None
         self.ffn = nn.Sequential(
             nn.Linear(2 * channels, 2 * channels),
             nn.LayerNorm(2 * channels),
@@ -66,12 +68,34 @@ class AttentionBlock(nn.Module):
 
         ``extra`` is added to the messages; see :class:`~pyg_match.nn.MaskedAttentionConv` for the other arguments.
         """
-        message = self.lin_out(
-            self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
-        )
-        message = message if extra is None else message + extra
-        out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
+        message = self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
+        # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
+        inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if inference and extra is None and not isinstance(edge_index, Blocks):
+            hidden = F.linear(torch.cat([x, message], dim=-1), *self._folded())
+        else:
+            message = self.lin_out(message)
+            message = message if extra is None else message + extra
+            hidden = self.ffn[0](torch.cat([x, message], dim=-1))
+        out: Tensor = x + self.ffn[1:](hidden)
         return out
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that do what the output projection and the first layer behind it do in a row.
+
+        They are kept until one of the parameters changes.
+        """
+        first: Any = self.ffn[0]
+        out = self.lin_out
+        parameters = (first.weight, first.bias, out.weight, out.bias)
+        state = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
+        if self._fold is None or self._fold[0] != state:
+            w, b, w_out, b_out = (p.detach().double() for p in parameters)
+            channels = out.out_features
+            weight = torch.cat([w[:, :channels], w[:, channels:] @ w_out], dim=1).to(first.weight.dtype)
+            bias = (b + w[:, channels:] @ b_out).to(first.bias.dtype)
+            self._fold = state, weight, bias
+        return self._fold[1:]
 
 
 class MatcherLayer(nn.Module):
