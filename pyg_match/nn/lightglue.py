@@ -1,6 +1,5 @@
 """Weights of LightGlue as weights of the graph matcher."""
 
-import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Union
 from torch import Tensor
 
 from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
-from pyg_match.pretrained import load_weights
+from pyg_match.pretrained import load_weights, read_metadata
 
 # Official name (also of kornia, and of the releases before it) -> name in GraphMatcher.
 _RENAME = [
@@ -90,7 +89,7 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
 def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     """Load a matcher in evaluation mode; see :meth:`pyg_match.nn.GraphMatcher.from_pretrained`."""
     state = load_weights(name)
-    saved = _saved_config(Path(name))
+    saved = _saved_config(name)
     config, state = (saved, state) if saved is not None else convert_lightglue(state)
     matcher = GraphMatcher(config, **kwargs)
     if not matcher.confidences:
@@ -116,19 +115,13 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     return matcher.eval()
 
 
-def _saved_config(path: Path) -> Union[MatcherConfig, None]:
+def _saved_config(name: Union[str, Path]) -> Union[MatcherConfig, None]:
     """The configuration in a file of :meth:`GraphMatcher.save`; ``None`` for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-    if "config" not in metadata:
+    values = read_metadata(name).get("config")
+    if values is None:
         return None
     known = {field.name for field in fields(MatcherConfig)}
-    values = json.loads(metadata["config"])
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"{path} was written by another version: unknown configuration {unknown}")
+        raise ValueError(f"{name} was written by another version: unknown configuration {unknown}")
     return MatcherConfig(**values)

@@ -9,6 +9,7 @@ from pyg_match.transforms.knn_graph import KNNGraph
 from pyg_match.transforms.multi_scale import scales
 from pyg_match.transforms.nested_partition import NestedPartition
 from pyg_match.transforms.precomputed_edges import PrecomputedEdges, as_edge_index
+from pyg_match.transforms.recipe import graph_from_recipe
 from pyg_match.transforms.remove_pairs import RemovePairs
 from pyg_match.transforms.ring_partition import RingPartition
 
@@ -24,5 +25,6 @@ __all__ = [
     "RemovePairs",
     "RingPartition",
     "as_edge_index",
+    "graph_from_recipe",
     "scales",
 ]

@@ -1,0 +1,59 @@
+"""The state of a training run on disk, and of all that is random in it."""
+
+import io
+import pickle
+import random
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import torch
+
+from pyg_match.training.files import write_whole
+
+
+def save_checkpoint(path: Union[str, Path], state: dict[str, Any]) -> None:
+    """Write tensors, numbers and texts in nested dictionaries and lists, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; the one before is intact then.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
+    """Read a file of :func:`save_checkpoint`, without running code from it.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{path} is not a readable checkpoint: {reason}; without the file the run starts anew"
+        ) from error
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the generators of torch, numpy and Python."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, [int(key) for key in keys], int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Continue where :func:`random_state` was called."""
+    torch.set_rng_state(state["torch"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,266 @@
+"""The settings of a training run, read from a preset or a YAML file."""
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+from pyg_match.nn import MatcherConfig
+
+PRESETS = ("finetune", "scratch-small", "scratch-full")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`."""
+
+    extractor: str = "aliked"  # detector, see pyg_match.features.extractor
+    max_num_keypoints: int = 512  # of an image
+    size: tuple[int, int] = (640, 480)  # width and height of the images in pixels
+    num_pairs: int = 1000  # for training
+    validation_pairs: int = 32  # of photos that training does not see
+    validation_photos: float = 0.1  # their share of all photos
+    repeats: float = 0.0  # share of pairs with repeated structure
+    warps: dict[str, Any] = field(default_factory=dict)  # arguments of HomographyWarps
+    photometric: dict[str, Any] = field(default_factory=dict)  # arguments of Photometric
+    seed: int = 0  # of warps and of the split of the photos
+    cache: Optional[str] = None  # folder of the features; None for "features" beside the checkpoints
+    num_workers: int = 0  # processes that draw edges
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; 0 switches one off."""
+
+    assignment: float = 1.0  # negative log-likelihood of the true assignment
+    balance: float = 0.5  # share of matched keypoints in it, against unmatched ones
+    layers: Union[int, str] = "all"  # layers supervised: "all", "last", a number, or "random:n"
+    layer_decay: float = 1.0  # factor on the weight of a layer for each layer behind it
+    matchability: float = 0.0  # cross-entropy of matchability on its own
+    confidence: float = 1.0  # cross-entropy of the confidence for early exit
+    orthogonality: float = 0.1  # overlap of the scales of multi-scale branches
+    distill_assignment: float = 0.0  # divergence from the assignment of the teacher
+    distill_descriptors: float = 0.0  # distance to the descriptors of the teacher after each layer
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self) if f.name not in ("layers",)):
+            if getattr(self, name) < 0:
+                raise ValueError(f"'loss.{name}' must not be negative, got {getattr(self, name)}")
+        if self.balance > 1:
+            raise ValueError(f"'loss.balance' must be in [0, 1], got {self.balance}")
+        spec = self.layers
+        drawn = isinstance(spec, str) and spec.startswith("random:") and spec[7:].isdigit()
+        if not (spec in ("all", "last") or drawn or (isinstance(spec, int) and spec > 0)):
+            raise ValueError(
+                f"'loss.layers' must be 'all', 'last', a positive number or 'random:n', got {spec!r}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All settings of a training run.
+
+    Example:
+        >>> load_config("finetune", ["steps=10", "loss.layers=3"]).steps
+        10
+    """
+
+    weights: Optional[str] = "aliked-lightglue"  # to start from; None for random ones
+    teacher: Optional[str] = None  # weights of a dense matcher to imitate, see loss.distill_*
+    matcher: dict[str, Any] = field(default_factory=dict)  # fields of MatcherConfig
+    graph: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # transforms and their arguments; [] is complete
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    steps: int = 1000  # optimiser steps
+    batch_size: int = 2  # pairs in a step, over all processes
+    accumulate: int = 1  # parts that a process splits its share of a batch into
+    learning_rate: float = 1e-4
+    warmup: int = 20  # steps until the full learning rate
+    final_learning_rate: float = 0.02  # at the end of the cosine, as a share of learning_rate
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient; 0 for no limit
+    ema: float = 0.99  # decay of the averaged weights; 0 for none
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    log_every: int = 10  # steps
+    validate_every: int = 200  # steps; 0 for the end only
+    checkpoint_every: int = 100  # steps; 0 for no limit
+    checkpoint_minutes: float = 10.0  # between checkpoints at most; 0 for no limit
+    seed: int = 0  # of initial weights and of the order of the data
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        for name in ("learning_rate", "warmup", "weight_decay", "clip", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"'{name}' must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"'ema' must be in [0, 1), got {self.ema}")
+        _check_names(self.matcher, [f.name for f in dataclasses.fields(MatcherConfig)], "matcher.")
+        from pyg_match.transforms import graph_from_recipe
+
+        graph_from_recipe(self.graph)
+        if (self.loss.distill_assignment or self.loss.distill_descriptors) and self.teacher is None:
+            raise ValueError("the distillation losses need a 'teacher', got None")
+
+
+def load_config(source: Union[str, Path], overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read the settings of a training run.
+
+    Args:
+        source: The name of a preset (``"finetune"``, ``"scratch-small"``, ``"scratch-full"``) or a YAML file, which
+            may name a preset to start from under ``preset``.
+        overrides: Settings to change, as ``"key=value"`` with the value in YAML; ``"data.num_pairs=50"`` reaches
+            into a section.
+
+    Raises:
+        FileNotFoundError: If there is neither such a preset nor such a file.
+        ValueError: If a setting is unknown or has the wrong type or value.
+
+    Example:
+        >>> load_config("scratch-small", ["data.size=[320, 240]"]).data.size
+        (320, 240)
+    """
+    values = _read(source)
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"a setting must be given as key=value, got {item!r}")
+        changes: Any = _parse(value, item)
+        for part in reversed(key.strip().split(".")):
+            changes = {part: changes}
+        values = _merged(values, changes)
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
+    """The settings in nested dictionaries, such as :func:`dataclasses.asdict` gives.
+
+    Raises:
+        ValueError: If a setting is unknown or has the wrong type or value.
+    """
+    return _build(TrainingConfig, values, "")
+
+
+def _read(source: Union[str, Path]) -> dict[str, Any]:
+    if str(source) in PRESETS:
+        file = resources.files("pyg_match.training") / "presets" / f"{source}.yaml"
+        return _mapping(_parse(file.read_text(), f"preset {source}"), f"preset {source}")
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no settings at {source}; expected a YAML file or one of {', '.join(PRESETS)}"
+        )
+    values = _mapping(_parse(path.read_text(), str(path)), str(path))
+    preset = values.pop("preset", None)
+    if preset is None:
+        return values
+    if preset not in PRESETS:
+        raise ValueError(f"'preset' must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return _merged(_read(preset), values)
+
+
+def _parse(text: str, what: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not YAML: {error}") from None
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must hold settings by name, got {value!r}")
+    return value
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes``, section by section; a list replaces a list."""
+    out = dict(values)
+    for key, value in changes.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _build(cls: type[Any], values: Any, prefix: str) -> Any:
+    values = _mapping(values, f"'{prefix[:-1]}'" if prefix else "the settings")
+    hints = typing.get_type_hints(cls)
+    _check_names(values, hints, prefix)
+    return cls(**{name: _convert(value, hints[name], prefix + name) for name, value in values.items()})
+
+
+def _check_names(values: Mapping[str, Any], known: typing.Iterable[str], prefix: str) -> None:
+    known = list(known)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1, 0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+            raise ValueError(f"unknown setting '{prefix}{name}'; {hint}")
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for choice in arguments:
+            try:
+                return _convert(value, choice, name)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif dataclasses.is_dataclass(hint) and inspect.isclass(hint):
+        return _build(hint, value, name + ".")
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(arguments):
+            return tuple(_convert(item, kind, name) for item, kind in zip(value, arguments, strict=True))
+    elif origin is list:
+        if isinstance(value, list):
+            return [_convert(item, arguments[0], name) for item in value]
+    elif origin is dict:
+        if isinstance(value, dict):
+            return value
+    elif hint is float:
+        number = _number(value)
+        if number is not None:
+            return number
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"'{name}' must be {_describe(hint)}, got {value!r}")
+
+
+def _number(value: Any) -> Optional[float]:
+    """A number, also one like ``1e-4``, which YAML takes for a word."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(choice) for choice in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a list of {len(arguments)} values"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint) or ("a list" if origin is list else "settings by name")

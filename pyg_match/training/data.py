@@ -1,0 +1,75 @@
+"""The pairs that a run trains and validates on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+
+from pyg_match.training.config import TrainingConfig
+from pyg_match.transforms import graph_from_recipe
+
+
+def split_photos(photos: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Photos for training and for validation, at least one each.
+
+    Raises:
+        ValueError: If there are fewer than two photos, or the share is not between 0 and 1.
+
+    Example:
+        >>> train, valid = split_photos([Path(str(i)) for i in range(10)], 0.2, seed=0)
+        >>> len(train), len(valid)
+        (8, 2)
+    """
+    if len(photos) < 2:
+        raise ValueError(f"training needs at least 2 photos, one of them for validation, got {len(photos)}")
+    if not 0 < share < 1:
+        raise ValueError(f"'data.validation_photos' must be between 0 and 1, got {share}")
+    count = min(max(round(len(photos) * share), 1), len(photos) - 1)
+    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = set(order[:count])
+    chosen: tuple[list[Path], list[Path]] = ([], [])
+    for index, photo in enumerate(photos):
+        chosen[index in held_out].append(photo)
+    return chosen
+
+
+def make_datasets(
+    config: TrainingConfig, images: Union[str, os.PathLike[str]], cache: Union[str, os.PathLike[str]]
+) -> tuple[Any, Any]:
+    """Pairs for training and validation from a folder of photos, with their edges; validation sees other photos.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there are too few photos, or an argument of the warps or changes does not exist.
+    """
+    from pyg_match.datasets import SyntheticHomographies
+    from pyg_match.datasets.homography_warps import HomographyWarps
+    from pyg_match.datasets.photometric import Photometric
+
+    data = config.data
+    try:
+        settings: dict[str, Any] = {
+            "warps": HomographyWarps(**data.warps),
+            "photometric": Photometric(**data.photometric),
+        }
+    except TypeError as error:
+        raise ValueError(f"'data.warps' or 'data.photometric': {error}") from None
+    settings |= {
+        "max_num_keypoints": data.max_num_keypoints,
+        "size": data.size,
+        "repeats": data.repeats,
+        "cache": cache,
+        "transform": graph_from_recipe(config.graph),
+    }
+    photos = SyntheticHomographies(images, data.extractor).paths
+    train, valid = split_photos(photos, data.validation_photos, data.seed)
+    return (
+        SyntheticHomographies(
+            train, data.extractor, num_pairs=data.num_pairs, seed=2 * data.seed, **settings
+        ),
+        SyntheticHomographies(
+            valid, data.extractor, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, **settings
+        ),
+    )

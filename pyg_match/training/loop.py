@@ -1,0 +1,393 @@
+"""The training loop, on one CPU as on many devices and nodes."""
+
+import copy
+import io
+import math
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+from torch_geometric.data import Batch
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn import GraphMatcher
+from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from pyg_match.training.config import TrainingConfig
+from pyg_match.training.data import make_datasets
+from pyg_match.training.files import write_whole
+from pyg_match.training.monitor import Monitor
+from pyg_match.training.objective import Objective, supervised_layers
+from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
+from pyg_match.training.validation import validate
+
+Pairs = Sequence[KeypointPair]
+
+# Settings that change nothing in the course of training; a run may go on with others.
+_FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
+
+
+def train(
+    config: TrainingConfig,
+    images: Union[str, os.PathLike[str], None],
+    out: Union[str, os.PathLike[str]],
+    datasets: Optional[tuple[Pairs, Pairs]] = None,
+    accelerator: str = "auto",
+    devices: Union[int, str] = "auto",
+    strategy: str = "auto",
+    num_nodes: int = 1,
+) -> Path:
+    """Train a matcher. A run that was interrupted, however roughly, goes on where it was.
+
+    The folder gets ``matcher.safetensors``, the averaged weights at the end, for
+    :meth:`pyg_match.nn.GraphMatcher.from_pretrained`; ``best.safetensors``, those with the best recall on the
+    validation pairs; ``last.ckpt``, everything needed to go on; ``log.jsonl`` and TensorBoard's files.
+
+    On the CPU, the result of an interrupted run equals that of an uninterrupted one bit by bit. SIGTERM and Ctrl-C
+    end a run after the current step and a checkpoint.
+
+    Args:
+        config: All settings.
+        images: Folder of photos, of which pairs are made; see :class:`~pyg_match.datasets.SyntheticHomographies`.
+        out: Folder of the run.
+        datasets: Pairs with labels and edges to train and to validate on instead of those made from ``images``.
+        accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        devices: Number of devices of a node.
+        strategy: How processes work together, such as ``"ddp"``; see Lightning Fabric.
+        num_nodes: Number of machines.
+
+    Returns:
+        The file of the trained matcher; the checkpoint if the run was asked to stop before its end.
+
+    Raises:
+        ValueError: If the folder holds a run with other settings, or data or settings do not fit.
+        FloatingPointError: If the loss or its gradient is not finite; the batch is written to the folder before.
+        OSError: If a file cannot be written; earlier checkpoints are intact then.
+    """
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        num_nodes=num_nodes,
+        precision=config.precision,
+    )
+    arguments = (config, images, Path(out), datasets)
+    run: Any = _run
+    path: Path = fabric.launch(run, *arguments)
+    return path
+
+
+def _run(
+    fabric: Fabric,
+    config: TrainingConfig,
+    images: Union[str, os.PathLike[str], None],
+    out: Path,
+    datasets: Optional[tuple[Pairs, Pairs]],
+) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    if datasets is None:
+        if images is None:
+            raise ValueError("training needs a folder of images or datasets, got neither")
+        datasets = make_datasets(config, images, config.data.cache or out / "features")
+        with fabric.rank_zero_first(local=True):
+            for dataset in datasets:
+                dataset.prepare(progress=fabric.is_global_zero)  # type: ignore[attr-defined]
+    return Trainer(fabric, config, out, *datasets).run()
+
+
+class Trainer:
+    """A training run: see :func:`train`.
+
+    Args:
+        fabric: Launched.
+        config: All settings.
+        out: Folder of the run.
+        train_pairs: Pairs with labels and edges.
+        valid_pairs: Pairs to validate on, with labels and edges.
+    """
+
+    def __init__(
+        self, fabric: Fabric, config: TrainingConfig, out: Path, train_pairs: Pairs, valid_pairs: Pairs
+    ) -> None:
+        self.fabric, self.config, self.out = fabric, config, out
+        self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
+        torch.manual_seed(config.seed)
+        np.random.seed(config.seed % (1 << 32))  # noqa: NPY002  (user code may draw from it)
+        random.seed(config.seed)
+        self.matcher = make_matcher(config).to(fabric.device)
+        self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
+        teacher = None
+        if config.teacher is not None and (config.loss.distill_assignment or config.loss.distill_descriptors):
+            teacher = GraphMatcher.from_pretrained(config.teacher).requires_grad_(False).to(fabric.device)
+        self.freeze_unused()
+        parameters = [p for p in self.matcher.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+        self.objective, self.optimizer = fabric.setup(
+            Objective(self.matcher, config.loss, teacher), optimizer
+        )
+        self.step, self.best, self.seconds = 0, -math.inf, 0.0
+        self.sums: dict[str, float] = {}
+        self.stopping = False
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the run goes on from."""
+        return self.out / "last.ckpt"
+
+    def freeze_unused(self) -> None:
+        """Switch off the gradient of heads that no loss reaches, which data-parallel training would wait for."""
+        config, depth = self.config, self.matcher.config.num_layers
+        if not config.loss.confidence or len(self.matcher.assignments) == 1:
+            self.matcher.confidences.requires_grad_(False)
+        if isinstance(config.loss.layers, str) and config.loss.layers.startswith("random"):
+            return
+        supervised = supervised_layers(config.loss.layers, depth, torch.Generator())
+        for i in range(depth):
+            if i not in supervised and len(self.matcher.assignments) > 1:
+                self.matcher.assignments[i].requires_grad_(False)
+                self.matcher.confidences[i].requires_grad_(False)
+
+    def run(self) -> Path:
+        """Train until the last step, or until asked to stop."""
+        config = self.config
+        resumed = self.checkpoint.is_file()
+        if resumed:
+            self.resume()
+        handlers = self._listen()
+        monitor = Monitor(self.out, config, self.step, enabled=self.fabric.is_global_zero)
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        batches = self._batches()
+        try:
+            if not resumed:
+                self._validate(monitor)
+            while self.step < config.steps and not self.stopping:
+                found = self._train_step(batches)
+                self.step += 1
+                self.seconds = time.monotonic() - began
+                for name, value in found.items():
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    steps = (self.step - 1) % config.log_every + 1
+                    means = {name: value / steps for name, value in self.sums.items()}
+                    monitor.log(self.step, self.seconds, means)
+                    self.sums = {}
+                monitor.advance(self.step)
+                last = self.step == config.steps
+                if last or (config.validate_every and self.step % config.validate_every == 0):
+                    self._validate(monitor)
+                due = config.checkpoint_every and self.step % config.checkpoint_every == 0
+                late = config.checkpoint_minutes and time.monotonic() - saved > 60 * config.checkpoint_minutes
+                if last or due or late or self.stopping:
+                    self.save()
+                    saved = time.monotonic()
+            if self.step < config.steps:
+                monitor.say(f"stopped after step {self.step}; run the same command to go on")
+                return self.checkpoint
+            return self._write_matcher("matcher.safetensors")
+        finally:
+            monitor.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint.
+
+        Raises:
+            ValueError: If it is damaged or belongs to a run with other settings or pairs.
+        """
+        state = load_checkpoint(self.checkpoint)
+        changed = sorted(
+            key
+            for key, value in self._identity().items()
+            if key not in _FREE and state["identity"].get(key) != value
+        )
+        if changed:
+            raise ValueError(
+                f"{self.out} holds a run with other settings ({', '.join(changed)}); "
+                "give the old ones to go on with it, or another folder"
+            )
+        self.matcher.load_state_dict(state["matcher"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.sums = state["sums"]
+        set_random_state(state["random"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.fabric.barrier()
+        if not self.fabric.is_global_zero:
+            return
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "identity": self._identity(),
+                "matcher": self.matcher.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "seconds": self.seconds,
+                "sums": self.sums,
+                "random": random_state(),
+            },
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run must keep in order to go on."""
+        values = asdict(self.config)
+        values["data"] = {
+            key: value for key, value in values["data"].items() if key not in ("cache", "num_workers")
+        }
+        values["data"]["size"] = list(values["data"]["size"])
+        values["photos"] = [path.name for path in getattr(self.train_pairs, "paths", ())]
+        values["pairs"] = len(self.train_pairs)
+        return values
+
+    def _batches(self) -> Any:
+        config, fabric = self.config, self.fabric
+        sampler = BatchSampler(
+            self.step,
+            config.steps,
+            size=len(self.train_pairs),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            accumulate=config.accumulate,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        loader: Any = DataLoader(
+            self.train_pairs,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=Batch.from_data_list,
+            num_workers=config.data.num_workers,
+            generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
+        )
+        return iter(loader)
+
+    def _train_step(self, batches: Any) -> dict[str, float]:
+        config, fabric = self.config, self.fabric
+        rate = learning_rate(
+            self.step, config.steps, config.learning_rate, config.warmup, config.final_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        layers = supervised_layers(config.loss.layers, self.matcher.config.num_layers, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: list[dict[str, torch.Tensor]] = []
+        seen = []
+        for number in range(config.accumulate):
+            batch = next(batches).to(fabric.device)
+            seen.append(batch)
+            with fabric.no_backward_sync(self.objective, enabled=number < config.accumulate - 1):
+                found = self.objective(batch, layers)
+                fabric.backward(found["total"] / config.accumulate)
+            parts.append({name: value.detach() for name, value in found.items()})
+        clipped: Any = fabric.clip_gradients(
+            self.objective, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+        )
+        norm = float(clipped)
+        names = list(parts[0])
+        values = torch.stack([torch.stack([part[name].double() for part in parts]).mean() for name in names])
+        values = torch.cat([values, values.new_tensor([float(self.stopping)])])
+        reduced: Any = fabric.all_reduce(values, reduce_op="mean")
+        *means, stopping = reduced.tolist()
+        self.stopping = stopping > 0
+        losses = dict(zip(names, means, strict=True))
+        # Scaled half-precision gradients overflow now and then, and their steps are left out by the scaler.
+        finite = math.isfinite(norm) or config.precision == "16-mixed"
+        if not (finite and math.isfinite(losses["total"])):
+            self._dump(seen, losses, norm)
+        self.optimizer.step()
+        if config.ema:
+            update_average(self.average, self.matcher, config.ema, self.step)
+        else:
+            self.average.load_state_dict(self.matcher.state_dict())
+        return {**losses, "gradient": norm, "learning_rate": rate}
+
+    def _dump(self, batches: list[Any], losses: dict[str, float], norm: float) -> None:
+        """Write what led to a loss that is not finite, and stop.
+
+        Raises:
+            FloatingPointError: Always.
+        """
+        path = self.out / f"not-finite-step{self.step}-process{self.fabric.global_rank}.pt"
+        state = {
+            "step": self.step,
+            "losses": losses,
+            "gradient": norm,
+            "batches": [
+                {
+                    key: value.as_tensor() if hasattr(value, "as_tensor") else value
+                    for key, value in batch.to_dict().items()
+                    if isinstance(value, torch.Tensor)
+                }
+                for batch in batches
+            ],
+            "matcher": self.matcher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_whole(path, buffer.getvalue())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        raise FloatingPointError(
+            f"the loss or its gradient is not finite in step {self.step} ({shown}; gradient {norm:.4g}). The batch "
+            f"and the weights before the step are in {path}; try a lower learning_rate or precision 32-true"
+        )
+
+    def _validate(self, monitor: Monitor) -> None:
+        if self.fabric.is_global_zero and len(self.valid_pairs) > 0:
+            metrics = validate(self.average, self.valid_pairs)
+            monitor.log_validation(self.step, self.seconds, metrics)
+            monitor.draw(self.step, self.average, self.valid_pairs)
+            if metrics["recall"] > self.best:
+                self.best = metrics["recall"]
+                self._write_matcher("best.safetensors")
+        self.fabric.barrier()
+
+    def _write_matcher(self, name: str) -> Path:
+        path = self.out / name
+        if self.fabric.is_global_zero:
+            metadata = {"graph": self.config.graph, "extractor": self.config.data.extractor}
+            self.average.save(path, metadata=metadata)
+        return path
+
+    def _listen(self) -> dict[int, Any]:
+        """Stop after the current step when asked to."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.stopping = True
+
+        try:
+            return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread, where signals do not arrive
+            return {}
+
+
+def make_matcher(config: TrainingConfig) -> GraphMatcher:
+    """The matcher that a run starts with, in training mode.
+
+    Raises:
+        ValueError: If its settings do not fit the weights.
+    """
+    adaptive = {"depth_confidence": None, "width_confidence": None}  # every keypoint goes through every layer
+    try:
+        if config.weights is not None:
+            return GraphMatcher.from_pretrained(config.weights, **{**config.matcher, **adaptive}).train()
+        return GraphMatcher(**{**config.matcher, **adaptive}).train()
+    except TypeError as error:
+        raise ValueError(f"'matcher': {error}") from None

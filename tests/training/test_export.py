@@ -1,0 +1,71 @@
+import hashlib
+
+import pytest
+import torch
+from training_pairs import SPARSE
+from typer.testing import CliRunner
+
+from pyg_match import Matcher, pretrained
+from pyg_match.cli import app
+from pyg_match.nn import GraphMatcher
+from pyg_match.training import export_matcher
+
+
+@pytest.fixture
+def trained(tmp_path):
+    matcher = GraphMatcher(in_channels=128, hidden_channels=16, num_layers=2, heads=2).eval()
+    (tmp_path / "run").mkdir()
+    matcher.save(tmp_path / "run" / "best.safetensors", metadata={"graph": SPARSE, "extractor": "rootsift"})
+    return matcher, tmp_path / "run"
+
+
+@pytest.mark.parametrize("source", ["", "best", "best.safetensors"])
+def test_half_precision_comes_back_in_single(trained, tmp_path, source):
+    matcher, folder = trained
+    target = tmp_path / "small.safetensors"
+    digest = export_matcher(folder / source, target, half=True)
+    assert digest == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert target.stat().st_size < 0.7 * (folder / "best.safetensors").stat().st_size
+    loaded = GraphMatcher.from_pretrained(target)
+    assert loaded.config == matcher.config
+    for key, value in matcher.state_dict().items():
+        assert loaded.state_dict()[key].dtype == torch.float
+        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=1e-3, atol=1e-6)
+    assert pretrained.read_metadata(target)["graph"] == SPARSE
+
+
+def test_a_packaged_matcher_is_checked_and_brings_its_graph(trained, tmp_path, monkeypatch):
+    file = tmp_path / "tiny-sparse.safetensors"
+    result = CliRunner().invoke(app, ["export", str(trained[1]), str(file), "--half"])
+    assert result.exit_code == 0, result.output
+    digest = result.output.split()[-1]
+    monkeypatch.setattr(pretrained, "_PACKAGED_FOLDER", tmp_path)
+    monkeypatch.setitem(pretrained._PACKAGED, "tiny-sparse", pretrained._PackagedFile(file.name, digest))
+    assert "tiny-sparse" in pretrained.available()
+    assert GraphMatcher.from_pretrained("tiny-sparse").config == trained[0].config
+    matcher = Matcher.from_pretrained("tiny-sparse")
+    assert "KNNGraph(k=4, loop=True)" in repr(matcher.transform)
+    assert type(matcher.extractor).__name__ == "RootSIFT"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="is not the published 'tiny-sparse'"):
+        GraphMatcher.from_pretrained("tiny-sparse")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="'tiny-sparse' are missing from this installation"):
+        GraphMatcher.from_pretrained("tiny-sparse")
+
+
+def test_packaged_files_are_there():
+    for name in pretrained.packaged():
+        assert {"config", "graph", "extractor"} <= pretrained.read_metadata(name).keys()
+
+
+def test_a_matcher_of_unknown_detector_is_refused(tmp_path):
+    file = tmp_path / "plain.safetensors"
+    GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1, heads=2).save(file)
+    with pytest.raises(ValueError, match="does not say which detector"):
+        Matcher.from_pretrained(file)
+
+
+def test_nothing_to_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no matcher at"):
+        export_matcher(tmp_path / "nothing", tmp_path / "out.safetensors")

@@ -1,0 +1,223 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_pairs import SPARSE, Pairs, small_config
+
+from pyg_match.nn import GraphMatcher
+from pyg_match.training import validate
+from pyg_match.training.checkpoint import load_checkpoint
+from pyg_match.training.files import read_json_lines
+from pyg_match.training.loop import train
+from pyg_match.training.schedule import batch_indices
+from pyg_match.transforms import graph_from_recipe
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def datasets(count: int = 5) -> tuple[Pairs, Pairs]:
+    transform = graph_from_recipe(SPARSE)
+    return Pairs(count, transform), Pairs(1, transform, first=100)
+
+
+def run(config, out, **kwargs) -> Path:
+    return train(config, None, out, datasets=datasets(), accelerator="cpu", devices=1, **kwargs)
+
+
+def in_process(code: str, out: Path, **variables: str) -> subprocess.Popen:
+    """Python code with the names above, in a process of its own."""
+    lines = f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'training')!r}]\n"
+    lines += f"import torch; torch.set_num_threads(1)\nfrom test_loop import *\nout = Path({str(out)!r})\n"
+    file = out.with_suffix(".py")
+    file.write_text(lines + "if __name__ == '__main__':\n    " + code)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.Popen(
+        [sys.executable, str(file)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_same_weights(file0: Path, file1: Path) -> None:
+    state0, state1 = (GraphMatcher.from_pretrained(file).state_dict() for file in (file0, file1))
+    assert all(torch.equal(value, state1[key]) for key, value in state0.items())
+
+
+def test_eight_pairs_are_learned_by_heart():
+    from torch_geometric.data import Batch
+
+    from pyg_match.training import LossConfig, Objective
+
+    pairs = [*Pairs(8, graph_from_recipe(SPARSE))]
+    matcher = GraphMatcher(in_channels=16, hidden_channels=32, num_layers=2, heads=2)
+    objective, batch = Objective(matcher, LossConfig()), Batch.from_data_list(pairs)
+    optimizer = torch.optim.AdamW(matcher.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective(batch, (0, 1))["total"].backward()
+        optimizer.step()
+    assert validate(matcher, pairs)["recall"] > 0.99
+
+
+def test_a_run_leaves_matchers_a_checkpoint_and_a_log(tmp_path):
+    config = small_config(validate_every=3, accumulate=2)
+    path = run(config, tmp_path)
+    assert path == tmp_path / "matcher.safetensors"
+    assert GraphMatcher.from_pretrained(path).config.num_layers == 2
+    assert (tmp_path / "best.safetensors").is_file()
+    assert list((tmp_path / "tensorboard").iterdir())
+    records = read_json_lines(tmp_path / "log.jsonl")
+    assert [record["step"] for record in records if "train" in record] == [2, 4, 6]
+    assert [record["step"] for record in records if "validation" in record] == [0, 3, 6]
+    assert {"recall", "precision", "auc@5_dlt", "auc@5_poselib"} <= records[0]["validation"].keys()
+    assert {"assignment", "confidence", "total", "gradient", "learning_rate"} <= records[1]["train"].keys()
+    assert run(config, tmp_path) == path  # done already
+
+
+def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path):
+    config = small_config(steps=12, checkpoint_every=1)
+    run(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    code = "Pairs.delay = 0.05; run(small_config(steps=12, checkpoint_every=1), out)"
+    for step in (2, 6):
+        process = in_process(code, out)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = [record["step"] for record in read_json_lines(out / "log.jsonl") if "train" in record]
+            if steps and steps[-1] >= step:
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert 0 < load_checkpoint(out / "last.ckpt")["step"] < 12
+    run(config, out)
+    assert_same_weights(tmp_path / "whole" / "matcher.safetensors", out / "matcher.safetensors")
+    states = [load_checkpoint(tmp_path / name / "last.ckpt") for name in ("whole", "killed")]
+    for name in ("matcher", "average"):
+        assert all(torch.equal(value, states[1][name][key]) for key, value in states[0][name].items())
+    losses = [
+        [{**record, "seconds": 0} for record in read_json_lines(tmp_path / name / "log.jsonl")]
+        for name in ("whole", "killed")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_sigterm_ends_a_run_after_a_checkpoint(tmp_path, monkeypatch):
+    from pyg_match.training import loop
+
+    step = loop.Trainer._train_step
+
+    def asked_to_stop(self, batches):
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batches)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop.Trainer, "_train_step", asked_to_stop)
+    assert run(small_config(checkpoint_every=0), tmp_path) == tmp_path / "last.ckpt"
+    assert load_checkpoint(tmp_path / "last.ckpt")["step"] == 4
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    run(small_config(checkpoint_every=0), tmp_path)
+    run(small_config(checkpoint_every=0), tmp_path / "whole")
+    assert_same_weights(tmp_path / "matcher.safetensors", tmp_path / "whole" / "matcher.safetensors")
+
+
+def test_other_settings_do_not_go_on_with_a_run(tmp_path):
+    run(small_config(steps=1), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(learning_rate, steps\)"):
+        run(small_config(steps=2, learning_rate=0.1), tmp_path)
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path):
+    config = {"batch_size": 4, "log_every": 1, "steps": 4}
+    run(small_config(**config), tmp_path / "one")
+    code = (
+        f"train(small_config(**{config}), None, out, datasets=datasets(), accelerator='cpu', devices=2, "
+        "strategy='ddp')"
+    )
+    process = in_process(code, tmp_path / "two")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    one, two = (
+        [record["train"] for record in read_json_lines(tmp_path / name / "log.jsonl") if "train" in record]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 4
+    for ours, theirs in zip(one, two, strict=True):
+        for name in ("total", "assignment", "confidence"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_leaves_its_batch(tmp_path):
+    pairs = datasets()
+    for pair in pairs[0].pairs:
+        pair.x = pair.x * 1e30
+    with pytest.raises(FloatingPointError, match="not finite in step 0"):
+        train(small_config(), None, tmp_path, datasets=pairs, accelerator="cpu", devices=1)
+    (file,) = tmp_path.glob("not-finite-*.pt")
+    state = torch.load(file, weights_only=True)
+    assert state["batches"][0]["x"].shape[1] == 16
+    assert "lin_out" in " ".join(state["matcher"])
+
+
+def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
+    run(small_config(steps=6, checkpoint_every=2), tmp_path / "whole")
+    real, out = os.fsync, tmp_path / "full"
+    out.mkdir()
+    written = []
+
+    def full(number):
+        path = os.readlink(f"/proc/self/fd/{number}")
+        if "last.ckpt" in path:
+            written.append(path)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*last.ckpt \(No space left.*intact"):
+        run(small_config(steps=6, checkpoint_every=2), out)
+    monkeypatch.undo()
+    assert load_checkpoint(out / "last.ckpt")["step"] == 2
+    assert not list(out.glob("*.tmp"))
+    run(small_config(steps=6, checkpoint_every=2), out)
+    assert_same_weights(tmp_path / "whole" / "matcher.safetensors", out / "matcher.safetensors")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint"):
+        run(small_config(), tmp_path)
+
+
+def test_batches_do_not_depend_on_processes_and_parts():
+    whole = [sorted(batch_indices(step, 10, 4, seed=3)[0]) for step in range(5)]
+    parts = [
+        sorted(
+            index
+            for rank in range(2)
+            for part in batch_indices(step, 10, 4, 3, accumulate=2, rank=rank, world=2)
+            for index in part
+        )
+        for step in range(5)
+    ]
+    assert parts == whole
+    assert sorted(index for batch in whole for index in batch) == sorted([*range(10), *range(10)])
+    with pytest.raises(ValueError, match="multiple of 3 processes x 1 parts, got 4"):
+        batch_indices(0, 10, 4, 0, world=3)
+
+
+def test_a_line_that_was_cut_off_is_not_read(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps({"step": 1}) + '\n{"step": 2, "tr')
+    assert read_json_lines(file) == [{"step": 1}]
