@@ -189,7 +189,7 @@ def explore(
 ) -> None:
     """See what attention does, in a browser: a page that only this machine can open."""
     try:
-        from pyg_match.app.page import launch, starting_choice
+        from pyg_match.app.server import launch, starting_choice
         from pyg_match.app.settings import Limits
 
         limits = Limits(int(max_megabytes * 2**20), int(max_megapixels * 1e6))

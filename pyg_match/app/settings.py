@@ -1,0 +1,80 @@
+"""What a visitor of the page may choose, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from pyg_match.data import KeypointPair
+
+# Names of the graphs on the page. "Self" edges join keypoints of one image, "cross" edges those of different images.
+GRAPHS = {
+    "complete": "complete (all pairs)",
+    "candidates": "k candidates (cross)",
+    "knn": "k nearest (self)",
+    "diverse": "k near and diverse (self)",
+    "anchors": "k nearest + k anchors (self)",
+    "sparse": "both (self and cross sparse)",
+    "trained": "as the matcher was trained",
+}
+GRAPH_HELP = (
+    "Self edges join keypoints of one image: all, the k nearest, or these and k anchors that all see. "
+    "Cross edges join keypoints of both: all, or the k most similar descriptors."
+)
+WITHOUT_K = ("complete", "trained")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large an uploaded image may be."""
+
+    max_bytes: int = 32 * 2**20  # size of the file
+    max_pixels: int = 40_000_000  # width times height, read from the header before anything is decoded
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A graph and a value policy, one side of a comparison.
+
+    Args:
+        graph: One of :data:`GRAPHS`.
+        k: Number of neighbours, anchors or candidates.
+        value_source: ``"current"``, ``"initial"`` or ``"every:n"``; see :class:`~pyg_match.nn.MatcherConfig`.
+
+    Raises:
+        ValueError: If the graph is unknown or ``k`` is not positive.
+
+    Example:
+        >>> str(Setting("knn", 16))
+        'knn k=16, values: current'
+    """
+
+    graph: str = "complete"
+    k: int = 32
+    value_source: str = "current"
+
+    def __post_init__(self) -> None:
+        if self.graph not in GRAPHS:
+            raise ValueError(f"'graph' must be one of {', '.join(GRAPHS)}, got {self.graph!r}")
+        if self.k < 1:
+            raise ValueError(f"'k' must be positive, got {self.k}")
+
+    def transform(self) -> Optional[Callable[[KeypointPair], KeypointPair]]:
+        """What draws the edges; ``None`` for the complete graph and the one that a matcher was trained on."""
+        from torch_geometric.transforms import Compose
+
+        from pyg_match.transforms import AnchorEdges, CandidateEdges, DiverseKNN, KNNGraph
+
+        steps: list[Any] = []
+        if self.graph in ("knn", "anchors", "sparse"):
+            steps.append(KNNGraph(self.k, loop=True))
+        if self.graph == "diverse":
+            steps.append(DiverseKNN(self.k, loop=True))
+        if self.graph in ("anchors", "sparse"):
+            steps.append(AnchorEdges(self.k, loop=True))
+        if self.graph in ("candidates", "sparse"):
+            steps.append(CandidateEdges(self.k))
+        return Compose(steps) if steps else None
+
+    def __str__(self) -> str:
+        size = "" if self.graph in WITHOUT_K else f" k={self.k}"
+        return f"{self.graph}{size}, values: {self.value_source}"

@@ -1,0 +1,59 @@
+"""Images that strangers hand in."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Union
+
+from torch import Tensor
+
+from pyg_match.app.settings import Limits
+from pyg_match.features import load_image
+
+
+def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str = "the image") -> Tensor:
+    r"""Read an image that is not too large, judged by the size of the file and the header before decoding.
+
+    Args:
+        path: The file.
+        limits: How large it may be.
+        name: What messages call it.
+
+    Shapes:
+        - **output:** :math:`(3, H, W)`
+
+    Raises:
+        ValueError: If it is too large, no image, or damaged. The message names no folder.
+        FileNotFoundError: If there is no such file.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: there is no file {path.name}")
+    size = path.stat().st_size
+    if size > limits.max_bytes:
+        raise ValueError(
+            f"{name} is too large: {size / 2**20:.3g} MiB, at most {limits.max_bytes / 2**20:.3g} MiB are read"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            with Image.open(path) as image:
+                width, height = image.size
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{name} is too large: it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, "
+            f"at most {limits.max_pixels / 1e6:.3g} are read"
+        ) from None
+    except Exception:  # the decoders raise OSError, SyntaxError, struct.error, ... on damaged headers
+        raise ValueError(f"{name} cannot be read: {path.name} is not an image, or damaged") from None
+    if width * height > limits.max_pixels:
+        raise ValueError(
+            f"{name} is too large: {width} x {height} pixels are {width * height / 1e6:.3g} megapixels, "
+            f"at most {limits.max_pixels / 1e6:.3g} are read; make it smaller first"
+        )
+    try:
+        return load_image(path)
+    except ValueError:
+        raise ValueError(f"{name} cannot be read: {path.name} is damaged or cut off") from None
