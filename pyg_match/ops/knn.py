@@ -103,6 +103,10 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
     while rows.numel() > 0:
         found = search(points, rows, depth)
         distance = _squared_distance(points, rows, found)
+        # Nearly always the points found are in order already and no two are equally far.
+        plain = (found[:, 0] == rows) & (distance[:, 1:] > distance[:, :-1]).all(dim=1)
+        result[rows[plain]] = found[plain, int(not loop) : int(not loop) + k]
+        rows, found, distance = rows[~plain], found[~plain], distance[~plain]
         order = found.argsort(dim=1)
         found, distance = found.gather(1, order), distance.gather(1, order)
         own = found == rows.unsqueeze(1)

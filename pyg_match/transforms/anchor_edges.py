@@ -74,18 +74,16 @@ class AnchorEdges(BaseTransform):
         present = data.get("edge_index")
         if present is not None:
             present = present.as_tensor() if isinstance(present, EdgeIndex) else present
-            new = ~torch.isin(_key(edge_index, num_nodes), _key(present, num_nodes))
-            edge_index = torch.cat([present, edge_index[:, new]], dim=1)
+            # The new edges hold all that start at anchors, but for loops unless they are asked for.
+            own = present[0] == present[1]
+            kept = ~anchor[present[0]] | (own if not self.loop else torch.zeros_like(own))
+            edge_index = torch.cat([present[:, kept], edge_index], dim=1)
         store_edges(data, "edge_index", sorted_edges(edge_index, num_nodes))
         store_values(data, "anchor", anchor)
         return data
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.num_anchors}, method={self.method!r}, loop={self.loop})"
-
-
-def _key(edge_index: Tensor, num_nodes: int) -> Tensor:
-    return edge_index[1] * num_nodes + edge_index[0]
 
 
 def _anchor_edges(anchor: Tensor, ptr: list[int]) -> Tensor:
