@@ -12,8 +12,8 @@ stand side by side: DLT weighted by the match scores, OpenCV's RANSAC (0.5 px, 3
 
 Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio test; `kornia` kornia's
 LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
-keypoints only; `knn-K` with self edges to the K nearest keypoints only. All matchers run the same pretrained
-weights through every layer.
+keypoints only; `knn-K` with self edges to the K nearest keypoints only. These matchers run the same pretrained
+weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph.
 
 An interrupted run continues where it stopped when it is started again with the same settings.
 """
@@ -48,8 +48,8 @@ from pyg_match.metrics import (
     recall_curve,
 )
 from pyg_match.nn import GraphMatcher, MatcherOutput
-from pyg_match.pretrained import load_weights
-from pyg_match.transforms import CandidateEdges, KNNGraph
+from pyg_match.pretrained import load_weights, read_metadata
+from pyg_match.transforms import CandidateEdges, KNNGraph, graph_from_recipe
 
 Matching = tuple[Tensor, Tensor]  # index pairs [M, 2] and scores [M]
 Method = Callable[[KeypointSet, KeypointSet], Matching]
@@ -81,8 +81,9 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
-    *("candidates-16", "candidates-32", "knn-32", "knn-64"),
+    *("candidates-16", "candidates-32", "knn-32", "knn-64", "trained"),
 ]
+TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
 KORNIA = {  # shapes of kornia's LightGlue that fit the weights
     "aliked": {"input_dim": 128},
@@ -147,7 +148,21 @@ def graph_matcher(
     return match
 
 
-def build_methods(names: Iterable[str], features: str) -> dict[str, Method]:
+def trained_matcher(weights: str | None, features: str) -> Method:
+    """Weights that bring the graph on which they were trained."""
+    if weights is None:
+        raise ValueError(
+            f"there are no weights trained on a sparse graph for '{features}'; name some with --weights"
+        )
+    found = read_metadata(weights)
+    if found.get("extractor") != features:
+        raise ValueError(
+            f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
+        )
+    return graph_matcher(GraphMatcher.from_pretrained(weights), graph_from_recipe(found["graph"]))
+
+
+def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
     """The methods of these names; ValueError for an unknown one or one without weights for the features."""
     model = functools.cache(lambda: GraphMatcher.from_pretrained(WEIGHTS[features]))
     builders: dict[str, Callable[[str], Method]] = {
@@ -157,11 +172,12 @@ def build_methods(names: Iterable[str], features: str) -> dict[str, Method]:
         "complete": lambda _: graph_matcher(model()),
         "candidates": lambda number: graph_matcher(model(), CandidateEdges(int(number))),
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
+        "trained": lambda _: trained_matcher(trained, features),
     }
     methods = {}
     for name in names:
         kind, _, number = name.partition("-")
-        if kind not in builders or bool(number) == (kind in ("mnn", "kornia", "complete")):
+        if kind not in builders or bool(number) == (kind in ("mnn", "kornia", "complete", "trained")):
             raise ValueError(f"unknown method '{name}', expected 'all' or some like {', '.join(METHODS)}")
         if kind not in ("mnn", "ratio") and features not in WEIGHTS:
             raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")
@@ -418,17 +434,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/hpatches"), help="folder of results (%(default)s)"
     )
+    parser.add_argument("--weights", help="of the method trained: a name or a file (those of the package)")
     parser.add_argument("--limit", type=int, help="only the first so many pairs")
     args = parser.parse_args(arguments)
     roots = sorted(os.path.abspath(root) for root in args.roots)
     settings = {"roots": roots, "features": args.features, "max_keypoints": args.max_keypoints}
     settings |= {"short_side": SHORT_SIDE, "pyg_match": version("pyg-match")}
-    names = args.methods
+    names, trained = args.methods, args.weights or TRAINED.get(args.features)
     if "all" in names:
         names = [name for name in METHODS if args.features in WEIGHTS or name.startswith(("mnn", "ratio"))]
+        names = [name for name in names if trained or name != "trained"]
+    if args.weights and "trained" in names:
+        settings["trained"] = args.weights
     try:
         pairs = read_pairs(args.roots, args.limit)
-        methods = build_methods(names, args.features)
+        methods = build_methods(names, args.features, trained)
         features = cached_features(args.out / "features", args.features, args.max_keypoints)
         check_settings(args.out, settings)
     except (FileNotFoundError, ValueError) as error:
