@@ -6,6 +6,7 @@ All constructions run on a pair of random images with N keypoints each. At 2,048
 matcher on a sparse graph of the same pair. The last table is about the descriptors of a real photo.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def random_pair(num_keypoints: int) -> KeypointPair:
     return KeypointPair.from_sets(*sets)
 
 
-def print_costs(bench: Bench) -> list[Target]:
-    """Time all constructions, and the matcher where they are compared with it."""
+def time_all(bench: Bench) -> list[str]:
+    """Time all constructions, and the matcher where they are compared with it; returns the constructions."""
     names: list[str] = []
     for size in bench.args.sizes:
         pair = random_pair(size)
@@ -87,18 +88,42 @@ def print_costs(bench: Bench) -> list[Target]:
             call = matcher(pair)
             peers["matcher"] = lambda call=call: call
         bench.time({"n": size}, peers, reference="matcher" if size == SHARE_AT else None)
+    return names
+
+
+def summary(bench: Bench, names: list[str]) -> list[Row]:
+    """The time of each construction at 2,048 keypoints, its share of the matcher's, and how it grows; printed."""
     whole = bench.seconds("matcher", n=SHARE_AT)
-    targets = []
+    rows: list[Row] = []
+    title = f"{SHARE_AT} keypoints in each image" + (f", matcher {1e3 * whole:.4g} ms" if whole else "")
+    print(f"\n{title:48}{'ms':>10}{'% of the matcher':>18}{'exponent of N':>15}")
     for name in names:
-        own = bench.seconds(name, n=SHARE_AT)
+        own, slope = bench.seconds(name, n=SHARE_AT), exponent(bench.rows, name)
         share = 100 * own / whole if own and whole else None
-        targets.append(
-            Target(f"{name}: share of the matcher's time at {SHARE_AT}", share, 10.0, "%", at_least=False)
+        rows.append({"peer": name, "n": SHARE_AT, "seconds": own, "share": share, "exponent": slope})
+        cells = (f"{1e3 * own:.4g}" if own else "-", f"{share:.2f}" if share is not None else "-")
+        growth = "-" if slope is None else f"{slope:.2f}"
+        print(f"  {name:46}{cells[0]:>10}{cells[1]:>18}{growth:>15}")
+    return rows
+
+
+def cost_targets(rows: list[Row]) -> list[Target]:
+    """Each construction is cheap beside the matcher, and grows no faster than N log N."""
+    cheap = [
+        Target(
+            f"{row['peer']}: share of the matcher's time at {row['n']}",
+            row["share"],
+            10.0,
+            "%",
+            at_least=False,
         )
-    for name in names:
-        slope = exponent(bench.rows, name)
-        targets.append(Target(f"{name}: exponent of N", slope, LINEARITHMIC, "", at_least=False))
-    return targets
+        for row in rows
+    ]
+    slow_growth = [
+        Target(f"{row['peer']}: exponent of N", row["exponent"], LINEARITHMIC, "", at_least=False)
+        for row in rows
+    ]
+    return cheap + slow_growth
 
 
 def matcher(pair: KeypointPair) -> Call:
@@ -140,23 +165,29 @@ def print_diversity(image: Path | None, features: str, num_keypoints: int) -> tu
     return rows, sum(after >= before for before, after in zip(cosines[:-1], cosines[1:], strict=True))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser(__doc__, [512, 1024, 2048, 4096, 8192])
-    options.add_argument("--quick", action="store_true", help="three sizes, fewer samples")
-    options.add_argument(
+def options() -> argparse.ArgumentParser:
+    made = parser(__doc__, [512, 1024, 2048, 4096, 8192])
+    made.add_argument("--quick", action="store_true", help="three sizes, fewer samples")
+    made.add_argument(
         "--image", type=Path, help="photo for the diversity table, by default one of scikit-image's"
     )
-    options.add_argument("--features", default="aliked", help="detector for it (%(default)s)")
-    args = options.parse_args(arguments)
+    made.add_argument("--features", default="aliked", help="detector for it (%(default)s)")
+    made.add_argument("--max-keypoints", type=int, default=1024, help="of that photo (%(default)s)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = options().parse_args(arguments)
     if args.quick:
         args.sizes, args.budget = [1024, 2048, 4096], min(args.budget, 2.0)
     bench = Bench(__file__, args, arguments)
-    targets = print_costs(bench)
-    rows, falls = print_diversity(args.image, args.features, num_keypoints=1024)
+    costs = summary(bench, time_all(bench))
+    rows, rises = print_diversity(args.image, args.features, args.max_keypoints)
+    targets = cost_targets(costs)
     targets.append(
-        Target("mean |cosine| falls with the weight: steps up", float(falls), 0.0, "", at_least=False)
+        Target("mean |cosine| falls with the weight: steps up", float(rises), 0.0, "", at_least=False)
     )
-    bench.finish(targets, diversity=rows)
+    bench.finish(targets, summary=costs, diversity=rows)
     if args.plot:
         plot(args.plot, bench.rows, f"Drawing the graphs of a pair of images, {args.threads} threads")
 

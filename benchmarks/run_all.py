@@ -13,10 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-
-from common import machine, versions, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURACY = "benchmarks/results/hpatches.json"
@@ -71,8 +68,6 @@ JOBS = (
 def command(job: Job, quick: bool, folder: str) -> list[str]:
     """The arguments after the name of the script, relative to the root of the repository."""
     words = (job.quick if quick else job.full).split()
-    if job.name == "graphs":
-        return words
     if job.name == "matcher" and (ROOT / ACCURACY).exists():
         words += ["--accuracy", ACCURACY]
     if job.plot and not quick:
@@ -80,28 +75,14 @@ def command(job: Job, quick: bool, folder: str) -> list[str]:
     return [*words, "--out", f"{folder}/{job.name}.json"]
 
 
-def run(job: Job, words: Sequence[str], folder: str, seconds: float | None) -> str:
+def run(job: Job, words: Sequence[str], seconds: float | None) -> str:
     """Run one benchmark; returns what went wrong, or an empty string."""
     process = [sys.executable, str(ROOT / "benchmarks" / job.script), *words]
-    captured = subprocess.PIPE if job.name == "graphs" else None  # it prints its figures and writes no file
     try:
-        done = subprocess.run(process, cwd=ROOT, timeout=seconds, stdout=captured, text=True, check=False)
+        done = subprocess.run(process, cwd=ROOT, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return "out of time"
-    if done.returncode != 0:
-        return f"exit code {done.returncode}"
-    if captured is not None:
-        print(done.stdout)
-        record = {
-            "benchmark": job.name,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": " ".join(["python", f"benchmarks/{job.script}", *words]),
-            "machine": machine(),
-            "versions": versions(),
-            "output": done.stdout,
-        }
-        write_json(ROOT / folder / f"{job.name}.json", record)
-    return ""
+    return f"exit code {done.returncode}" if done.returncode != 0 else ""
 
 
 def verdict(file: Path) -> tuple[list[str], int]:
@@ -135,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = command(job, args.quick, folder)
         left = 60 * QUICK_MINUTES - (time.monotonic() - start) if args.quick else None
         print(f"\n== {job.name}: python benchmarks/{job.script} {' '.join(words)}", flush=True)
-        problem = run(job, words, folder, left) if left is None or left > 1 else "out of time"
+        problem = run(job, words, left) if left is None or left > 1 else "out of time"
         if problem:
             failures.append(f"{job.name}: {problem}")
             continue

@@ -139,12 +139,16 @@ class DiverseKNN(BaseTransform):
         from pyg_match.transforms.diverse_choice import choose
 
         nodes, size = candidates.shape
-        arrays = [tensor.cpu().contiguous().numpy() for tensor in (pos.double(), descriptors, candidates)]
-        chosen = np.zeros((nodes, size), dtype=np.bool_)
+        positions, vectors = pos.double().cpu().reshape(-1).numpy(), descriptors.cpu().reshape(-1).numpy()
+        pool = candidates.cpu().reshape(-1).numpy().view(np.uint64)
+        chosen = np.zeros(nodes * size, dtype=np.bool_)
+        sizes = pos.size(1), descriptors.size(1), size, self.k, first
+        dimensions, channels, width, k, own = (np.uint64(number) for number in sizes)
 
         def run(start: int, stop: int) -> None:
             weights = (self.distance_weight, self.orthogonality_weight)
-            choose(*arrays, self.k, *weights, first, chosen, start, stop)
+            rows = np.uint64(start), np.uint64(stop)
+            choose(positions, dimensions, vectors, channels, pool, width, k, *weights, own, chosen, *rows)
 
         work = nodes * size * self.k * max(pos.size(1), descriptors.size(1))
         threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
@@ -155,7 +159,8 @@ class DiverseKNN(BaseTransform):
             bounds = [nodes * i // threads for i in range(threads + 1)]
             with ThreadPoolExecutor(threads) as executor:
                 list(executor.map(run, bounds[:-1], bounds[1:]))
-        return candidates[torch.from_numpy(chosen).to(candidates.device)].view(nodes, self.k)
+        mask = torch.from_numpy(chosen).view(candidates.shape).to(candidates.device)
+        return candidates[mask].view(nodes, self.k)
 
     def __repr__(self) -> str:
         return (

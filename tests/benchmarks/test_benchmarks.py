@@ -237,6 +237,28 @@ def matcher_row(results: dict, peer: str) -> dict:
     return next(row for row in results["rows"] if row["peer"] == peer)
 
 
+def test_graphs(load, tmp_path, monkeypatch, capsys):
+    graphs = load("graphs")
+    monkeypatch.setattr(graphs, "K", 8)
+    monkeypatch.setattr(graphs, "SHARE_AT", 96)
+    out, plot = tmp_path / "x.json", tmp_path / "x.svg"
+    size = ["--sizes", "96", "--max-keypoints", "64", "--out", str(out), "--plot", str(plot)]
+    graphs.main([*size, *FAST])
+    results = read(out)
+    names = {row["peer"] for row in results["rows"]} - {"matcher"}
+    assert names == {row["peer"] for row in results["summary"]} and "diverse kNN 8, descriptors" in names
+    whole = matcher_row(results, "matcher")["seconds"]
+    for row in results["summary"]:
+        own = matcher_row(results, row["peer"])["seconds"]
+        assert row["seconds"] == own and row["share"] == pytest.approx(100 * own / whole)
+        assert row["exponent"] is None  # of sizes from 1024 on
+    assert [row["weight"] for row in results["diversity"]] == list(graphs.WEIGHTS)
+    assert results["diversity"][-1]["cosine"] < results["diversity"][0]["cosine"]
+    assert len(results["targets"]) == 2 * len(names) + 1 and plot.exists()
+    printed = capsys.readouterr().out
+    assert "% of the matcher" in printed and "Targets" in printed
+
+
 def test_run_all(load, tmp_path, monkeypatch, capsys):
     run_all = load("run_all")
     scripts = tmp_path / "benchmarks"
@@ -246,18 +268,15 @@ def test_run_all(load, tmp_path, monkeypatch, capsys):
         f"import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text({json.dumps(json.dumps({'targets': [target]}))})\n"
     )
     (scripts / "bad.py").write_text("raise SystemExit(2)\n")
-    (scripts / "graphs.py").write_text("print('some figures')\n")
     (tmp_path / "results").mkdir()
-    names = ("good", "bad", "missing", "graphs")
+    names = ("good", "bad", "missing")
     jobs = [run_all.Job(name, f"{name}.py", quick="--quick") for name in names]
     monkeypatch.setattr(run_all, "JOBS", (*jobs, run_all.Job("full", "good.py")))
     monkeypatch.setattr(run_all, "ROOT", tmp_path)
     assert run_all.main(["--quick", "--folder", "results"]) == 1
-    assert {file.name for file in (tmp_path / "results").iterdir()} == {"good.json", "graphs.json"}
-    record = json.loads((tmp_path / "results" / "graphs.json").read_text())
-    assert record["output"] == "some figures\n" and record["command"] == "python benchmarks/graphs.py --quick"
+    assert {file.name for file in (tmp_path / "results").iterdir()} == {"good.json"}
     printed = capsys.readouterr().out
-    assert "3 benchmarks in" in printed and "FAILED bad: exit code 2" in printed
+    assert "2 benchmarks in" in printed and "FAILED bad: exit code 2" in printed
     assert "0 targets met, 1 not met" in printed and "good: a target: 2, wanted 3" in printed
     assert run_all.main(["--only", "full", "--folder", "results"]) == 0
     assert (tmp_path / "results" / "full.json").exists()
@@ -266,8 +285,6 @@ def test_run_all(load, tmp_path, monkeypatch, capsys):
 def test_run_all_passes_arguments_that_exist(load):
     run_all = load("run_all")
     for job in run_all.JOBS:
-        if job.name == "graphs":
-            continue
         options = load(Path(job.script).stem).options()
         for quick in (True, False):
             args = options.parse_args(run_all.command(job, quick, "folder"))
@@ -316,14 +333,22 @@ def test_readme(load, tmp_path, hpatches, capsys):
     (folder / "attention_forward.json").write_text(json.dumps(forward))
     knn = [timing(0.0123, n=5, peer="auto", points="uniform", k=8)]
     (folder / "knn.json").write_text(json.dumps(benchmark("knn", knn)))
-    (folder / "graphs.json").write_text(json.dumps(benchmark("graphs", [], output=r"as it \1 came")))
+    drawn = [timing(0.01, n=5, peer=r"rings \1"), timing(0.5, n=5, peer="matcher")]
+    costs = [{"peer": r"rings \1", "n": 5, "seconds": 0.01, "share": 2.0, "exponent": 1.05}]
+    costs.append({"peer": "parts", "n": 5, "seconds": None, "share": None, "exponent": None})
+    cosines = [{"weight": 0.25, "cosine": 0.1234, "distance": 12.34}]
+    (folder / "graphs.json").write_text(
+        json.dumps(benchmark("graphs", drawn, summary=costs, diversity=cosines))
+    )
     assert readme.main([*options, "--check"]) == 1 and "out of date" in capsys.readouterr().err
     assert readme.main([*options, "--hpatches", str(hpatches)]) == 0
     written = text.read_text()
     assert "| 1 | 1.00 | **0.50×** |" in written and "| 2 | 2.00 | 25× |" in written
     assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
     assert "9.0 s to compile, 0.3 s in later" in written
-    assert "| 5, uniform | 12.3 |" in written and r"as it \1 came" in written
+    assert "| 5, uniform | 12.3 |" in written
+    assert r"| rings \1 | 10.0 | 2.0% | N^1.05 |" in written and "| parts | – | – | – |" in written
+    assert "the 500 ms that a sparse matcher takes" in written and "| 0.25 | 0.123 | 12.3 |" in written
     assert "2020-01-02; A CPU, 2 cores, 2 threads, 8 GiB, others used 0.50 cores; torch 2." in written
     assert (
         "`python examples/hpatches_eval.py photos --out outputs/x`" in written and "somebody" not in written

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.explain import AttentionExplainer, Explainer
-from torch_geometric.nn import GPSConv, HeteroConv, Sequential, TransformerConv
+from torch_geometric.nn import GPSConv, HeteroConv, Sequential, TransformerConv, to_hetero
 from torch_geometric.testing import assert_module
+from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import to_torch_csr_tensor
 
 from pyg_match.nn import MaskedAttentionConv, RotaryEncoding
@@ -174,6 +175,63 @@ def test_inside_pyg_containers():
     out = hetero({"a": x, "b": y}, {("a", "to", "a"): edge_index, ("b", "to", "a"): cross})
     expected = conv(x, edge_index) + hetero.convs[("b", "to", "a")]((y, x), cross)
     assert torch.allclose(out["a"], expected, atol=1e-5)
+
+
+def test_inside_pyg_containers_with_other_forms_of_edges():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    edge_index = edge_index[:, edge_index[1].argsort(stable=True)]
+    conv = MaskedAttentionConv(16, 4, heads=4)
+    model = Sequential("x, edge_index", [(conv, "x, edge_index -> x"), torch.nn.ReLU()])
+    gps = GPSConv(16, conv, heads=4).eval()
+    hetero = HeteroConv({("a", "to", "a"): conv})
+    for edges in (
+        EdgeIndex(edge_index, sparse_size=(30, 30), sort_order="col"),
+        to_torch_csr_tensor(edge_index.flip(0), size=(30, 30)),
+    ):
+        assert torch.allclose(model(x, edges), conv(x, edge_index).relu(), atol=1e-5)
+        assert torch.allclose(gps(x, edges), gps(x, edge_index), atol=1e-5)
+        out = hetero({"a": x}, {("a", "to", "a"): edges})["a"]
+        assert torch.allclose(out, conv(x, edge_index), atol=1e-5)
+
+
+@pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
+def test_sparse_tensor():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    adjacency = SparseTensor(row=edge_index[1], col=edge_index[0], sparse_sizes=(30, 30))
+    conv = MaskedAttentionConv(16, 4, heads=4)
+    assert torch.allclose(conv(x, adjacency), conv(x, edge_index), atol=1e-5)
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = MaskedAttentionConv(16, 4, heads=4)
+        self.conv2 = MaskedAttentionConv(16, 4, heads=2)
+
+    def forward(self, x, edge_index):
+        return self.conv2(self.conv1(x, edge_index).relu(), edge_index)
+
+
+def test_to_hetero():
+    x = {"a": torch.randn(30, 16), "b": torch.randn(12, 16)}
+    edges = {
+        ("a", "to", "b"): random_edges(30, 12, 60),
+        ("b", "to", "a"): random_edges(12, 30, 50),
+    }
+    model = to_hetero(Net(), (["a", "b"], list(edges)))
+    out = model(x, edges)
+    hidden = {
+        target: getattr(model.conv1, f"{source}__to__{target}")((x[source], x[target]), edges[key]).relu()
+        for key in edges
+        for source, _, target in [key]
+    }
+    last = model.conv2.a__to__b
+    assert torch.allclose(out["b"], last((hidden["a"], hidden["b"]), edges["a", "to", "b"]), atol=1e-5)
+    sorted_edges = {
+        key: EdgeIndex(e[:, e[1].argsort()], sparse_size=(len(x[key[0]]), len(x[key[2]])), sort_order="col")
+        for key, e in edges.items()
+    }
+    assert torch.allclose(model(x, sorted_edges)["a"], out["a"], atol=1e-5)
 
 
 def test_message_hooks_and_explainer_see_every_edge():

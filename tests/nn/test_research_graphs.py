@@ -6,6 +6,7 @@ from helpers import random_pair
 from skimage import data
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
+from torch_geometric.utils import to_torch_csr_tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets import warped_pair
@@ -14,10 +15,12 @@ from pyg_match.nn import GraphMatcher, convert_lightglue
 from pyg_match.transforms import (
     AnchorEdges,
     CandidateEdges,
+    CompleteGraph,
     DiverseKNN,
     EqualPartition,
     KNNGraph,
     NestedPartition,
+    PrecomputedEdges,
     RemovePairs,
     RingPartition,
 )
@@ -26,22 +29,70 @@ COUNTS = [(24, 17), (1, 9), (0, 6), (12, 12)]
 LAYERS = 3
 RINGS = RingPartition([4, 10], loop=True)
 NESTED = NestedPartition([3, 6, 10], loop=True)
-CASES = {
-    "anchors": (AnchorEdges(3), {}),
-    "diverse": (DiverseKNN(5, loop=True), {}),
-    "parts": (EqualPartition(3), {}),
-    "zero": (RemovePairs(max_distance=200.0, mode="mask"), {"mask_mode": "zero"}),
-    "rings, attention": (RINGS, {"branch": "attention"}),
-    "rings, gcn": (RINGS, {"branch": "gcn"}),
-    "nested, gcn without projection": (NESTED, {"branch": "gcn", "num_scales": 3, "orthogonal": False}),
-    "ranks modulo 2, attention": (EqualPartition(2, by="edges", k=8), {"branch": "attention"}),
-    "span shrinks with depth": (NESTED, {"layer_scales": (2, 1, 0)}),
+DIM = RemovePairs(max_distance=200.0, key=["edge_index", "cross_edge_index"], mode="mask")
+
+
+def precomputed(pair):
+    """The nearest neighbours, given from outside as a CSR matrix."""
+    edges = KNNGraph(4)(pair.clone()).edge_index.as_tensor()
+    return PrecomputedEdges(to_torch_csr_tensor(edges.flip(0), size=(pair.num_nodes,) * 2))(pair)
+
+
+# What draws or removes edges. Masks are of no concern to the other options.
+GRAPHS = {
+    "complete": CompleteGraph(),
+    "anchors": AnchorEdges(3),
+    "anchors by distance": AnchorEdges(3, method="farthest"),
+    "diverse": DiverseKNN(5, loop=True),
+    "diverse directions": DiverseKNN(5, space="direction"),
+    "parts": EqualPartition(3),
+    "neighbours in parts": EqualPartition(2, k=4),
+    "candidates of one side": CandidateEdges(3, symmetric=False),
+    "pairs removed by index": RemovePairs(pairs=[[0], [1]]),
+    "far pairs removed": RemovePairs(max_distance=60.0),
+    "alike pairs removed": RemovePairs(max_similarity=0.5, key="cross_edge_index"),
+    "pairs removed by function": RemovePairs(
+        function=lambda data, source, target: (source + target) % 3 == 0
+    ),
+    "pairs masked": DIM,
+    "precomputed": precomputed,
+}
+OPTIONS = {
+    "zero": (DIM, {"mask_mode": "zero", "num_layers": 2}),
+    "remove": (DIM, {"mask_mode": "remove", "encoding": "mlp", "num_layers": 2}),
+    "other head": (RINGS, {"assignment": "sinkhorn"}),
+    "rings, attention": (
+        RINGS,
+        {"branch": "attention", "value_source": "initial", "value_steps": "self", "num_layers": 2},
+    ),
+    "rings, gcn": (RINGS, {"branch": "gcn", "value_source": "every:1", "num_layers": 2}),
+    "nested, gcn without projection": (
+        NESTED,
+        {
+            "branch": "gcn",
+            "num_scales": 3,
+            "orthogonal": False,
+            "value_source": "initial",
+            "value_steps": "cross",
+            "num_layers": 2,
+        },
+    ),
+    "nested, attention": (NESTED, {"branch": "attention", "num_scales": 3, "num_layers": 2}),
+    "ranks modulo 2": (EqualPartition(2, by="edges", k=8), {"branch": "attention"}),
+    "span shrinks with depth": (NESTED, {"layer_scales": (2, 1, 0), "value_source": "every:2"}),
     "values": (RINGS, {"branch": "gcn", "value_source": "every:2"}),
 }
-
-
-# Traced here as well; masks, attention branches and plain sparse graphs are in test_compile.
-COMPILED = ("rings, gcn", "span shrinks with depth")
+CASES = {**{name: (transform, {}) for name, transform in GRAPHS.items()}, **OPTIONS}
+# What changes the computation is traced, each at least once; other edges are only other data, see below.
+COMPILED = (
+    "zero",
+    "remove",
+    "rings, attention",
+    "rings, gcn",
+    "nested, gcn without projection",
+    "nested, attention",
+    "span shrinks with depth",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +113,29 @@ def build(in_channels=16, **kwargs):
     return GraphMatcher(
         in_channels=in_channels,
         hidden_channels=32,
-        num_layers=LAYERS,
+        num_layers=kwargs.pop("num_layers", LAYERS),
         heads=2,
         filter_threshold=0.0,
         **kwargs,
     )
+
+
+def loss_of(out):
+    loss = sum(assignment.exp().square().mean() for assignment in out.log_assignment)
+    return loss if out.orthogonality is None else loss + out.orthogonality
+
+
+def assert_compiled_equals(compiled, matcher, batch):
+    """The same matches, assignments and gradients."""
+    found, expected = compiled(batch), matcher(batch)
+    assert torch.equal(found.matches, expected.matches)
+    for mine, theirs in zip(found.log_assignment, expected.log_assignment, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-9)
+    parameters = list(matcher.parameters())
+    grads = [torch.autograd.grad(loss_of(out), parameters, allow_unused=True) for out in (found, expected)]
+    for (name, _), mine, theirs in zip(matcher.named_parameters(), *grads, strict=True):
+        assert (mine is None) == (theirs is None), name
+        assert mine is None or torch.allclose(mine, theirs, atol=1e-9), name
 
 
 def awake(matcher):
@@ -115,16 +184,25 @@ def test_every_option_in_the_matcher(case, tmp_path, real_pairs):
 
     if case in COMPILED:
         torch._dynamo.reset()
-        compiled = torch.compile(matcher, backend="aot_eager")(batch)
-        assert torch.equal(compiled.matches, out.matches)
-        for mine, theirs in zip(compiled.log_assignment, out.log_assignment, strict=True):
-            assert torch.allclose(mine, theirs, atol=1e-9)
+        assert_compiled_equals(torch.compile(matcher, backend="aot_eager"), matcher, batch)
 
     matcher.save(tmp_path / "m.safetensors")
     loaded = GraphMatcher.from_pretrained(tmp_path / "m.safetensors").double()
     assert loaded.config == matcher.config
     for mine, theirs in zip(loaded(batch).log_assignment, out.log_assignment, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_compiled_on_every_graph(real_pairs):
+    """Edges are data: one compiled matcher takes them all."""
+    torch._dynamo.reset()
+    matcher = build(in_channels=128, num_layers=1).double()
+    compiled = torch.compile(matcher, backend="aot_eager", dynamic=True)
+    for name, transform in GRAPHS.items():
+        steps = Compose([KNNGraph(6, loop=True), CandidateEdges(4), transform])
+        batch = Batch.from_data_list([steps(pair.clone()) for pair in real_pairs])
+        assert batch.num_nodes == sum(pair.num_nodes for pair in real_pairs), name
+        assert_compiled_equals(compiled, matcher, batch)
 
 
 @pytest.mark.parametrize("branch", ["attention", "gcn"])
