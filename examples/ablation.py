@@ -1,0 +1,382 @@
+"""Which graph, which scales, which values, which masks? Small experiments that answer one question each.
+
+    python examples/ablation.py --images PHOTOS --sequences HPATCHES --cache FOLDER --workers 2
+    python examples/ablation.py --table     # only the tables and plots, from the records that are there
+    python examples/ablation.py --smoke     # a tiny version of everything, to see whether it works
+
+Every option of every question starts from the official ALIKED+LightGlue weights and is fine-tuned for the same few
+steps on the same pairs, once for each seed. A run leaves one JSON file, named by a hash of all its settings, when it is
+finished; options that are the same in several questions are run once. Killed or out of budget, the same command
+goes on with the runs that are missing.
+
+Features of the photos are found once and kept in --cache: as those of training with the same data settings, whose cache
+may be given. The sequences have the layout of HPatches.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from ablation_options import BASE, QUESTIONS, SMOKE, SMOKE_QUESTIONS, TITLES, Settings, merged, plain
+from ablation_tables import Record, filled, report
+from hpatches_eval import COARSE_SETS, cached_features
+from torch.utils.data import Dataset
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets import HPatches, rescale_homography
+from pyg_match.metrics import homography_ground_truth
+from pyg_match.nn import GraphMatcher
+from pyg_match.training import TrainingConfig, config_from_dict, validate
+from pyg_match.transforms import graph_from_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+
+def labelled(sets: Sequence[KeypointSet], homography: torch.Tensor, count: int) -> KeypointPair:
+    """A pair of the ``count`` best-scored keypoints of both images, labelled among these."""
+    kept = []
+    for full in sets:
+        keep = full.score.argsort(descending=True, stable=True)[:count].sort().values
+        nodes = {
+            name: full[name][keep] for name in ("pos", "x", "score", "scale", "orientation") if name in full
+        }
+        kept.append(KeypointSet(**nodes, image_size=full.image_size))
+    set0, set1 = kept
+    truth = homography_ground_truth(set0.pos, set1.pos, homography, set0.image_size, set1.image_size)
+    return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
+
+
+class Pairs(Dataset[KeypointPair]):
+    """Pairs in memory, each made when it is first asked for, with the edges of a graph drawn anew each time."""
+
+    def __init__(self, count: int, make: Callable[[int], KeypointPair]) -> None:
+        self.count, self.make = count, make
+        self.made: dict[int, KeypointPair] = {}
+        self.graph = graph_from_recipe([])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        if index not in self.made:
+            self.made[index] = self.make(index)
+        pair: KeypointPair = self.graph(self.made[index])
+        return pair
+
+
+class Laboratory:
+    """The data of all runs of a process, and what it takes to do one."""
+
+    def __init__(
+        self, base: Settings, images: Path, sequences: Optional[Path], cache: Path, count: int
+    ) -> None:
+        from pyg_match.training.data import make_datasets
+
+        torch.set_num_threads(1)  # so that runs are alike, however many go on at once
+        config = config_from_dict(base)
+        self.count, extractor = count, config.data.extractor
+        self.datasets = make_datasets(replace(config, graph=[]), images, cache)
+        self.train, self.held_out = (
+            Pairs(len(dataset), partial(self._synthetic, dataset)) for dataset in self.datasets
+        )
+        found = [] if sequences is None else list(HPatches(sequences))
+        self.sequences = [pair for pair in found if pair.set_name not in COARSE_SETS]
+        self.features = cached_features(cache / "sequences", extractor, config.data.max_num_keypoints)
+        self.real = Pairs(len(self.sequences), self._real)
+
+    def _synthetic(self, dataset: Any, index: int) -> KeypointPair:
+        pair = dataset[index]
+        return labelled([pair.image(0), pair.image(1)], pair.homography[0], self.count)
+
+    def _real(self, index: int) -> KeypointPair:
+        pair = self.sequences[index]
+        sets = self.features(pair.path0), self.features(pair.pathk)
+        return labelled(sets, rescale_homography(pair.homography, sets[0].resize, sets[1].resize), self.count)
+
+    def prepare(self, workers: int) -> None:
+        """Find all features that the cache lacks."""
+        for dataset in self.datasets:
+            dataset.prepare(num_workers=workers if workers > 1 else 0, progress=True)
+        for index in range(len(self.real)):
+            print(f"\rsequences: pair {index + 1} of {len(self.real)}", end="", file=sys.stderr)
+            self.real[index]
+        print(file=sys.stderr)
+
+    @cached_property
+    def data(self) -> Settings:
+        """What the data is, in words and as a fingerprint."""
+        prints = [dataset.shards.fingerprint for dataset in self.datasets]
+        names = [f"{pair.set_name}/{pair.sequence}/{pair.k}" for pair in self.sequences]
+        return {
+            "keypoints": self.count,
+            "photos": [len(dataset.paths) for dataset in self.datasets],
+            "real": dict(Counter(pair.set_name for pair in self.sequences)),
+            "fingerprint": hashlib.sha256(json.dumps([prints, names]).encode()).hexdigest()[:24],
+        }
+
+    def run(self, config: TrainingConfig) -> Record:
+        """Train and measure."""
+        from pyg_match.training.loop import train
+
+        began = time.perf_counter()
+        self.train.graph = self.held_out.graph = self.real.graph = graph_from_recipe(config.graph)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+            file = train(config, None, folder, (self.train, []), accelerator="cpu", devices=1)
+            if file.suffix != ".safetensors":
+                raise KeyboardInterrupt
+            matcher = GraphMatcher.from_pretrained(file)
+        seconds = time.perf_counter() - began
+        places = {"synthetic": self.held_out, "real": self.real}
+        metrics = {place: validate(matcher, pairs) for place, pairs in places.items() if len(pairs) > 0}
+        took = {"training": round(seconds, 1), "all": round(time.perf_counter() - began, 1)}
+        settings = {"training": plain(config), "data": self.data}
+        return {**surroundings(), "settings": settings, "metrics": metrics, "seconds": took}
+
+
+def surroundings() -> Record:
+    packages = ("torch", "torch-geometric", "kornia", "lightning-fabric", "numba", "numpy", "pyg-match")
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+
+def record_file(folder: Path, settings: Settings) -> Path:
+    """The file of a run, named by all its settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return folder / f"{digest[:16]}.json"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
+def plan(
+    questions: Mapping[str, Mapping[str, Settings]], base: Settings, seeds: int
+) -> dict[str, TrainingConfig]:
+    """All different runs, by a name for each: all options with the first seed, then with the next one."""
+    runs: dict[str, TrainingConfig] = {}
+    for seed in range(seeds):
+        for question, options in questions.items():
+            for option, changes in options.items():
+                config = config_from_dict(merged(merged(base, changes), {"seed": seed}))
+                if config not in runs.values():
+                    runs[f"{question}: {option}, seed {seed}"] = config
+    return runs
+
+
+_laboratory: Laboratory  # of a worker process
+
+
+def start_worker(*arguments: Any) -> None:
+    global _laboratory
+    _laboratory = Laboratory(*arguments)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a worker shall not outlive a parent that was killed
+        threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
+
+
+def leave_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def work(config: TrainingConfig, deadline: float) -> Optional[Record]:
+    return _laboratory.run(config) if time.time() < deadline else None
+
+
+def do_runs(
+    arguments: tuple[Any, ...], missing: Mapping[str, TrainingConfig], workers: int, deadline: float
+) -> Iterator[tuple[str, Optional[Record]]]:
+    """The names of the runs and their records as they come; ``None`` for those that the budget did not allow."""
+    if workers == 1:
+        start_worker(*arguments)
+        for name, config in missing.items():
+            yield name, work(config, deadline)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, start_worker, arguments) as pool:
+        futures = {pool.submit(work, config, deadline): name for name, config in missing.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_records(folder: Path) -> list[Record]:
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    if len({json.dumps(record["settings"]["data"], sort_keys=True) for record in records}) > 1:
+        raise SystemExit(f"error: {folder} holds records of different data; give another --records")
+    return records
+
+
+def by_seed(records: Sequence[Record], base: Settings, changes: Settings) -> dict[int, Record]:
+    """The records of an option."""
+    wanted = plain(config_from_dict(merged(base, changes)))
+    del wanted["seed"]
+    found = {}
+    for record in records:
+        settings = dict(record["settings"]["training"])
+        seed = settings.pop("seed")
+        if settings == wanted:
+            found[seed] = record
+    return dict(sorted(found.items()))
+
+
+# --- the tiny version -------------------------------------------------------------------------------------------
+
+
+def smoke_data(folder: Path) -> tuple[Path, Path]:
+    """Four photos of scikit-image, and a sequence made of one of them."""
+    import numpy as np
+    from PIL import Image
+    from skimage import data
+
+    from pyg_match.datasets import warped_pair
+    from pyg_match.features import load_image
+
+    photos, sequence = folder / "photos", folder / "sequences" / "v_cat"
+    for place in (photos, sequence):
+        place.mkdir(parents=True)
+    for name in ("astronaut", "brick", "chelsea", "coffee"):
+        Image.fromarray(getattr(data, name)()).resize((320, 240)).save(photos / f"{name}.png")
+    pair = warped_pair(load_image(photos / "chelsea.png"), seed=0)
+    for number, image in ((1, pair.image0), (2, pair.image1)):
+        pixels = (255 * image.permute(1, 2, 0)).round().byte().numpy()
+        Image.fromarray(pixels).save(sequence / f"{number}.png")
+    np.savetxt(sequence / "H_1_2", pair.homography.numpy())
+    return photos, sequence.parent
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, help="folder of photos to make training and held-out pairs of")
+    parser.add_argument("--sequences", type=Path, help="folder of real sequences in HPatches layout")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("ablation-features"), help="of features (%(default)s)"
+    )
+    parser.add_argument("--records", type=Path, help="folder of the records (docs/ablation)")
+    parser.add_argument("--page", type=Path, help="page that gets the tables (docs/ablation.md)")
+    parser.add_argument("--plots", type=Path, help="folder of the plots (docs/images)")
+    parser.add_argument(
+        "--questions", nargs="+", choices=list(QUESTIONS), metavar="QUESTION", help="only these runs"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each option (%(default)s)")
+    parser.add_argument("--steps", type=int, help=f"of training ({BASE['steps']})")
+    parser.add_argument("--keypoints", type=int, default=256, help="of an image (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each (%(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=float("inf"), help="minutes after which no run is started"
+    )
+    parser.add_argument("--table", action="store_true", help="only tables and plots")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny version, in a folder that is deleted again"
+    )
+    return parser
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    parser = options()
+    args = parser.parse_args(arguments)
+    for name in ("seeds", "keypoints", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be positive, got {getattr(args, name)}")
+    base, questions = (merged(BASE, SMOKE), SMOKE_QUESTIONS) if args.smoke else (BASE, QUESTIONS)
+    if args.steps is not None:
+        base = merged(base, {"steps": args.steps})
+    with tempfile.TemporaryDirectory() as folder:
+        docs = ROOT / "docs"
+        if args.smoke:
+            docs, args.cache, args.seeds = Path(folder) / "docs", Path(folder) / "features", 1
+            args.images, args.sequences = smoke_data(Path(folder))
+        args.records = args.records or docs / "ablation"
+        args.page = args.page or docs / "ablation.md"
+        args.plots = args.plots or docs / "images"
+        if not args.table:
+            if args.images is None:
+                parser.error("give a folder of photos as --images, or --table, or --smoke")
+            chosen = {name: it for name, it in questions.items() if name in (args.questions or questions)}
+            experiment(args, base, chosen)
+        records = read_records(args.records)
+        found = {
+            question: {option: by_seed(records, base, changes) for option, changes in options.items()}
+            for question, options in questions.items()
+        }
+        text = report(found, TITLES, args.plots, args.page)
+        write_whole(args.page, filled(args.page, text))
+        print(text)
+
+
+def experiment(
+    args: argparse.Namespace, base: Settings, questions: Mapping[str, Mapping[str, Settings]]
+) -> None:
+    """Do the runs that have no record."""
+    began = time.time()
+    given = (base, args.images, args.sequences, args.cache, args.keypoints)
+    laboratory = Laboratory(*given)
+    runs = plan(questions, base, args.seeds)
+    files = {
+        name: record_file(args.records, {"training": plain(config), "data": laboratory.data})
+        for name, config in runs.items()
+    }
+    missing = {name: config for name, config in runs.items() if not files[name].is_file()}
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
+    if not missing:
+        return
+    laboratory.prepare(args.workers)
+    left = len(missing)
+    for name, record in do_runs(given, missing, args.workers, began + 60 * args.budget):
+        if record is None:
+            continue
+        write_whole(files[name], json.dumps(record, indent=1) + "\n")
+        left -= 1
+        pace = (time.time() - began) / (len(missing) - left)
+        shown = "  ".join(f"{place} R {found['recall']:.3f}" for place, found in record["metrics"].items())
+        print(
+            f"{name}: {shown}  {record['seconds']['all']:.0f} s; {left} left, {left * pace / 60:.0f} min",
+            flush=True,
+        )
+    if left:
+        print(f"the budget of {args.budget:g} minutes is used up; {left} runs are missing")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyg_match.datasets import HPatches
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def synthetic_sequences():
+    spec = importlib.util.spec_from_file_location("synthetic_sequences", EXAMPLES / "synthetic_sequences.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sequences_can_be_read_and_fit_their_homographies(synthetic_sequences, tmp_path, capsys):
+    from skimage import data
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(data.astronaut()).save(photos / "a.png")
+    Image.fromarray(data.coffee()).save(photos / "b.png")
+    out = tmp_path / "sequences"
+    synthetic_sequences.main([str(photos), str(out), "--sequences", "3", "--repeats", "0"])
+    assert "3 sequences" in capsys.readouterr().out
+    pairs = list(HPatches(out))
+    assert len(pairs) == 3
+    for pair in pairs:
+        image0, image1 = (
+            np.asarray(Image.open(path).convert("L"), dtype=float) for path in (pair.path0, pair.pathk)
+        )
+        H = torch.as_tensor(pair.homography, dtype=torch.float64).numpy()
+        rows, columns = np.mgrid[20 : image0.shape[0] - 20 : 16, 20 : image0.shape[1] - 20 : 16]
+        points = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
+        moved = H @ points
+        moved = np.rint(moved[:2] / moved[2]).astype(int)
+        inside = ((moved >= 0) & (moved < [[image1.shape[1]], [image1.shape[0]]])).all(0)
+        seen = image1[moved[1, inside], moved[0, inside]]
+        source = image0[rows.ravel()[inside], columns.ravel()[inside]]
+        assert inside.sum() > 50 and np.corrcoef(seen, source)[0, 1] > 0.4
+
+
+def test_existing_folder_is_not_overwritten(synthetic_sequences, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="error"):
+        synthetic_sequences.main([str(tmp_path), str(tmp_path)])
