@@ -479,8 +479,11 @@ class Kernels:
         def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:
             function = make(np.float64 if double else np.float32, _UNKNOWN)
             signature = types.void(types.voidptr)
-            return int(cfunc(signature, cache=cache, fastmath=_FAST, error_model="numpy")(function).address)
+            compiled = cfunc(signature, cache=cache, fastmath=_FAST, error_model="numpy")(function)
+            self._compiled.append(compiled)  # the code lives as long as this
+            return int(compiled.address)
 
+        self._compiled: list[Any] = []
         # Where the code for single or double precision starts.
         self.attention_forward = functools.cache(functools.partial(address, _attention_forward))
         self.attention_backward = functools.cache(functools.partial(address, _attention_backward))
