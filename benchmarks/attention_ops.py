@@ -355,7 +355,7 @@ def first_calls() -> dict[str, float]:
 
 
 def targets(bench: Bench, bounds: list[Row], memory: list[Row]) -> list[Target]:
-    """What issue 3 asks for, on the graphs that it asks it for."""
+    """What the operator aims at, on the main graphs."""
     main = {**MAIN, "pass": "backward" if bench.args.backward else "forward"}
     wanted = {2048: 8, 8192: 25} if bench.args.backward else {512: 3, 2048: 12, 8192: 40}
     found = [

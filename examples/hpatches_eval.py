@@ -13,7 +13,8 @@ stand side by side: DLT weighted by the match scores, OpenCV's RANSAC (0.5 px, 3
 Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio test; `kornia` kornia's
 LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
 keypoints only; `knn-K` with self edges to the K nearest keypoints only. These matchers run the same pretrained
-weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph.
+weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph;
+`trained-edges` with the assignment on its cross edges only.
 
 An interrupted run continues where it stopped when it is started again with the same settings.
 """
@@ -81,7 +82,7 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
-    *("candidates-16", "candidates-32", "knn-32", "knn-64", "trained"),
+    *("candidates-16", "candidates-32", "knn-32", "knn-64", "trained", "trained-edges"),
 ]
 TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
@@ -148,7 +149,7 @@ def graph_matcher(
     return match
 
 
-def trained_matcher(weights: str | None, features: str) -> Method:
+def trained_matcher(weights: str | None, features: str, on_edges: bool) -> Method:
     """Weights that bring the graph on which they were trained."""
     if weights is None:
         raise ValueError(
@@ -159,7 +160,8 @@ def trained_matcher(weights: str | None, features: str) -> Method:
         raise ValueError(
             f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
         )
-    return graph_matcher(GraphMatcher.from_pretrained(weights), graph_from_recipe(found["graph"]))
+    model = GraphMatcher.from_pretrained(weights, assign_on_edges=on_edges)
+    return graph_matcher(model, graph_from_recipe(found["graph"]))
 
 
 def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
@@ -172,12 +174,17 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         "complete": lambda _: graph_matcher(model()),
         "candidates": lambda number: graph_matcher(model(), CandidateEdges(int(number))),
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
-        "trained": lambda _: trained_matcher(trained, features),
+        "trained": lambda option: trained_matcher(trained, features, on_edges=option == "edges"),
     }
     methods = {}
     for name in names:
         kind, _, number = name.partition("-")
-        if kind not in builders or bool(number) == (kind in ("mnn", "kornia", "complete", "trained")):
+        plain = kind in ("mnn", "kornia", "complete") or name == "trained"
+        if (
+            kind not in builders
+            or bool(number) == plain
+            or (kind == "trained" and number not in ("", "edges"))
+        ):
             raise ValueError(f"unknown method '{name}', expected 'all' or some like {', '.join(METHODS)}")
         if kind not in ("mnn", "ratio") and features not in WEIGHTS:
             raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")
@@ -443,8 +450,8 @@ def main(arguments: list[str] | None = None) -> None:
     names, trained = args.methods, args.weights or TRAINED.get(args.features)
     if "all" in names:
         names = [name for name in METHODS if args.features in WEIGHTS or name.startswith(("mnn", "ratio"))]
-        names = [name for name in names if trained or name != "trained"]
-    if args.weights and "trained" in names:
+        names = [name for name in names if trained or not name.startswith("trained")]
+    if args.weights:
         settings["trained"] = args.weights
     try:
         pairs = read_pairs(args.roots, args.limit)

@@ -339,12 +339,20 @@ def test_autocast_takes_low_precision_inputs():
     assert torch.allclose(out.float(), sparse_attention(h, h, h, edge_index), atol=0.05)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def busy_case():
     q, k, v, edge_index, _, _ = random_case(1, 400, 400, 6000, 2, 16, 16, torch.float)
     return q, k, v, to_csr(edge_index, 400)
 
 
-def test_many_threads_at_once():
+def test_many_threads_at_once(two_threads):
     case = busy_case()
     expected = sparse_attention(*case)
     wrong = []
@@ -364,7 +372,7 @@ def test_many_threads_at_once():
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_worker_processes(method):
+def test_worker_processes(method, two_threads):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
     case = busy_case()
@@ -379,6 +387,7 @@ INTERRUPTED = """
 import signal, torch
 from pyg_match.ops import sparse_attention, to_csr
 torch.manual_seed(0)
+torch.set_num_threads(2)
 q = torch.randn(3000, 4, 32)
 csr = to_csr(torch.randint(3000, (2, 200_000)), 3000)
 expected = sparse_attention(q, q, q, csr)
