@@ -88,7 +88,11 @@ class _PackagedFile(NamedTuple):
 
 
 # Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
-_PACKAGED: dict[str, _PackagedFile] = {}
+_PACKAGED = {
+    "aliked-sparse": _PackagedFile(
+        "aliked-sparse.safetensors", "323bdbcc9df1562d0d6feb5225b2ea6ad005535d0632aa82b99f4cfc223d5277"
+    ),
+}
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
 
 

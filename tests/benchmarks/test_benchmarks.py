@@ -220,6 +220,7 @@ def test_matcher(load, tmp_path, hpatches, capsys):
         *matcher.GRAPHS,
         "edges of candidates-16",
         "edges of sparse",
+        "edges of trained",
         "GEMMs alone",
     }
     whole = {row["peer"]: row for row in results["summary"]}

@@ -28,7 +28,7 @@ from pyg_match.transforms import graph_from_recipe
         ("graph=[{KNN: {k: 3}}]", "unknown transform 'KNN', expected one of"),
         ("graph=[{KNNGraph: {n: 3}}]", "KNNGraph takes the arguments k, loop"),
         ("graph=[{KNNGraph: {k: 0}}]", "'k' must be a positive number"),
-        ("loss.distill_assignment=1", "need a 'teacher'"),
+        ("teacher=null", "need a 'teacher'"),
         ("steps", "must be given as key=value, got 'steps'"),
     ],
 )
