@@ -14,6 +14,8 @@ from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Blocks
 
+_NODES = 2048  # whose hidden features the caches nearly hold
+
 
 class AttentionBlock(nn.Module):
     r"""Attention along edges, followed by a feed-forward network, with a residual connection.
@@ -72,12 +74,21 @@ class AttentionBlock(nn.Module):
         # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         if inference and extra is None and not isinstance(edge_index, Blocks):
-            hidden = F.linear(torch.cat([x, message], dim=-1), *self._folded())
-        else:
-            message = self.lin_out(message)
-            message = message if extra is None else message + extra
-            hidden = self.ffn[0](torch.cat([x, message], dim=-1))
-        out: Tensor = x + self.ffn[1:](hidden)
+            return self._update(x, message)
+        message = self.lin_out(message)
+        message = message if extra is None else message + extra
+        out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
+        return out
+
+    def _update(self, x: Tensor, message: Tensor) -> Tensor:
+        """What follows attention, without gradients: some nodes at a time, so that caches hold what is in between."""
+        weight, bias = self._folded()
+        out = torch.empty_like(x)
+        for part, message_part, out_part in zip(
+            x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True
+        ):
+            hidden = F.linear(torch.cat([part, message_part], dim=-1), weight, bias)
+            torch.add(part, self.ffn[1:](hidden), out=out_part)
         return out
 
     def _folded(self) -> tuple[Tensor, Tensor]:

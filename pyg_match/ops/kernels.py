@@ -3,8 +3,8 @@
 A row is a target with its incoming edges (or a source with its outgoing ones). Threads take tasks, each of which is a
 range of rows of one head, until none is left; see :mod:`pyg_match.ops.team`. Within a task one table of nodes is read
 for all rows before the next one is: first all keys, then all values. So only one of them has to stay in a core's
-cache, and nothing is stored per edge but a score. Edges are taken four at a time, so that a query or an accumulator is
-read once for four keys or values.
+cache, and nothing is stored per edge but a score. Edges are taken four or eight at a time, so that a query or an
+accumulator is read once for as many keys or values.
 
 All arrays are flat, and all indices unsigned: for a view or a signed index numba would count references and mind
 negative values in the innermost loop, which then is not vectorised. Node ``i``'s channels of the head at hand start at
@@ -42,7 +42,7 @@ _UNKNOWN = 1 << 40  # size of arrays of which only the address is known
 
 # All that lets sums be vectorised; NaN and infinity keep their meaning.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
+U0, U1, U2, U3, U4, U5, U6, U7, U8 = (np.uint64(i) for i in range(9))
 
 
 def exp(x: Any) -> Any:
@@ -148,6 +148,20 @@ def add_weighted(
 ) -> None:
     """``out[at:] += sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
     e = U0
+    while e + U8 <= count:
+        i = first + e
+        b0, b1 = col[i] * step + offset, col[i + U1] * step + offset
+        b2, b3 = col[i + U2] * step + offset, col[i + U3] * step + offset
+        b4, b5 = col[i + U4] * step + offset, col[i + U5] * step + offset
+        b6, b7 = col[i + U6] * step + offset, col[i + U7] * step + offset
+        i = origin + e
+        w0, w1, w2, w3 = weight[i], weight[i + U1], weight[i + U2], weight[i + U3]
+        w4, w5, w6, w7 = weight[i + U4], weight[i + U5], weight[i + U6], weight[i + U7]
+        for c in range(channels):
+            low = (w0 * b[b0 + c] + w1 * b[b1 + c]) + (w2 * b[b2 + c] + w3 * b[b3 + c])
+            high = (w4 * b[b4 + c] + w5 * b[b5 + c]) + (w6 * b[b6 + c] + w7 * b[b7 + c])
+            out[at + c] += low + high
+        e += U8
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
         b2, b3 = col[first + e + U2] * step + offset, col[first + e + U3] * step + offset

@@ -32,7 +32,7 @@ def knn_graph(
     loop: bool = False,
     flow: str = "source_to_target",
     cosine: bool = False,
-    num_workers: int = 1,
+    num_workers: Optional[int] = None,
     batch_size: Optional[int] = None,
     backend: KNNBackend = "auto",
 ) -> Tensor:
@@ -49,7 +49,8 @@ def knn_graph(
         loop: Whether a point counts as its own first neighbour.
         flow: ``"source_to_target"`` (row 0 holds the neighbours) or ``"target_to_source"``.
         cosine: Whether to rank by the angle between points instead of their Euclidean distance.
-        num_workers: Threads of the k-d tree; the other backends choose for themselves.
+        num_workers: Threads of the k-d tree, by default as many as torch uses; the other backends choose for
+            themselves.
         batch_size: Number of examples, if known.
         backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"``, or ``"auto"``:
             the k-d tree for points of few dimensions on the CPU, torch otherwise.
@@ -130,7 +131,7 @@ def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
     return distance
 
 
-def _searcher(backend: str, points: Tensor, num_workers: int) -> Search:
+def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Search:
     if backend == "auto":
         few_dimensions = points.size(1) <= _SCIPY_MAX_DIM and points.device.type == "cpu"
         backend = "scipy" if few_dimensions else "torch"
@@ -161,12 +162,13 @@ def _search_torch(points: Tensor, rows: Tensor, depth: int) -> Tensor:
     return torch.cat(chunks)
 
 
-def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: int) -> Tensor:
+def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: Optional[int]) -> Tensor:
     from scipy.spatial import cKDTree
 
     array = points.detach().cpu().double().numpy()
     tree = cKDTree(array, balanced_tree=False, compact_nodes=False)
-    _, found = tree.query(array[rows.cpu().numpy()], k=np.arange(1, depth + 1), workers=num_workers)
+    workers = num_workers or torch.get_num_threads()
+    _, found = tree.query(array[rows.cpu().numpy()], k=np.arange(1, depth + 1), workers=workers)
     return torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64)).to(points.device)
 
 
