@@ -201,7 +201,7 @@ def _without_files(words: Sequence[str]) -> list[str]:
     """The arguments that decide what is measured, without those that say where to write it."""
     return [
         word
-        for before, word in zip(["", *words[:-1]], words, strict=True)
+        for before, word in zip(["", *words], words, strict=False)
         if not {before, word} & {"--out", "--plot"} and not word.startswith(("--out=", "--plot="))
     ]
 

@@ -241,12 +241,28 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
     if halved:
         known = ", ".join(f"{row['ratio']:.1f}× at N={row['n']}" for row in halved)
         parts.append(f"With bfloat16 autocast on both sides, the last column is {known}.")
+    sequences = read(folder, "hpatches")
+    if sequences is not None:
+        results = {**results, "accuracy": accuracy(sequences)}
     parts += [
         "What the sparser graphs cost: the first ones without any training (the same weights as on complete graphs), "
         "aliked-sparse after training on its graph:",
         quality(results),
     ]
     return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def accuracy(sequences: Results) -> list[dict[str, Any]]:
+    """Precision, recall and AUC of all methods on all sequences."""
+    return [
+        {
+            "method": row["method"],
+            "P@3": row["precision"],
+            "R@3": row["recall"],
+            "PoseLib AUC@5": row["PoseLib"][-1],
+        }
+        for row in sequences["results"]["sets"]["all"]
+    ]
 
 
 def quality(results: Results) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
+_PARALLEL_ROWS = 1024  # from which on the k-d tree is searched by several threads
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
@@ -167,7 +168,7 @@ def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: Optiona
 
     array = points.detach().cpu().double().numpy()
     tree = cKDTree(array, balanced_tree=False, compact_nodes=False)
-    workers = num_workers or torch.get_num_threads()
+    workers = num_workers or (torch.get_num_threads() if rows.numel() >= _PARALLEL_ROWS else 1)
     _, found = tree.query(array[rows.cpu().numpy()], k=np.arange(1, depth + 1), workers=workers)
     return torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64)).to(points.device)
 
