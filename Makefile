@@ -22,7 +22,7 @@ demo: $(READY)  ## Match a photo with a warped and relit copy, and compare with 
 	$(BIN)/python examples/demo.py --out outputs/demo.png
 
 test: $(READY)  ## Run the tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov=pyg_match --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --cov=pyg_match --cov-report=term
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
