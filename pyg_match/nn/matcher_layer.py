@@ -49,7 +49,6 @@ class AttentionBlock(nn.Module):
             channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
         )
         self.lin_out = nn.Linear(channels, channels)
-        self._fold: Optional[tuple[object, Tensor, Tensor]] = None
         self.ffn = nn.Sequential(
             nn.Linear(2 * channels, 2 * channels),
             nn.LayerNorm(2 * channels),
@@ -73,7 +72,8 @@ class AttentionBlock(nn.Module):
         message = self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
         # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if inference and extra is None and not isinstance(edge_index, Blocks):
+        many = x.size(0) > 2 * x.size(1)
+        if inference and many and extra is None and not isinstance(edge_index, Blocks):
             return self._update(x, message)
         message = self.lin_out(message)
         message = message if extra is None else message + extra
@@ -81,32 +81,20 @@ class AttentionBlock(nn.Module):
         return out
 
     def _update(self, x: Tensor, message: Tensor) -> Tensor:
-        """What follows attention, without gradients: some nodes at a time, so that caches hold what is in between."""
-        weight, bias = self._folded()
+        """What follows attention, without gradients: some nodes at a time, so that caches hold what is in between.
+
+        The output projection is multiplied into the layer behind it, which is less work for many nodes.
+        """
+        first: Any = self.ffn[0]
+        own, of_message = first.weight.split(x.size(1), dim=1)
+        weight = torch.cat([own, of_message @ self.lin_out.weight], dim=1)
+        bias = torch.addmv(first.bias, of_message, self.lin_out.bias)
         out = torch.empty_like(x)
-        for part, message_part, out_part in zip(
-            x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True
-        ):
+        parts = zip(x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True)
+        for part, message_part, out_part in parts:
             hidden = F.linear(torch.cat([part, message_part], dim=-1), weight, bias)
             torch.add(part, self.ffn[1:](hidden), out=out_part)
         return out
-
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias that do what the output projection and the first layer behind it do in a row.
-
-        They are kept until one of the parameters changes.
-        """
-        first: Any = self.ffn[0]
-        out = self.lin_out
-        parameters = (first.weight, first.bias, out.weight, out.bias)
-        state = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
-        if self._fold is None or self._fold[0] != state:
-            w, b, w_out, b_out = (p.detach().double() for p in parameters)
-            channels = out.out_features
-            weight = torch.cat([w[:, :channels], w[:, channels:] @ w_out], dim=1).to(first.weight.dtype)
-            bias = (b + w[:, channels:] @ b_out).to(first.bias.dtype)
-            self._fold = state, weight, bias
-        return self._fold[1:]
 
 
 class MatcherLayer(nn.Module):

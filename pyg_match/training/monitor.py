@@ -95,8 +95,7 @@ class Monitor:
         """
         if not self.enabled:
             return
-        spans = attention_span(matcher, pairs[0])
-        for layer, span in enumerate(spans):
+        for layer, span in enumerate(spans(matcher, pairs[0])):
             self._writer.add_scalar(f"attention_span/layer{layer}", span, step)
         render = getattr(pairs, "render", None)
         if render is not None:
@@ -120,29 +119,21 @@ class Monitor:
 
 
 @torch.no_grad()
-def attention_span(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
-    r"""The mean distance in pixels that self-attention reaches over, for each layer.
-
-    .. math::
-        \frac{1}{N H} \sum_{i, h} \sum_{j \in \mathcal{N}(i)} \alpha_{ij}^h \lVert \mathbf{p}_i - \mathbf{p}_j \rVert
+def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
+    """The mean distance in pixels that self-attention reaches over, for each layer.
 
     Args:
         matcher: The matcher.
         pair: The pair; one without ``edge_index`` gives an empty list, as its edges are not listed.
     """
-    from pyg_match.visualization.attention import record_attention
+    from pyg_match.visualization import attention_span, record_attention
 
     if "edge_index" not in pair or pair.pos.size(0) == 0:
         return []
-    device = next(matcher.parameters()).device
+    moved = copy.copy(pair).to(next(matcher.parameters()).device)
     with record_attention(matcher) as record:
-        matcher(copy.copy(pair).to(device))
-    spans = []
-    for edge_index, alpha in record.self_attention:
-        source, target = edge_index[0].cpu(), edge_index[1].cpu()
-        distance = (pair.pos[source] - pair.pos[target]).norm(dim=1)
-        spans.append(float((alpha.mean(1).cpu() * distance).sum() / pair.pos.size(0)))
-    return spans
+        matcher(moved)
+    return attention_span(record, moved.pos).mean(1).tolist()
 
 
 @torch.no_grad()

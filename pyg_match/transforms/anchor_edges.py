@@ -75,8 +75,9 @@ class AnchorEdges(BaseTransform):
         if present is not None:
             present = present.as_tensor() if isinstance(present, EdgeIndex) else present
             # The new edges hold all that start at anchors, but for loops unless they are asked for.
-            own = present[0] == present[1]
-            kept = ~anchor[present[0]] | (own if not self.loop else torch.zeros_like(own))
+            kept = ~anchor[present[0]]
+            if not self.loop:
+                kept |= present[0] == present[1]
             edge_index = torch.cat([present[:, kept], edge_index], dim=1)
         store_edges(data, "edge_index", sorted_edges(edge_index, num_nodes))
         store_values(data, "anchor", anchor)

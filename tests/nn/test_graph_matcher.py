@@ -329,3 +329,24 @@ def test_edges_serve_both_with_and_without_gradients():
     out = matcher(pair)
     out.scores.sum().backward()
     assert torch.allclose(out.scores.detach(), first, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(9, 7), (70, 60)])  # with few and with many nodes for its width
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_inference_on_edges_equals_training_after_any_change(counts, bias, monkeypatch):
+    from pyg_match.nn import matcher_layer
+
+    monkeypatch.setattr(matcher_layer, "_NODES", 50)
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(*counts, dtype=torch.double)))
+    with torch.inference_mode():  # its tensors count no versions
+        matcher = small()
+        matcher(pair)
+    matcher = small()
+    for _ in range(2):
+        with torch.no_grad():
+            inference = matcher(pair, return_descriptors=True).descriptors
+        trained = matcher(pair, return_descriptors=True).descriptors
+        for found, expected in zip(inference, trained, strict=True):
+            assert torch.allclose(found, expected, rtol=0, atol=1e-10)
+        for parameter in matcher.parameters():
+            parameter.data.mul_(1.1).add_(0.01 * bias)  # behind the back of version counters
