@@ -164,7 +164,7 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
                 threshold=float(threshold),
             )
 
-        def draw(look: Look) -> list[Any]:
+        def draw(look: Look, picked: Optional[tuple[PairChoice, int]] = None) -> list[Any]:
             drawn = looks.pictures(exploration, look)
             labels = [str(setting) for setting in look.settings]
             second_update = (
@@ -172,19 +172,22 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
                 if len(drawn) > 1
                 else gr.update(value=None, visible=False)
             )
-            image, index = exploration.features(look.choice).place(look.node)
+            # Only a new keypoint fills in the fields: a visitor may be typing the next one into them.
+            place = [gr.skip(), gr.skip()]
+            if picked != (look.choice, look.node):
+                image, index = exploration.features(look.choice).place(look.node)
+                place = [IMAGES[image], index]
             return [
                 (look.choice, look.node),
                 gr.update(value=drawn[0], label=labels[0]),
                 second_update,
                 looks.details(exploration, look),
-                IMAGES[image],
-                index,
+                *place,
                 gr.update(visible=False),
             ]
 
-        def show(matched: Optional[Look], *rest: Any) -> list[Any]:
-            return [gr.skip()] * 7 if matched is None else draw(seen(matched, *rest))
+        def show(matched: Optional[Look], picked: Optional[tuple[PairChoice, int]], *rest: Any) -> list[Any]:
+            return [gr.skip()] * 7 if matched is None else draw(seen(matched, picked, *rest), picked)
 
         def click(
             matched: Optional[Look],

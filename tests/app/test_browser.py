@@ -146,10 +146,12 @@ def test_explore_the_sample_pair(visitor):
 
     # By number, for those who cannot point.
     visitor.page.get_by_text("Go to a keypoint by number").click()
-    visitor.page.get_by_role("spinbutton", name="Keypoint", exact=True).fill("999999")
+    number = visitor.page.get_by_role("spinbutton", name="Keypoint", exact=True)
+    sync_api.expect(number).to_have_value(where.split()[1])
+    number.fill("999999")
     visitor.page.get_by_role("button", name="Show it").click()
     visitor.message("there is no keypoint 999999")
-    visitor.page.get_by_role("spinbutton", name="Keypoint", exact=True).fill("3")
+    number.fill("3")
     visitor.page.get_by_role("button", name="Show it").click()
     visitor.page.locator("#details h3", has_text="Keypoint 3 of image A").wait_for()
     where = visitor.title()
