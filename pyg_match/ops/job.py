@@ -119,7 +119,9 @@ def run(
     fields["channels"] = given["query"].size(2) if "query" in given else 0
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
     job = np.array([tuple(fields.get(name, 0) for name in JOB.names or ())], dtype=JOB)
-    run_together(kernel(out.dtype == torch.double), job.ctypes.data, threads)
+    run_together(
+        kernel(out.dtype == torch.double), job.ctypes.data, threads, job, bounds, scratch, given, edges
+    )
 
 
 def _shares(rowptr: np.ndarray, heads: int, threads: int) -> tuple[np.ndarray, int]:

@@ -3,8 +3,7 @@
 A row is a target with its incoming edges (or a source with its outgoing ones). Threads take tasks, each of which is a
 range of rows of one head, until none is left; see :mod:`pyg_match.ops.team`. Within a task one table of nodes is read
 for all rows before the next one is: first all keys, then all values. So only one of them has to stay in a core's
-cache, and nothing is stored per edge but a score. Edges are taken four or eight at a time, so that a query or an
-accumulator is read once for as many keys or values.
+cache, and nothing is stored per edge but a score. The innermost loops are in :mod:`pyg_match.ops.vectors`.
 
 All arrays are flat, and all indices unsigned: for a view or a signed index numba would count references and mind
 negative values in the innermost loop, which then is not vectorised. Node ``i``'s channels of the head at hand start at
@@ -13,6 +12,7 @@ negative values in the innermost loop, which then is not vectorised. Node ``i``'
 
 import functools
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +21,9 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+from pyg_match.ops import vectors
+from pyg_match.ops.vectors import EDGES, REGISTER, dot_rows, sum_rows
 
 # What a task needs to know: addresses of arrays (0 for none), steps between nodes and between heads, and sizes.
 JOB = np.dtype(
@@ -38,11 +41,14 @@ JOB = np.dtype(
     + [("scale", np.float64)]
 )  # fmt: skip
 TASK, WORKER = 0, 1  # the first two are counters
-_UNKNOWN = 1 << 40  # size of arrays of which only the address is known
+# Size of arrays of which only the address is known: any large number. This one changes with the code that this module
+# compiles but does not contain, so that numba, which tells kernels on disk by their constants, makes them anew.
+_UNKNOWN = (1 << 40) + zlib.crc32(vectors.__loader__.get_data(vectors.__file__))  # type: ignore[union-attr]
 
 # All that lets sums be vectorised; NaN and infinity keep their meaning.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-U0, U1, U2, U3, U4, U5, U6, U7, U8 = (np.uint64(i) for i in range(9))
+U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
+_EDGES = np.uint64(EDGES)
 
 
 def exp(x: Any) -> Any:
@@ -113,6 +119,10 @@ def dots(
 ) -> None:
     """``out[into + e] = <a[at:], b[col[first + e]]>`` for the edges of a row."""
     e = U0
+    if channels % np.uint64(REGISTER // b.itemsize) == U0:
+        while e + _EDGES <= count:
+            dot_rows(a, at, b, step, offset, col, first + e, channels, out, into + e)
+            e += _EDGES
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
         b2, b3 = col[first + e + U2] * step + offset, col[first + e + U3] * step + offset
@@ -147,34 +157,13 @@ def add_weighted(
     at: Any,
 ) -> None:
     """``out[at:] += sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
-    e = U0
-    while e + U8 <= count:
-        i = first + e
-        b0, b1 = col[i] * step + offset, col[i + U1] * step + offset
-        b2, b3 = col[i + U2] * step + offset, col[i + U3] * step + offset
-        b4, b5 = col[i + U4] * step + offset, col[i + U5] * step + offset
-        b6, b7 = col[i + U6] * step + offset, col[i + U7] * step + offset
-        i = origin + e
-        w0, w1, w2, w3 = weight[i], weight[i + U1], weight[i + U2], weight[i + U3]
-        w4, w5, w6, w7 = weight[i + U4], weight[i + U5], weight[i + U6], weight[i + U7]
-        for c in range(channels):
-            low = (w0 * b[b0 + c] + w1 * b[b1 + c]) + (w2 * b[b2 + c] + w3 * b[b3 + c])
-            high = (w4 * b[b4 + c] + w5 * b[b5 + c]) + (w6 * b[b6 + c] + w7 * b[b7 + c])
-            out[at + c] += low + high
-        e += U8
-    while e + U4 <= count:
-        b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
-        b2, b3 = col[first + e + U2] * step + offset, col[first + e + U3] * step + offset
-        w0, w1 = weight[origin + e], weight[origin + e + U1]
-        w2, w3 = weight[origin + e + U2], weight[origin + e + U3]
-        for c in range(channels):
-            out[at + c] += (w0 * b[b0 + c] + w1 * b[b1 + c]) + (w2 * b[b2 + c] + w3 * b[b3 + c])
-        e += U4
-    while e < count:
-        b0, w0 = col[first + e] * step + offset, weight[origin + e]
-        for c in range(channels):
-            out[at + c] += w0 * b[b0 + c]
-        e += U1
+    whole = channels - channels % np.uint64(REGISTER // b.itemsize)
+    sum_rows(weight, origin, b, step, offset, col, first, count, whole, out, at)
+    if whole < channels:
+        for e in range(count):
+            row = col[first + e] * step + offset
+            for c in range(whole, channels):
+                out[at + c] += weight[origin + e] * b[row + c]
 
 
 def adjust_scores(
@@ -229,9 +218,8 @@ def _forward_rows(
         for e in range(at, at + count):
             total += weight[e]
         lse[row * job.lse_step + head] = top + math.log(total)
-        share = 1 / total
         for e in range(at, at + count):
-            weight[e] *= share
+            weight[e] /= total
         if masked and not removes:
             for e in range(count):
                 weight[at + e] *= keep[first + e]

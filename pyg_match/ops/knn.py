@@ -12,7 +12,7 @@ from torch import Tensor
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
-_PARALLEL_ROWS = 1024  # from which on the k-d tree is searched by several threads
+_PARALLEL_WORK = 1 << 14  # neighbours to find, from which on the k-d tree is searched by several threads
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
@@ -50,8 +50,8 @@ def knn_graph(
         loop: Whether a point counts as its own first neighbour.
         flow: ``"source_to_target"`` (row 0 holds the neighbours) or ``"target_to_source"``.
         cosine: Whether to rank by the angle between points instead of their Euclidean distance.
-        num_workers: Threads of the k-d tree, by default as many as torch uses; the other backends choose for
-            themselves.
+        num_workers: Threads of the k-d tree, by default as many as torch uses if there is much to find; the other
+            backends choose for themselves.
         batch_size: Number of examples, if known.
         backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"``, or ``"auto"``:
             the k-d tree for points of few dimensions on the CPU, torch otherwise.
@@ -168,7 +168,7 @@ def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: Optiona
 
     array = points.detach().cpu().double().numpy()
     tree = cKDTree(array, balanced_tree=False, compact_nodes=False)
-    workers = num_workers or (torch.get_num_threads() if rows.numel() >= _PARALLEL_ROWS else 1)
+    workers = num_workers or (torch.get_num_threads() if rows.numel() * depth >= _PARALLEL_WORK else 1)
     _, found = tree.query(array[rows.cpu().numpy()], k=np.arange(1, depth + 1), workers=workers)
     return torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64)).to(points.device)
 

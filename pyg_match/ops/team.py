@@ -9,7 +9,7 @@ import ctypes
 import functools
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,7 +17,7 @@ _forked = False
 _executor: Optional[ThreadPoolExecutor] = None
 
 
-def run_together(function: int, argument: int, threads: int) -> None:
+def run_together(function: int, argument: int, threads: int, *memory: Any) -> None:
     """Let several threads call ``function(argument)``; the caller is one of them.
 
     Calls from many threads at once do not wait for each other, and an interrupt is seen when all have returned.
@@ -26,6 +26,7 @@ def run_together(function: int, argument: int, threads: int) -> None:
         function: Address of a compiled function that takes a pointer.
         argument: Address to give to it. The function has to share out the work; it may be called by fewer threads.
         threads: Number of threads.
+        *memory: What owns the memory that the argument leads to; a thread holds it for as long as it runs.
     """
     call = _FUNCTION(function)
     if threads == 1:
@@ -35,13 +36,26 @@ def run_together(function: int, argument: int, threads: int) -> None:
     if parallel is not None:
         parallel(function, argument, threads, 0)
         return
-    helpers = [_threads().submit(call, argument) for _ in range(threads - 1)]
+    helpers: list[Future[None]] = []
     try:
+        for _ in range(threads - 1):
+            helpers.append(_threads().submit(lambda *_: call(argument), *memory))
         call(argument)
-    finally:  # what the argument points to must outlive its users
-        for helper in helpers:
-            if not helper.cancel():
-                helper.exception()
+    finally:
+        _await(helpers)
+
+
+def _await(helpers: list["Future[None]"]) -> None:
+    """Wait for all, even if interrupted: the caller will use their memory again."""
+    interrupt: Optional[BaseException] = None
+    for helper in helpers:
+        while not (helper.cancel() or helper.done()):
+            try:
+                wait([helper])
+            except BaseException as error:  # of a signal's handler
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -54,7 +68,9 @@ def _openmp() -> Optional[Any]:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return None
-    for path in sorted(set(re.findall(r"(/\S*lib(?:gomp|omp|iomp5)[-.\w]*\.so[.\d]*)$", maps, re.MULTILINE))):
+    found = set(re.findall(r"(/\S*lib(?:gomp|omp|iomp5)[-.\w]*\.so[.\d]*)$", maps, re.MULTILINE))
+    # torch's own comes first: other packages bring theirs.
+    for path in sorted(found, key=lambda path: ("/torch/" not in path, path)):
         try:
             parallel = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LOCAL).GOMP_parallel
         except (OSError, AttributeError):

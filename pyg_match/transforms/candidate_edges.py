@@ -8,9 +8,10 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.linear import linear
 from pyg_match.transforms.store import store_edges
 
-_CHUNK_ELEMENTS = 1 << 23  # similarities held at once: 32 MiB in single precision
+_CHUNK_ELEMENTS = 1 << 21  # similarities held at once: 8 MiB in single precision, which caches have room for
 
 
 @functional_transform("candidate_edges")
@@ -64,11 +65,12 @@ class CandidateEdges(BaseTransform):
         return f"{self.__class__.__name__}(k={self.k}, symmetric={self.symmetric})"
 
 
+@torch.no_grad()  # with gradients switched on, too, sums are rounded as without, so that edges are the same
 def _most_similar(query: Tensor, key: Tensor, k: int) -> Tensor:
     """For each query the indices of its ``k`` most similar keys, ``[num_queries, min(k, num_keys)]``."""
     k = min(k, key.size(0))
     step = max(1, _CHUNK_ELEMENTS // max(1, key.size(0)))
-    chunks = [(chunk @ key.t()).topk(k, dim=1).indices for chunk in query.split(step)]
+    chunks = [linear(chunk, key).topk(k, dim=1).indices for chunk in query.split(step)]
     return torch.cat(chunks) if chunks else torch.empty(0, k, dtype=torch.long, device=query.device)
 
 

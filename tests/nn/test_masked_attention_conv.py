@@ -267,3 +267,10 @@ def test_errors():
         MaskedAttentionConv(16, 4, mask_mode="drop")
     with pytest.raises(ValueError, match="equal width, got 8 and 16"):
         MaskedAttentionConv((8, 16), 4, shared_query_key=True)
+
+
+def test_biases_of_no_edges():
+    conv = MaskedAttentionConv(16, 4, heads=2)
+    for shape in ((0,), (0, 2)):
+        out = conv(torch.randn(3, 16), torch.empty(2, 0, dtype=torch.long), edge_bias=torch.empty(shape))
+        assert torch.equal(out, torch.zeros(3, 8))
