@@ -43,6 +43,7 @@ from torch.utils.data import Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import HPatches, rescale_homography
+from pyg_match.files import write_whole
 from pyg_match.metrics import homography_ground_truth
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import TrainingConfig, config_from_dict, validate
@@ -175,14 +176,6 @@ def record_file(folder: Path, settings: Settings) -> Path:
     """The file of a run, named by all its settings."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return folder / f"{digest[:16]}.json"
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(file)
 
 
 def plan(
@@ -341,7 +334,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
             for question, options in questions.items()
         }
         text = report(found, TITLES, args.plots, args.page)
-        write_whole(args.page, filled(args.page, text))
+        write_whole(args.page, filled(args.page, text).encode())
         print(text)
 
 
@@ -366,7 +359,8 @@ def experiment(
     for name, record in do_runs(given, missing, args.workers, began + 60 * args.budget):
         if record is None:
             continue
-        write_whole(files[name], json.dumps(record, indent=1) + "\n")
+        args.records.mkdir(parents=True, exist_ok=True)
+        write_whole(files[name], (json.dumps(record, indent=1) + "\n").encode())
         left -= 1
         pace = (time.time() - began) / (len(missing) - left)
         shown = "  ".join(f"{place} R {found['recall']:.3f}" for place, found in record["metrics"].items())

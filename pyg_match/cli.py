@@ -108,10 +108,10 @@ def _match(
 
 @app.command()
 def train(
+    images: Annotated[Path, typer.Option(help="Folder of photos to train on.")],
     config: Annotated[
         str, typer.Argument(help="Settings: finetune, scratch-small, scratch-full or a YAML file.")
-    ],
-    images: Annotated[Path, typer.Option(help="Folder of photos to train on.")],
+    ] = "finetune",
     out: Annotated[
         Path, typer.Option(help="Folder of the run; goes on if it holds one with the same settings.")
     ] = Path("runs/train"),

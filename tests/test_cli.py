@@ -79,3 +79,41 @@ def test_bad_images_are_told_in_one_line(images, tmp_path):
         assert result.exit_code == 1
         assert bad.name in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_train_export_match(images, tmp_path):
+    """From photos to matches, with the settings of a tiny matcher."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("astronaut", "brick", "chelsea", "coffee"):
+        Image.fromarray(getattr(data, name)()).resize((240, 180)).save(photos / f"{name}.png")
+    settings = [
+        "weights=null", "teacher=null", "matcher={hidden_channels: 16, num_layers: 2, heads: 2}",
+        "graph=[{KNNGraph: {k: 4, loop: true}}, {CandidateEdges: {k: 4}}]", "data.extractor=sift",
+        "data.size=[160, 120]", "data.max_num_keypoints=40", "data.num_pairs=4", "data.validation_pairs=1",
+        "loss={distill_assignment: 0, distill_descriptors: 0}", "steps=2", "warmup=0", "validate_every=2",
+    ]  # fmt: skip
+    options = [word for setting in settings for word in ("--set", setting)]
+    arguments = ("train", "--images", photos, "--out", tmp_path / "run", "--accelerator", "cpu", *options)
+    result = run(*arguments, "--precision", "bf16-mixed")
+    assert result.exit_code == 0, result.output
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "validation" in line] == [0, 2]
+    assert any((tmp_path / "run").glob("tensorboard/*"))
+
+    exported = tmp_path / "mine.safetensors"
+    result = run("export", tmp_path / "run", exported, "--half")
+    assert result.exit_code == 0 and "sha256" in result.stdout, result.output
+    result = run("match", *images, "--weights", exported, "--geometry", "none", "--resize", "240")
+    assert result.exit_code == 0, result.output
+    assert "matches" in result.stdout
+
+    result = run(*arguments, "--precision", "32-true")
+    assert result.exit_code == 1 and "other settings (precision)" in result.output
+
+
+def test_train_names_what_is_wrong(tmp_path):
+    result = run("train", "--images", tmp_path / "none", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "none" in result.output
+    result = run("train", "--images", tmp_path, "--set", "steps=0")
+    assert result.exit_code == 1 and "'steps' must be positive, got 0" in result.output

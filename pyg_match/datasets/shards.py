@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
+from pyg_match.files import replace_file
 
 _FORMAT = 1
 _OPEN_SHARDS = 32
@@ -111,8 +111,8 @@ class PairShards:
             self.folder.mkdir(parents=True, exist_ok=True)
             description = self.folder / "settings.json"
             if not description.exists():
-                _write(description, self.settings.encode())
-            _write(file, save(tensors, metadata))
+                replace_file(description, self.settings.encode())
+            replace_file(file, save(tensors, metadata))
         except OSError as error:
             done = sum(self.file(other).is_file() for other in range(len(self)))
             raise OSError(
@@ -202,16 +202,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _write(file: Path, content: bytes) -> None:
-    # The process id keeps two processes that share the folder from writing the same temporary file.
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
+from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
     DualSoftmaxAssignment,
     SinkhornAssignment,
@@ -182,21 +183,13 @@ class GraphMatcher(nn.Module):
         """
         from safetensors.torch import save
 
-        path = Path(path)
         dtype = torch.half if half else None
         state = {
             key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
             for key, value in self.state_dict().items()
         }
         values = {**(metadata or {}), "config": asdict(self.config)}
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            temporary.write_bytes(
-                save(state, metadata={key: json.dumps(value) for key, value in values.items()})
-            )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, save(state, metadata={key: json.dumps(value) for key, value in values.items()}))
 
     def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
         """Match a pair or a batch of pairs.

@@ -9,7 +9,7 @@ from typing import Any, Union
 import numpy as np
 import torch
 
-from pyg_match.training.files import write_whole
+from pyg_match.files import write_whole
 
 
 def save_checkpoint(path: Union[str, Path], state: dict[str, Any]) -> None:

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair
+from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.data import make_datasets
-from pyg_match.training.files import write_whole
 from pyg_match.training.monitor import Monitor
 from pyg_match.training.objective import Objective, supervised_layers
 from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
@@ -126,7 +126,9 @@ class Trainer:
         self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
         teacher = None
         if config.teacher is not None and (config.loss.distill_assignment or config.loss.distill_descriptors):
-            teacher = GraphMatcher.from_pretrained(config.teacher).requires_grad_(False).to(fabric.device)
+            half = config.precision == "bf16-mixed"
+            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half)
+            teacher = teacher.requires_grad_(False).to(fabric.device)
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pyg_match.data import KeypointPair
+from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
-from pyg_match.training.files import append_json, read_json_lines, write_whole
+from pyg_match.training.files import append_json, read_json_lines
 
 if TYPE_CHECKING:
     from pyg_match.datasets import WarpedPair

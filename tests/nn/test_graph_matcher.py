@@ -350,3 +350,15 @@ def test_inference_on_edges_equals_training_after_any_change(counts, bias, monke
             assert torch.allclose(found, expected, rtol=0, atol=1e-10)
         for parameter in matcher.parameters():
             parameter.data.mul_(1.1).add_(0.01 * bias)  # behind the back of version counters
+
+
+def test_hooks_of_linear_layers_run_in_inference_too():
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small()
+    seen = []
+    for block in (matcher.layers[0].self_attn, matcher.layers[1].cross_attn):
+        block.lin_out.register_forward_hook(lambda *_: seen.append("out"))
+        block.ffn[0].register_forward_pre_hook(lambda *_: seen.append("ffn"))
+    with torch.no_grad():
+        matcher(pair)
+    assert seen == ["out", "ffn"] * 2
