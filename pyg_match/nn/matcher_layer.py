@@ -3,7 +3,6 @@
 from typing import Any, Optional, Union
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.typing import Adj
 
@@ -13,6 +12,7 @@ from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Blocks
+from pyg_match.ops.linear import linear
 
 _NODES = 2048  # whose hidden features the caches nearly hold
 
@@ -73,12 +73,19 @@ class AttentionBlock(nn.Module):
         # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         many = x.size(0) > 2 * x.size(1)
-        if inference and many and extra is None and not isinstance(edge_index, Blocks):
+        if inference and many and extra is None and not isinstance(edge_index, Blocks) and self._is_plain():
             return self._update(x, message)
         message = self.lin_out(message)
         message = message if extra is None else message + extra
         out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
         return out
+
+    def _is_plain(self) -> bool:
+        """Whether the linear layers are what they were made as, without hooks, and not quantised or adapted."""
+        return all(
+            type(lin) is nn.Linear and not (lin._forward_hooks or lin._forward_pre_hooks)
+            for lin in (self.lin_out, self.ffn[0], self.ffn[-1])
+        )
 
     def _update(self, x: Tensor, message: Tensor) -> Tensor:
         """What follows attention, without gradients: some nodes at a time, so that caches hold what is in between.
@@ -86,14 +93,15 @@ class AttentionBlock(nn.Module):
         The output projection is multiplied into the layer behind it, which is less work for many nodes.
         """
         first: Any = self.ffn[0]
+        last: Any = self.ffn[-1]
         own, of_message = first.weight.split(x.size(1), dim=1)
         weight = torch.cat([own, of_message @ self.lin_out.weight], dim=1)
         bias = torch.addmv(first.bias, of_message, self.lin_out.bias)
         out = torch.empty_like(x)
         parts = zip(x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True)
         for part, message_part, out_part in parts:
-            hidden = F.linear(torch.cat([part, message_part], dim=-1), weight, bias)
-            torch.add(part, self.ffn[1:](hidden), out=out_part)
+            hidden = linear(torch.cat([part, message_part.to(part.dtype)], dim=-1), weight, bias)
+            torch.add(part, linear(self.ffn[1:-1](hidden), last.weight, last.bias), out=out_part)
         return out
 
 

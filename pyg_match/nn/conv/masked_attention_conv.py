@@ -13,8 +13,18 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to
 
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Blocks, sparse_attention
+from pyg_match.ops.linear import linear
 
 MaskMode = Literal["remove", "zero"]
+
+
+class Projection(Linear):
+    """PyG's linear layer, faster in inference on the CPU unless the result has to be ``exact`` to the last bit."""
+
+    def forward(self, x: Tensor, exact: bool = False) -> Tensor:
+        """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
+        out: Tensor = super().forward(x) if exact else linear(x, self.weight, self.bias)
+        return out
 
 
 class MaskedAttentionConv(MessagePassing):
@@ -100,9 +110,9 @@ class MaskedAttentionConv(MessagePassing):
             raise ValueError(
                 f"shared queries and keys need source and target features of equal width, got {source} and {target}"
             )
-        self.lin_query = Linear(target, heads * out_channels, bias=bias)
-        self.lin_key = None if shared_query_key else Linear(source, heads * out_channels, bias=bias)
-        self.lin_value = Linear(source, heads * out_channels, bias=bias)
+        self.lin_query = Projection(target, heads * out_channels, bias=bias)
+        self.lin_key = None if shared_query_key else Projection(source, heads * out_channels, bias=bias)
+        self.lin_value = Projection(source, heads * out_channels, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -136,11 +146,13 @@ class MaskedAttentionConv(MessagePassing):
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
         x_source, x_target = (x, x) if isinstance(x, Tensor) else x
-        query, key, value = self._project(
-            x_source, x_target, rotation, x_source if x_value is None else x_value
-        )
+        x_value = x_source if x_value is None else x_value
+        # Complete graphs are to agree with dense matchers to the last bits.
+        exact = isinstance(edge_index, Blocks)
+        query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
         if edge_bias is not None:
-            edge_bias = edge_bias.view(edge_bias.size(0), -1).expand(-1, self.heads)
+            edge_bias = edge_bias.unsqueeze(-1) if edge_bias.dim() == 1 else edge_bias
+            edge_bias = edge_bias.expand(-1, self.heads)
 
         attention: Any = None
         if isinstance(edge_index, Blocks):
@@ -149,7 +161,7 @@ class MaskedAttentionConv(MessagePassing):
                     "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
                 )
             out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
-        elif self._fuses(edge_index, return_attention_weights):
+        elif self._fuses(return_attention_weights):
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
@@ -168,22 +180,27 @@ class MaskedAttentionConv(MessagePassing):
         return out if not return_attention_weights else (out, attention)
 
     def _project(
-        self, x_source: Tensor, x_target: Tensor, rotation: Union[Tensor, PairTensor, None], x_value: Tensor
+        self,
+        x_source: Tensor,
+        x_target: Tensor,
+        rotation: Union[Tensor, PairTensor, None],
+        x_value: Tensor,
+        exact: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all heads, ``[N, H, C]`` each."""
         shape = (self.heads, self.out_channels)
-        query = self.lin_query(x_target).unflatten(-1, shape)
-        value = self.lin_value(x_value).unflatten(-1, shape)
+        query = self.lin_query(x_target, exact).unflatten(-1, shape)
+        value = self.lin_value(x_value, exact).unflatten(-1, shape)
         if self.lin_key is not None:
-            key = self.lin_key(x_source).unflatten(-1, shape)
+            key = self.lin_key(x_source, exact).unflatten(-1, shape)
         else:
-            key = query if x_source is x_target else self.lin_query(x_source).unflatten(-1, shape)
+            key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
             query, key = rotate(query, target), rotate(key, source)
         return query, key, value
 
-    def _fuses(self, edge_index: Union[Adj, CSR], return_attention_weights: Optional[bool]) -> bool:
+    def _fuses(self, return_attention_weights: Optional[bool]) -> bool:
         """Whether nobody wants to see single messages."""
         hooks = (
             self._message_forward_pre_hooks,

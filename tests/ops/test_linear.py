@@ -1,0 +1,75 @@
+"""The affine map of inference against torch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyg_match.ops.linear import _onednn_type, linear
+
+
+def problem(rows=300, width=48, out=40, dtype=torch.float):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((rows, width), (out, width), (out,))
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 255, 256, 1000])
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@torch.inference_mode()
+def test_equals_torch(rows, dtype):
+    x, weight, bias = problem(rows, dtype=dtype)
+    expected = F.linear(x, weight, bias)
+    torch.testing.assert_close(linear(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_takes_views():
+    x, weight, bias = problem(600)
+    for view in (weight.t().contiguous().t(), torch.cat([weight, weight], dim=1)[:, : weight.size(1)]):
+        got, expected = linear(x[::2], view, bias), F.linear(x[::2], weight, bias)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_has_gradients():
+    tensors = [t.requires_grad_() for t in problem()]
+    got = torch.autograd.grad(linear(*tensors).sum(), tensors)
+    expected = torch.autograd.grad(F.linear(*tensors).sum(), tensors)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.inference_mode()
+def test_follows_autocast():
+    x, weight, bias = problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear(x, weight, bias)
+        assert out.dtype == F.linear(x, weight, bias).dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), F.linear(x, weight, bias), rtol=0.05, atol=0.3)
+
+
+@torch.inference_mode()
+def test_works_without_onednn():
+    x, weight, bias = problem()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@torch.inference_mode()
+def test_uses_onednn_where_it_can():
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("torch has no oneDNN here")
+    assert _onednn_type(*problem()) == torch.float
+    assert _onednn_type(*problem(dtype=torch.double)) is None
+    assert _onednn_type(*problem(rows=3)) is None
+
+
+@torch.inference_mode()
+def test_wrong_shapes_get_the_error_of_torch():
+    x, weight, bias = problem()
+    with pytest.raises(RuntimeError, match="300x47"):
+        linear(x[:, 1:], weight, bias)
+    with pytest.raises(RuntimeError, match="39"):
+        linear(x, weight, bias[1:])
+    assert torch.equal(linear(x, weight, bias[:1]), F.linear(x, weight, bias[:1]))
+    assert linear(x[:, :0], weight[:, :0], bias).shape == (300, 40)
