@@ -42,6 +42,7 @@ PACKAGES = (
 SAMPLE_SECONDS = 0.05  # a sample of a fast callable is the mean of calls that take this long together
 SLOW_SECONDS = 0.25  # slower callables gain nothing from an untimed call before each sample
 FIRST_SECONDS = 5.0  # nor from a second call before all samples
+RARE_SECONDS = 20.0  # and one sample has to do for those that take as long as this
 BUSY = 0.1  # cores that others may use before a run is suspect
 # Okabe and Ito's colours, which people of all colour visions tell apart, without the yellow that white swallows.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#000000", "#7f7f7f")
@@ -238,8 +239,9 @@ def interleave(
     """Time callables in turns, so that whatever else the machine does hits all of them alike.
 
     Each callable runs untimed first (compilation, caches). Then one sample of each is taken per round, for
-    ``budget`` seconds and at least ``min_rounds`` rounds. A sample of a fast callable is the mean of back-to-back
-    calls after an untimed one, because its neighbour in the round has just filled the caches with its own data.
+    ``budget`` seconds and at least ``min_rounds`` rounds; what takes longer than 20 s is sampled once. A sample of a
+    fast callable is the mean of back-to-back calls after an untimed one, because its neighbour in the round has just
+    filled the caches with its own data.
     """
     expected: dict[str, float] = {}
     for name, call in calls.items():
@@ -256,6 +258,8 @@ def interleave(
             if done >= min_rounds and time.perf_counter() - start > budget:
                 break
             for name, call in calls.items():
+                if done > 0 and expected[name] > RARE_SECONDS:
+                    continue
                 if expected[name] < SLOW_SECONDS:
                     call()
                 samples[name].append(_seconds(call, max(1, math.ceil(SAMPLE_SECONDS / expected[name]))))
@@ -275,6 +279,8 @@ def _seconds(call: Call, repeats: int) -> float:
 
 
 def _timing(samples: list[float]) -> Timing:
+    if len(samples) == 1:
+        return Timing(samples[0], samples[0], samples[0], 1)
     low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Timing(statistics.median(samples), low, high, len(samples))
 

@@ -5,7 +5,7 @@
 Points of the plane, uniform or in clusters (32 points around each of N / 32 centres, spread over 1 % of the width).
 The backends give the same edges in the same order, ties included, which is checked in every run; the peer computes
 all N x N distances in single precision and promises nothing about ties. `auto` is what a caller gets without
-choosing; `scipy` uses one thread, as by default, `scipy-threads` all of them.
+choosing; `scipy` uses one thread here, `scipy-threads` all of them.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def make_peers(x: Tensor, k: int, threads: int) -> dict[str, Callable[[], Call |
 
     peers: dict[str, Callable[[], Call | str]] = {"auto": ours()}
     peers |= {backend: ours(backend=backend) for backend in available_backends()}
+    peers["scipy"] = ours(backend="scipy", num_workers=1)
     peers["scipy-threads"] = ours(backend="scipy", num_workers=threads)
     peers["cdist+topk"] = lambda: functools.partial(cdist_topk, x, k)
     return peers

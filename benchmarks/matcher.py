@@ -43,6 +43,7 @@ from pyg_match.datasets import warped_pair
 from pyg_match.features import extractor, load_image
 from pyg_match.metrics import homography_ground_truth, matching_precision, matching_recall
 from pyg_match.nn import GraphMatcher
+from pyg_match.ops.linear import linear
 from pyg_match.pretrained import read_metadata
 from pyg_match.transforms import CandidateEdges, KNNGraph, graph_from_recipe
 
@@ -136,7 +137,7 @@ def gemms(model: GraphMatcher, num_nodes: int) -> Call:
 
     def call() -> None:
         for layer in layers:
-            layer(inputs[layer.weight.size(1)])
+            linear(inputs[layer.weight.size(1)], layer.weight, layer.bias)
 
     return call
 

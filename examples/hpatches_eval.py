@@ -401,7 +401,7 @@ def report(rows: list[Row], methods: Iterable[str], settings: Row, out: Path) ->
         "settings": settings,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "machine": {
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

@@ -49,6 +49,13 @@ def test_callables_take_turns(load):
     assert turns == list("ab" * 4)  # once to warm up, three rounds
 
 
+def test_very_slow_callables_take_one_turn(load, monkeypatch):
+    common = load("common")
+    monkeypatch.setattr(common, "RARE_SECONDS", 0.0)
+    timing = common.interleave({"a": lambda: None}, 0.0)["a"]
+    assert timing.samples == 1 and timing.low == timing.seconds == timing.high
+
+
 def test_exponent_and_targets(load):
     common = load("common")
     rows = [{"n": n, "peer": "a", "seconds": 3e-9 * n**2} for n in (1024, 2048, 4096)]
@@ -198,7 +205,12 @@ def hpatches(tmp_path) -> Path:
     content = {
         "date": "2020-01-02T00:00:00+00:00",
         "command": "python examples/hpatches_eval.py /home/somebody/photos --out outputs/x",
-        "settings": {"roots": ["/home/somebody/photos"]},
+        "settings": {
+            "roots": ["/home/somebody/photos"],
+            "features": "aliked",
+            "max_keypoints": 64,
+            "short_side": 480,
+        },
         "versions": {"python": "3"},
         "machine": {"platform": "Linux", "cpus": 2, "threads": 2},
         "caption": "A caption.",
