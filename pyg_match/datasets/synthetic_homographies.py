@@ -50,6 +50,9 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         seed: Chooses all pairs.
         max_num_keypoints: Keep at most this many keypoints of a view, those with the highest scores. ``None``
             keeps all that the extractor finds.
+        min_num_keypoints: Limit the views of each pair to a number of its own between this and
+            ``max_num_keypoints``, log-uniformly drawn, so that a matcher learns images with few keypoints and with
+            many. It limits what is loaded, not the cache. ``None`` limits all pairs alike.
         size: ``(width, height)`` of both views in pixels; portrait photos have upright views.
         cache: Folder for the features; ``None`` keeps nothing.
         transform: Applied to every pair after it was loaded, for instance to draw edges. Never cached.
@@ -88,6 +91,7 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         repeats: float = 0.0,
         shard_size: int = 64,
         repair: bool = False,
+        min_num_keypoints: int | None = None,
     ) -> None:
         self.paths, names = _find_images(images)
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
@@ -100,6 +104,12 @@ class SyntheticHomographies(Dataset[KeypointPair]):
             raise ValueError(f"'repeats' must be in [0, 1], got {repeats}")
         if max_num_keypoints is not None and max_num_keypoints < 1:
             raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
+        if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
+            raise ValueError(
+                f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
+                f"got {min_num_keypoints}"
+            )
+        self.min_num_keypoints = min_num_keypoints
         self.extractor = _make_extractor(extractor, max_num_keypoints)
         self.seed = seed
         self.max_num_keypoints = max_num_keypoints
@@ -131,10 +141,19 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         pair = self._cached(index)
         if pair is None:
             pair = self._extract(index)
+        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
+            pair = _with_best_keypoints(
+                pair, self._limit(index, self.min_num_keypoints, self.max_num_keypoints)
+            )
         return pair if self.transform is None else self.transform(pair)
 
     def __iter__(self) -> Iterator[KeypointPair]:
         return (self[index] for index in range(len(self)))
+
+    def _limit(self, index: int, smallest: int, largest: int) -> int:
+        generator = torch.Generator().manual_seed(_derived_seed(self.seed, "keypoints", index))
+        share = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return round(smallest * (largest / smallest) ** share)
 
     def path(self, index: int) -> Path:
         """The photo that a pair shows."""
@@ -216,12 +235,9 @@ class SyntheticHomographies(Dataset[KeypointPair]):
             # A coarse keypoint sees the edge of the photo from further away.
             margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
             keep = inside_photo(found.pos, to_view, photo_size, margin.clamp(min=_MARGIN)).nonzero().flatten()
-            if self.max_num_keypoints is not None and len(keep) > self.max_num_keypoints:
-                best = torch.argsort(found.score[keep], descending=True, stable=True)
-                keep = keep[best[: self.max_num_keypoints]]
-            names = ("pos", "x", "score", "scale", "orientation")
-            kept = {name: found[name][keep].cpu() for name in names if name in found}
-            sets.append(KeypointSet(**kept, image_size=views.size))
+            if self.max_num_keypoints is not None:
+                keep = keep[_best(found.score[keep], self.max_num_keypoints)]
+            sets.append(_subset(found, keep, views.size))
         return rounded(_labelled(sets[0], sets[1], rendered.homography))
 
     def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
@@ -271,6 +287,28 @@ def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]
     with Progress(*columns) as bar:
         task = bar.add_task("finding keypoints", total=total, completed=done)
         yield lambda: bar.advance(task)
+
+
+def _best(score: Tensor, count: int) -> Tensor:
+    """Places of the highest scores; all, in their order, if there are no more."""
+    if len(score) <= count:
+        return torch.arange(len(score), device=score.device)
+    return torch.argsort(score, descending=True, stable=True)[:count]
+
+
+def _subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
+    names = ("pos", "x", "score", "scale", "orientation")
+    kept = {name: keypoints[name][keep].cpu() for name in names if name in keypoints}
+    return KeypointSet(**kept, image_size=size)
+
+
+def _with_best_keypoints(pair: KeypointPair, count: int) -> KeypointPair:
+    """At most ``count`` keypoints of each view, with labels of their own: partners may be gone, others be next."""
+    sets = [pair.image(index) for index in (0, 1)]
+    if max(each.num_keypoints for each in sets) <= count:
+        return pair
+    kept = [_subset(each, _best(each.score, count), each.image_size) for each in sets]
+    return _labelled(kept[0], kept[1], pair.homography[0])
 
 
 def _labelled(set0: KeypointSet, set1: KeypointSet, homography: Tensor) -> KeypointPair:

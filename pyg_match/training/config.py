@@ -22,6 +22,9 @@ class DataConfig:
 
     extractor: str = "aliked"  # detector, see pyg_match.features.extractor
     max_num_keypoints: int = 512  # of an image
+    min_num_keypoints: Optional[int] = (
+        None  # training pairs have limits of their own from this to the one above
+    )
     size: tuple[int, int] = (640, 480)  # width and height of the images in pixels
     num_pairs: int = 1000  # for training
     validation_pairs: int = 32  # of photos that training does not see

@@ -67,7 +67,12 @@ def make_datasets(
     train, valid = split_photos(photos, data.validation_photos, data.seed)
     return (
         SyntheticHomographies(
-            train, data.extractor, num_pairs=data.num_pairs, seed=2 * data.seed, **settings
+            train,
+            data.extractor,
+            num_pairs=data.num_pairs,
+            seed=2 * data.seed,
+            min_num_keypoints=data.min_num_keypoints,
+            **settings,
         ),
         SyntheticHomographies(
             valid, data.extractor, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, **settings

@@ -372,6 +372,35 @@ def test_transform_is_never_cached(photos, tmp_path):
     assert "edge_index" not in dataset[0]
 
 
+def test_pairs_with_limits_of_their_own(photos, tmp_path):
+    """The same cache, fewer keypoints: the best ones, labelled as if the extractor had found no others."""
+    whole = make(photos, 8, cache=tmp_path)
+    limited = make(photos, 8, cache=tmp_path, min_num_keypoints=20)
+    whole.prepare()
+    assert limited.prepare() == 0
+    counts = set()
+    for few, many, again in zip(limited, whole, limited, strict=True):
+        assert few.validate() and equal(few, again)
+        count0, all0 = int(few.num_keypoints[0, 0]), int(many.num_keypoints[0, 0])
+        counts.add(limit := int(few.num_keypoints.max()))
+        assert 20 <= limit <= 200 and torch.equal(few.homography, many.homography)
+        best = many.score[:all0].sort(descending=True).values[:count0]
+        assert torch.equal(few.score[:count0].sort(descending=True).values, best)
+        distance = torch.cdist(
+            warp_points(few.pos[:count0].double(), few.homography[0]), few.pos[count0:].double()
+        )
+        has = few.y[:count0] >= 0
+        assert torch.equal(few.y[count0:][few.y[:count0][has]], has.nonzero().flatten())
+        assert float(distance[has, few.y[:count0][has]].amax() if has.any() else 0) < 3
+        assert bool((distance[few.y[:count0] == -2].amin(1) < 6).all())
+    assert len(counts) > 4
+    for wrong in (0, 201):
+        with pytest.raises(
+            ValueError, match=f"'min_num_keypoints' must be None or between 1 .* = 200, got {wrong}"
+        ):
+            make(photos, min_num_keypoints=wrong)
+
+
 def test_unusual_images(tmp_path):
     from PIL import Image
 
