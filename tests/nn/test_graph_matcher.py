@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -350,6 +352,33 @@ def test_inference_on_edges_equals_training_after_any_change(counts, bias, monke
             assert torch.allclose(found, expected, rtol=0, atol=1e-10)
         for parameter in matcher.parameters():
             parameter.data.mul_(1.1).add_(0.01 * bias)  # behind the back of version counters
+
+
+def test_what_inference_keeps_is_dropped_with_the_weights_it_was_made_of():
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small()
+    block = matcher.layers[0].self_attn
+    with torch.inference_mode():
+        first = matcher(pair).scores
+        kept = block._kept
+        assert torch.equal(matcher(pair).scores, first) and block._kept is kept
+    for part, row in ((block.ffn[0].weight, (3, 5)), (block.lin_out.weight, (2, 1)), (block.lin_out.bias, 4)):
+        with torch.no_grad():
+            part.data[row] += 0.01  # a single number, and no version goes up
+            matcher(pair)
+            assert block._kept is not kept
+            kept = block._kept
+    again = pickle.loads(pickle.dumps(matcher))
+    copied = copy.deepcopy(matcher)
+    for other in (again, copied):
+        assert other.layers[0].self_attn._kept is None
+        with torch.no_grad():
+            assert torch.equal(other(pair).scores, matcher(pair).scores)
+    with torch.no_grad():
+        low = matcher.bfloat16().float()(pair).scores  # rounded weights
+        with torch.autocast("cpu", torch.bfloat16):
+            matcher(pair)
+        assert torch.equal(matcher(pair).scores, low)
 
 
 def test_hooks_of_linear_layers_run_in_inference_too():
