@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from training_pairs import SPARSE, Pairs, small_config
 
+from pyg_match.datasets import CorruptShardError, SyntheticHomographies
+from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import validate
 from pyg_match.training.checkpoint import load_checkpoint
@@ -192,6 +195,50 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     assert not list(out.glob("*.tmp"))
     run(small_config(steps=6, checkpoint_every=2), out)
     assert_same_weights(tmp_path / "whole" / "matcher.safetensors", out / "matcher.safetensors")
+
+
+def test_a_corrupt_shard_loses_no_checkpoint(tmp_path):
+    data = pytest.importorskip("skimage.data")
+    (tmp_path / "photos").mkdir()
+    for name in ("astronaut", "coffee"):
+        Image.fromarray(getattr(data, name)()).resize((200, 150)).save(tmp_path / "photos" / f"{name}.png")
+
+    def pairs(repair=False):
+        return SyntheticHomographies(
+            tmp_path / "photos", SIFT(60), num_pairs=6, size=(160, 120), max_num_keypoints=40, shard_size=2,
+            cache=tmp_path / "cache", transform=graph_from_recipe(SPARSE), repair=repair,
+        )  # fmt: skip
+
+    class DamagedOnTheWay:
+        """Another process finds the shards damaged from the fifth pair on."""
+
+        def __init__(self):
+            self.pairs, self.asked = pairs(), 0
+            self.paths = self.pairs.paths
+
+        def __len__(self):
+            return len(self.pairs)
+
+        def __getitem__(self, index):
+            self.asked += 1
+            if self.asked == 5:
+                self.pairs = pairs()
+                for file in tmp_path.rglob("cache/**/*.safetensors"):
+                    file.write_bytes(file.read_bytes()[:-100])
+            return self.pairs[index]
+
+    pairs().prepare()
+    config = small_config(
+        matcher={"in_channels": 128, "hidden_channels": 16, "num_layers": 2, "heads": 2}, validate_every=0
+    )
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    held_out = Pairs(0, None)
+    train(config, None, whole, (pairs(), held_out), accelerator="cpu", devices=1)
+    with pytest.raises(CorruptShardError, match=r"safetensors"):
+        train(config, None, out, (DamagedOnTheWay(), held_out), accelerator="cpu", devices=1)
+    assert load_checkpoint(out / "last.ckpt")["step"] == 2
+    train(config, None, out, (pairs(repair=True), held_out), accelerator="cpu", devices=1)
+    assert_same_weights(whole / "matcher.safetensors", out / "matcher.safetensors")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
