@@ -1,11 +1,12 @@
-"""Write the tables of README.md from the JSON files of the benchmarks.
+"""Write the tables of README.md and of the model card from the JSON files of the benchmarks.
 
     python benchmarks/readme.py                                  # rewrite what stands between the markers
-    python benchmarks/readme.py --check                          # only tell whether README is up to date
+    python benchmarks/readme.py --check                          # only tell whether the pages are up to date
     python benchmarks/readme.py --hpatches outputs/hpatches/results.json
 
 A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
-are. `--hpatches` takes over the results of examples/hpatches_eval.py, without the folders of whoever ran it.
+are. `--hpatches` takes over results of examples/hpatches_eval.py, without the folders of whoever ran it; those of a
+folder named "synthetic", and of another limit than 1024 keypoints, get files of their own.
 """
 
 import argparse
@@ -310,6 +311,44 @@ def hpatches(folder: Path) -> tuple[str, list[Results]] | None:
     return "\n\n".join([set_table({"all": sets["all"]}, 3, "1/3/5"), caption, folded]), [results]
 
 
+ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of their table
+    "hpatches": "{pairs} real pairs, at most {max_keypoints} keypoints",
+    "hpatches_2048": "the same, at most {max_keypoints} keypoints",
+    "synthetic": "{pairs} synthetic pairs of photos that training did not see, at most {max_keypoints} keypoints",
+    "synthetic_2048": "the same, at most {max_keypoints} keypoints",
+}
+SHOWN = {"kornia": "dense", "trained": "aliked-sparse", "trained-edges": "aliked-sparse, assigned on edges"}
+
+
+def trained(folder: Path) -> tuple[str, list[Results]] | None:
+    """What the trained sparse matcher loses or gains against the dense one."""
+    found = {name: results for name in ACCURACY_FILES if (results := read(folder, name)) is not None}
+    lines = []
+    for name, results in found.items():
+        rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
+        if not {"kornia", "trained"} <= rows.keys():
+            return None
+        dense = _figures(rows["kornia"])
+        for method in (method for method in SHOWN if method in rows):
+            first = ACCURACY_FILES[name].format(pairs=rows[method]["pairs"], **results["settings"])
+            cells = [f"{value:.1f}" for value in _figures(rows[method])]
+            if method != "kornia":
+                pairs = zip(cells, _figures(rows[method]), dense, strict=True)
+                cells = [f"{cell} ({value - other:+.1f})" for cell, value, other in pairs]
+            lines.append([first if method == "kornia" else "", SHOWN[method], *cells])
+    if not lines:
+        return None
+    header = ["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib"]
+    start = (
+        "Dense LightGlue with the official weights, and the sparse matcher on the same keypoints; per cent."
+    )
+    return "\n\n".join([start, table(header, lines)]), list(found.values())
+
+
+def _figures(row: Row) -> list[float]:
+    return [row["precision"], row["recall"], row["DLT"][-1], row["PoseLib"][-1]]
+
+
 def set_table(sets: dict[str, list[Row]], pixels: int, thresholds: str) -> str:
     """A line for each method on each set."""
     header = ["set (pairs)", "method", "matches", f"P@{pixels}", f"R@{pixels}"]
@@ -360,8 +399,10 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "knn": knn,
     "matcher": matcher,
     "hpatches": hpatches,
+    "trained": trained,
     "graphs": graphs,
 }
+PAGES = [Path("README.md"), Path("pyg_match/weights/aliked-sparse.md")]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 
 
@@ -371,14 +412,11 @@ def read(folder: Path, name: str) -> Results | None:
 
 
 def rewritten(text: str, folder: Path, images: Path) -> str:
-    """README with all sections that have results and markers."""
+    """A page with all its sections that have results."""
     for name, make in SECTIONS.items():
         marked = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
-        made = make(folder)
+        made = make(folder) if marked.search(text) else None
         if made is None:
-            continue
-        if not marked.search(text):
-            print(f"README has no markers for '{name}'", file=sys.stderr)
             continue
         body, results = made
         content = "\n\n".join([body, *_pictures(name, images), caption(*results)])
@@ -391,6 +429,13 @@ def _pictures(section: str, images: Path) -> list[str]:
     if not names:
         return []
     return [" ".join(f"![{name.replace('_', ' ')}](docs/images/{name}.svg)" for name in names)]
+
+
+def file_name(results: Results) -> str:
+    """Where results of hpatches_eval are kept."""
+    settings = results["settings"]
+    name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
+    return name if settings["max_keypoints"] <= 1024 else f"{name}_{settings['max_keypoints']}"
 
 
 def without_folders(results: Results) -> Results:
@@ -406,25 +451,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 if README is out of date"
+        "--check", action="store_true", help="write nothing; exit code 1 if a page is out of date"
     )
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--hpatches", type=Path, help="results.json to take over first")
+    parser.add_argument("--readme", type=Path, nargs="+", default=PAGES, help="pages to rewrite")
+    parser.add_argument(
+        "--hpatches", type=Path, nargs="+", default=[], help="results.json to take over first"
+    )
     args = parser.parse_args(arguments)
-    if args.hpatches:
-        write_json(args.results / "hpatches.json", without_folders(json.loads(args.hpatches.read_text())))
-    old = args.readme.read_text()
-    new = rewritten(old, args.results, args.readme.parent / "docs" / "images")
-    if old == new:
-        print("README is up to date")
-        return 0
-    if args.check:
-        print("README is out of date: run python benchmarks/readme.py", file=sys.stderr)
-        return 1
-    args.readme.write_text(new)
-    print(f"written: {args.readme}")
-    return 0
+    for file in args.hpatches:
+        results = without_folders(json.loads(file.read_text()))
+        write_json(args.results / f"{file_name(results)}.json", results)
+    outdated = False
+    for page in args.readme:
+        old = page.read_text()
+        new = rewritten(old, args.results, page.parent / "docs" / "images")
+        if old == new:
+            print(f"{page} is up to date")
+        elif args.check:
+            print(f"{page} is out of date: run python benchmarks/readme.py", file=sys.stderr)
+            outdated = True
+        else:
+            page.write_text(new)
+            print(f"written: {page}")
+    return int(outdated)
 
 
 if __name__ == "__main__":

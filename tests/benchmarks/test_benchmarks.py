@@ -370,9 +370,23 @@ def test_readme(load, tmp_path, hpatches, capsys):
         "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
         and "| photos (3) | complete |" in written
     )
-    assert written.count("STALE") == 2 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert written.count("STALE") == 3 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
+
+    results = json.loads(hpatches.read_text())
+    results["settings"] |= {"roots": ["/home/somebody/synthetic"], "max_keypoints": 2048}
+    dense = {**ACCURACY, "method": "kornia", "recall": 80.0}
+    sparse = {**dense, "method": "trained", "recall": 81.5, "DLT": [0.0, 0.0, 40.0]}
+    results["results"]["sets"] = {"synthetic": [], "all": [dense, sparse]}
+    other_file = tmp_path / "more.json"
+    other_file.write_text(json.dumps(results))
+    (folder / "hpatches.json").unlink()
+    assert readme.main([*options, "--hpatches", str(other_file)]) == 0
+    assert (folder / "synthetic_2048.json").exists() and not (folder / "hpatches.json").exists()
+    written = text.read_text()
+    assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 |" in written
+    assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) |" in written
 
     other = benchmark("attention_ops", rows, machine={"cpu": "Another CPU", "cores": 4})
     (folder / "attention_backward.json").write_text(json.dumps(other))
