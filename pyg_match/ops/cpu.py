@@ -71,10 +71,10 @@ def attention_forward(
     compiled = _kernels()
     out = query.new_empty(query.size(0), query.size(1), value.size(2))
     lse = query.new_empty(query.shape[:2])
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     for part in rounds(key, value):
         run(
-            compiled.attention_forward, edges, scale, removes,
+            compiled, compiled.attention_forward, edges, scale, removes,
             query=query[:, part], key=packed(key[:, part], edges, KEY), value=packed(value[:, part], edges, VALUE),
             bias=None if bias is None else bias[part], keep=keep, out=out[:, part], lse=lse[:, part],
         )  # fmt: skip
@@ -100,14 +100,14 @@ def attention_backward(
     grad_query, grad_key, grad_value = (t.new_empty(t.shape) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     # Sources gather from their targets what these sent them.
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
-    gather = functools.partial(run, compiled.gather_sum)
+    gather = functools.partial(run, compiled, compiled.gather_sum)
     for part in rounds(key, value):
         k = packed(key[:, part], edges, KEY)
         run(
-            compiled.attention_backward, edges, scale, removes,
+            compiled, compiled.attention_backward, edges, scale, removes,
             query=query[:, part], key=k, value=packed(value[:, part], edges, VALUE), grad=grad[:, part],
             bias=None if bias is None else bias[part], keep=keep, out=out[:, part], lse=lse[:, part],
             weight=alpha[part], slope=slope[part],
@@ -134,10 +134,10 @@ def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scal
     """The scaled inner products of all edges, ``[H, E]``."""
     compiled = _kernels()
     out = query.new_empty(query.size(1), col.numel())
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     for part in rounds(key):
         run(
-            compiled.edge_scores, edges, scale,
+            compiled, compiled.edge_scores, edges, scale,
             query=query[:, part], key=packed(key[:, part], edges, KEY), weight=out[part],
         )  # fmt: skip
     return out
@@ -149,12 +149,16 @@ def scores_backward(
     """Gradients of queries and keys."""
     compiled = _kernels()
     grad_query, grad_key = (t.new_empty(t.shape) for t in (query, key))
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
-    gather = functools.partial(run, compiled.gather_sum)
+    gather = functools.partial(run, compiled, compiled.gather_sum)
     for part in rounds(query, key):
         gather(
-            edges, scale, weight=grad[part], value=packed(key[:, part], edges, KEY), out=grad_query[:, part]
+            edges,
+            scale,
+            weight=grad[part],
+            value=packed(key[:, part], edges, KEY),
+            out=grad_query[:, part],
         )
         gather(
             by_source,

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_match.ops.team import run_together
+
+if TYPE_CHECKING:
+    from pyg_match.ops.kernels import Kernels
 
 _INLINE_WORK = 1 << 15  # multiply-adds below which handing work to another thread costs more than it saves
 _TASKS = 4  # for each thread, so that one that is held up does not hold up all
@@ -32,10 +35,13 @@ class Edges(NamedTuple):
     perm: Optional[np.ndarray] = None  # where the edges are in the order of their weights, if not in this one
 
     @classmethod
-    def checked(cls, rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int) -> "Edges":
+    def checked(
+        cls, compiled: "Kernels", rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int
+    ) -> "Edges":
         """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
         pointer, source = (t.long().contiguous().numpy().view(np.uint64) for t in (rowptr, col))
-        _check(pointer, source, num_targets, num_sources)
+        if len(pointer) != num_targets + 1 or not compiled.fits(pointer, source, num_sources):
+            _complain(pointer, source, num_targets, num_sources)
         return cls(pointer, source)
 
 
@@ -72,6 +78,7 @@ def _workspace(place: int, numel: int, dtype: torch.dtype) -> Tensor:
 
 
 def run(
+    compiled: "Kernels",
     kernel: Callable[[bool], int],
     edges: Edges,
     scale: float,
@@ -81,24 +88,25 @@ def run(
     """Call a kernel for all rows of all heads, on as many threads as torch uses.
 
     Args:
-        kernel: Gives the address of its code for single or double precision.
+        compiled: All kernels.
+        kernel: One of them; gives the address of its code for single or double precision.
         edges: What it runs along.
         scale: Factor of the scores.
         removes: Whether masked edges are removed.
         **tensors: What it reads and writes, named as in :data:`~pyg_match.ops.kernels.JOB`.
     """
-    from pyg_match.ops.kernels import JOB
+    from pyg_match.ops.kernels import JOB, NOTHING
 
     out = next(t for t in (tensors.get("out"), tensors.get("query")) if t is not None)
     heads, threads = out.size(1), torch.get_num_threads()
     rowptr, col, perm = edges
     if len(rowptr) == 1 or heads == 0:
         return
-    given = {name: t.detach() for name, t in tensors.items() if t is not None}
+    given = {name: t for name, t in tensors.items() if t is not None}
     width = max(t.size(2) for name, t in given.items() if name in _TABLES)
     if len(col) * width * heads < _INLINE_WORK:
         threads = 1
-    bounds, longest = _shares(rowptr, heads, threads)
+    bounds, longest = _shares(compiled, edges, heads, threads)
     scratch = _workspace(SCRATCH, threads * longest, out.dtype)
     fields: dict[str, Any] = {
         "heads": heads, "chunks": len(bounds) - 1, "bounds": bounds.ctypes.data, "edges": len(col),
@@ -118,26 +126,24 @@ def run(
         fields[name] = tensor.data_ptr()
     fields["channels"] = given["query"].size(2) if "query" in given else 0
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
-    job = np.array([tuple(fields.get(name, 0) for name in JOB.names or ())], dtype=JOB)
+    job = np.array([tuple({**NOTHING, **fields}.values())], dtype=JOB)
     run_together(
         kernel(out.dtype == torch.double), job.ctypes.data, threads, job, bounds, scratch, given, edges
     )
 
 
-def _shares(rowptr: np.ndarray, heads: int, threads: int) -> tuple[np.ndarray, int]:
+def _shares(compiled: "Kernels", edges: Edges, heads: int, threads: int) -> tuple[np.ndarray, int]:
     """Where ranges of rows with about as many edges each begin and end, and the most edges of one."""
-    rows, edges = len(rowptr) - 1, int(rowptr[-1])
-    if threads == 1 and edges <= _TASK_EDGES:
-        return np.array([0, rows], dtype=np.uint64), edges
-    shares = min(rows, max(-(-threads * _TASKS // heads), -(-edges // _TASK_EDGES)))
-    work = rowptr + np.arange(rows + 1, dtype=rowptr.dtype)  # a row costs something even without edges
-    inner = np.searchsorted(work, np.arange(1, shares, dtype=rowptr.dtype) * (work[-1] // shares))
-    bounds = np.array([0, *inner, rows], dtype=np.uint64)
-    return bounds, int((rowptr[bounds[1:]] - rowptr[bounds[:-1]]).max())
+    rows, count = len(edges.rowptr) - 1, len(edges.col)
+    shares = 1
+    if threads > 1 or count > _TASK_EDGES:
+        shares = min(rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))
+    bounds = np.empty(shares + 1, dtype=np.uint64)
+    return bounds, int(compiled.share_out(edges.rowptr, bounds))
 
 
-def _check(rowptr: np.ndarray, col: np.ndarray, num_targets: int, num_sources: int) -> None:
-    """Whether all indices exist. Negative numbers appear as very large ones here."""
+def _complain(rowptr: np.ndarray, col: np.ndarray, num_targets: int, num_sources: int) -> None:
+    """Say which index does not exist. Negative numbers appear as very large ones here."""
     edges = len(col)
     if len(rowptr) != num_targets + 1 or rowptr[0] != 0 or rowptr[-1] != edges:
         raise ValueError(
@@ -146,6 +152,5 @@ def _check(rowptr: np.ndarray, col: np.ndarray, num_targets: int, num_sources: i
         )
     if (rowptr[1:] < rowptr[:-1]).any():
         raise ValueError("'rowptr' must not fall")
-    if edges > 0 and col.max() >= num_sources:
-        seen = col[col >= num_sources].view(np.int64)[0]
-        raise ValueError(f"an edge names source {seen}, but there are {num_sources}")
+    seen = col[col >= num_sources].view(np.int64)[0]
+    raise ValueError(f"an edge names source {seen}, but there are {num_sources}")

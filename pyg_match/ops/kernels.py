@@ -40,6 +40,7 @@ JOB = np.dtype(
     ]
     + [("scale", np.float64)]
 )  # fmt: skip
+NOTHING = dict.fromkeys(JOB.names or (), 0)
 TASK, WORKER = 0, 1  # the first two are counters
 # Size of arrays of which only the address is known: any large number. This one changes with the code that this module
 # compiles but does not contain, so that numba, which tells kernels on disk by their constants, makes them anew.
@@ -457,6 +458,35 @@ def transpose(rowptr: Any, col: Any, num_sources: Any) -> Any:
     return pointer, target, perm
 
 
+def fits(rowptr: Any, col: Any, num_sources: Any) -> Any:
+    """Whether a pointer rises from 0 to the number of edges, and all of these come from sources that exist."""
+    falls, last, rows = U0, U0, np.uint64(rowptr.shape[0]) - U1
+    for row in range(rows):
+        falls += np.uint64(rowptr[row + U1] < rowptr[row])
+    for e in range(np.uint64(col.shape[0])):
+        last = max(last, col[e])
+    whole = rowptr[U0] == U0 and rowptr[rows] == np.uint64(col.shape[0]) and falls == U0
+    return whole and (col.shape[0] == 0 or last < np.uint64(num_sources))
+
+
+def share_out(rowptr: Any, bounds: Any) -> Any:
+    """Write where ranges of rows with about as many edges each begin and end; returns the most edges of a range."""
+    rows, shares = np.uint64(rowptr.shape[0]) - U1, np.uint64(bounds.shape[0]) - U1
+    step = (rowptr[rows] + rows) // shares  # a row costs something even without edges
+    longest = bounds[U0] = U0
+    for share in range(U1, shares + U1):
+        low, high = bounds[share - U1], rows
+        while low < high and share < shares:
+            middle = (low + high) // U2
+            if rowptr[middle] + middle < share * step:
+                low = middle + U1
+            else:
+                high = middle
+        bounds[share] = low if share < shares else rows
+        longest = max(longest, rowptr[bounds[share]] - rowptr[bounds[share - U1]])
+    return longest
+
+
 class Kernels:
     """The compiled kernels.
 
@@ -476,7 +506,9 @@ class Kernels:
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
                 module[name] = njit(**options)(module[name])
-        self.transpose = njit(cache=cache, **options)(transpose)
+        self.transpose, self.fits, self.share_out = (
+            njit(cache=cache, **options)(function) for function in (transpose, fits, share_out)
+        )
 
         def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:
             function = make(np.float64 if double else np.float32, _UNKNOWN)

@@ -70,7 +70,7 @@ def _attention_gradient(ctx: Any, grad: Optional[Tensor], _: Any) -> tuple[Optio
     if grad is None:
         return (None,) * 9
     arguments = (grad, *tensors, ctx.removes, ctx.scale, out, lse)
-    query, key, value, score = torch.ops.pyg_match.attention_backward(*arguments)
+    query, key, value, score = torch.ops.pyg_match.attention_backward.default(*arguments)
     return query, key, value, None, None, None if tensors[5] is None else score, None, None, None
 
 
@@ -80,7 +80,7 @@ def _scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-    query, key = torch.ops.pyg_match.edge_scores_backward(grad, *ctx.saved_tensors, ctx.scale)
+    query, key = torch.ops.pyg_match.edge_scores_backward.default(grad, *ctx.saved_tensors, ctx.scale)
     return query, key, None, None, None
 
 
@@ -154,17 +154,20 @@ def sparse_attention(
         raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
     csr = to_csr(edge_index, query.size(0))
     bias, mask = _edge_values(csr, query.size(1), bias, mask)
-    dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-    wide = torch.promote_types(dtype, torch.float)
-    q, k, v = (t.to(wide) for t in (query, key, value))
+    dtype = wide = query.dtype
+    q, k, v = query, key, value
+    if not (key.dtype == value.dtype == dtype and dtype in (torch.float, torch.double)):
+        dtype = torch.promote_types(dtype, torch.promote_types(key.dtype, value.dtype))
+        wide = torch.promote_types(dtype, torch.float)
+        q, k, v = (t.to(wide) for t in (query, key, value))
     if _uses_kernel(backend, query):
         by_head = None if bias is None else bias.to(wide).t().contiguous()
-        out, _ = torch.ops.pyg_match.attention(
+        out, _ = torch.ops.pyg_match.attention.default(
             q, k, v, csr.rowptr, csr.col, by_head, mask, mask is not None and mask_mode == "remove", scale
         )
     else:
         out = reference_attention(q, k, v, csr, bias, mask, mask_mode, scale)
-    return out.to(dtype)
+    return out if dtype == wide else out.to(dtype)
 
 
 def attention_weights(
@@ -226,7 +229,7 @@ def edge_scores(
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
     if _uses_kernel(backend, query):
-        out = torch.ops.pyg_match.edge_scores(q, k, csr.rowptr, csr.col, scale).t()
+        out = torch.ops.pyg_match.edge_scores.default(q, k, csr.rowptr, csr.col, scale).t()
     else:
         out = reference_scores(q, k, csr, scale)
     return csr.unsorted(out).to(dtype)

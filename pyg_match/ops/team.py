@@ -28,14 +28,14 @@ def run_together(function: int, argument: int, threads: int, *memory: Any) -> No
         threads: Number of threads.
         *memory: What owns the memory that the argument leads to; a thread holds it for as long as it runs.
     """
-    call = _FUNCTION(function)
     if threads == 1:
-        call(argument)
+        _FUNCTION(function)(argument)
         return
     parallel = None if _forked else _openmp()
     if parallel is not None:
         parallel(function, argument, threads, 0)
         return
+    call = _FUNCTION(function)
     helpers: list[Future[None]] = []
     try:
         for _ in range(threads - 1):
