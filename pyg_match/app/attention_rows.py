@@ -20,6 +20,7 @@ class _Step(NamedTuple):
     edges: Any
     rotation: Optional[Tensor]
     edge_mask: Optional[Tensor]
+    edge_bias: Optional[Tensor]
 
 
 class AttentionRows:
@@ -51,11 +52,11 @@ class AttentionRows:
         """
         if (layer, kind) not in self.steps:
             raise IndexError(f"there is no {kind} step {layer}, expected 0 to {self.num_layers - 1}")
-        conv, x, edges, rotation, edge_mask = self.steps[layer, kind]
+        conv, x, edges, rotation, edge_mask, edge_bias = self.steps[layer, kind]
         if not 0 <= node < x.size(0):
             raise IndexError(f"keypoint {node} does not exist, expected 0 to {x.size(0) - 1}")
         target = torch.tensor([node], device=x.device)
-        edge_index, alpha = edge_attention(conv, x, edges, rotation, edge_mask, target)
+        edge_index, alpha = edge_attention(conv, x, edges, rotation, edge_mask, target, edge_bias=edge_bias)
         return edge_index[0], alpha
 
 
@@ -94,7 +95,8 @@ def keep_rows(matcher: GraphMatcher) -> Iterator[AttentionRows]:
     def keeper(layer: int, kind: Kind) -> Any:
         def keep(conv: MaskedAttentionConv, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, edges = args
-            rows.steps[layer, kind] = _Step(conv, x, edges, kwargs.get("rotation"), kwargs.get("edge_mask"))
+            options = (kwargs.get(name) for name in ("rotation", "edge_mask", "edge_bias"))
+            rows.steps[layer, kind] = _Step(conv, x, edges, *options)
 
         return keep
 

@@ -65,12 +65,15 @@ class AttentionBlock(nn.Module):
         edge_mask: Optional[Tensor] = None,
         x_value: Optional[Tensor] = None,
         extra: Optional[Tensor] = None,
+        edge_bias: Optional[Tensor] = None,
     ) -> Tensor:
         """Update the descriptors of all nodes.
 
         ``extra`` is added to the messages; see :class:`~pyg_match.nn.MaskedAttentionConv` for the other arguments.
         """
-        message = self.conv(x, edge_index, edge_mask=edge_mask, rotation=rotation, x_value=x_value)
+        message = self.conv(
+            x, edge_index, edge_bias=edge_bias, edge_mask=edge_mask, rotation=rotation, x_value=x_value
+        )
         # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         many = x.size(0) > 2 * x.size(1)
@@ -170,9 +173,12 @@ class MatcherLayer(nn.Module):
     ) -> tuple[Tensor, Optional[Tensor]]:
         """Update the descriptors of all nodes along all edge sets; also say how much the scales overlap."""
         extra, penalty = (None, None) if self.branch is None else self.branch(x, graph.scales, rotation)
-        edges, mask = (
-            (graph.edges, graph.edge_mask) if self.scale is None else (graph.scales[self.scale], None)
+        edges, mask, bias = (
+            (graph.edges, graph.edge_mask, graph.edge_bias)
+            if self.scale is None
+            else (graph.scales[self.scale], None, None)
         )
-        x = self.self_attn(x, edges, rotation, mask, values.take("self", x), extra)
-        x = self.cross_attn(x, graph.cross_edges, None, graph.cross_edge_mask, values.take("cross", x))
+        x = self.self_attn(x, edges, rotation, mask, values.take("self", x), extra, bias)
+        mask, bias = graph.cross_edge_mask, graph.cross_edge_bias
+        x = self.cross_attn(x, graph.cross_edges, None, mask, values.take("cross", x), None, bias)
         return x, penalty

@@ -26,6 +26,9 @@ class PairGraph:
         cross_edges: Edges between images.
         edge_mask: Which edges within images may be attended to; ``None`` for all.
         cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
+        edge_bias: What is added to the scores of edges within images, the logarithm of their weights; ``None`` for
+            equal ones.
+        cross_edge_bias: The same for edges between images.
         scales: The scales that a partition transform has drawn within images.
         cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if they are not listed.
     """
@@ -37,6 +40,8 @@ class PairGraph:
     cross_edges: Edges
     edge_mask: Optional[Tensor] = None
     cross_edge_mask: Optional[Tensor] = None
+    edge_bias: Optional[Tensor] = None
+    cross_edge_bias: Optional[Tensor] = None
     scales: tuple[EdgeIndex, ...] = ()
     cross_edge_ids: Optional[Tensor] = None
 
@@ -58,6 +63,8 @@ class PairGraph:
             else to_csr(_sorted(cross_edges, num_nodes), num_nodes),
             edge_mask=pair.get("edge_mask"),
             cross_edge_mask=pair.get("cross_edge_mask"),
+            edge_bias=_log_weight(pair, "edge_weight"),
+            cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
             scales=tuple(_sorted(scale, num_nodes) for scale in scales(pair)),
             cross_edge_ids=None
             if cross_edges is None
@@ -88,6 +95,8 @@ class PairGraph:
             cross_edges=_between(counts) if cross_edges is None else cross_edges,
             edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
             cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
+            edge_bias=None if self.edge_bias is None else self.edge_bias[edge_kept],
+            cross_edge_bias=None if self.cross_edge_bias is None else self.cross_edge_bias[cross_kept],
             scales=scales,
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
@@ -110,6 +119,22 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
     number = keep.cumsum(0) - 1
     kept = keep[listed[0]] & keep[listed[1]]
     return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True)
+
+
+def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:
+    """What an edge that stands for several adds to its score."""
+    weight = pair.get(name)
+    if weight is None:
+        return None
+    edges = pair.get(name.replace("weight", "index"))
+    if edges is None or weight.shape != edges.shape[1:]:
+        listed = "no edges" if edges is None else f"{edges.size(1)} edges"
+        raise ValueError(
+            f"'{name}' must hold one weight for each edge, got {list(weight.shape)} for {listed}"
+        )
+    if not bool((weight > 0).all()):
+        raise ValueError(f"'{name}' must be positive, got {float(weight.min())}")
+    return weight.log()
 
 
 def _sorted(edges: Tensor, num_nodes: int) -> EdgeIndex:

@@ -9,6 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.transforms.edges import group_ptr, node_groups
 from pyg_match.transforms.equal_partition import equal_parts
@@ -24,6 +25,19 @@ class AnchorEdges(BaseTransform):
     has already, without duplicates. Data without ``edge_index`` gets the anchors' edges alone. The mask ``anchor``
     tells which keypoints are anchors.
 
+    With ``cross=True`` each keypoint sees the anchors of the **other** image: the edges are added to
+    ``cross_edge_index``, and the mask is ``cross_anchor``.
+
+    With ``weighted=True`` the edges get a weight, ``edge_weight`` or ``cross_edge_weight``, so that a sparse softmax
+    comes near to the one over all keypoints. An edge that was there weighs 1. The anchors that a keypoint :math:`i`
+    did not see before stand for all other keypoints of their image, and share them equally:
+
+    .. math::
+        w_{ij} = \frac{N - \lvert \mathcal{N}(i) \rvert}{A_i}
+
+    with :math:`N` keypoints in the image, of which :math:`i` sees the :math:`\mathcal{N}(i)`, and :math:`A_i` added
+    anchors. :class:`~pyg_match.nn.GraphMatcher` counts a weight of :math:`w` as :math:`w` edges.
+
     * ``method="parts"``: the keypoint nearest to the centre of each part of an equal division
       (:class:`~pyg_match.transforms.EqualPartition`), which follows the density of the keypoints;
     * ``method="farthest"``: the keypoint nearest to the centre of the image's keypoints, and then again and again the
@@ -33,8 +47,11 @@ class AnchorEdges(BaseTransform):
         num_anchors: Number of anchors of an image. With fewer keypoints, all of them.
         method: ``"parts"`` or ``"farthest"``.
         loop: Whether an anchor is joined to itself.
+        weighted: Whether added edges weigh as much as all keypoints that they stand for.
+        cross: Whether to join keypoints to the anchors of the other image.
 
     Raises:
+        TypeError: If ``cross=True`` and the data is no :class:`~pyg_match.data.KeypointPair`.
         ValueError: If an argument is out of range, or if the edges carry attributes, which new ones would lack.
 
     Example:
@@ -44,7 +61,12 @@ class AnchorEdges(BaseTransform):
     """
 
     def __init__(
-        self, num_anchors: int, method: Literal["parts", "farthest"] = "parts", loop: bool = False
+        self,
+        num_anchors: int,
+        method: Literal["parts", "farthest"] = "parts",
+        loop: bool = False,
+        weighted: bool = False,
+        cross: bool = False,
     ) -> None:
         if num_anchors < 1:
             raise ValueError(f"'num_anchors' must be positive, got {num_anchors}")
@@ -53,10 +75,18 @@ class AnchorEdges(BaseTransform):
         self.num_anchors = num_anchors
         self.method = method
         self.loop = loop
+        self.weighted = weighted
+        self.cross = cross
 
     def forward(self, data: Data) -> Data:
-        """Set ``data.edge_index``, sorted by target, and ``data.anchor``."""
-        names = carried(data, "edge_index")
+        """Set ``data.edge_index``, sorted by target, and ``data.anchor``; of the cross edges with ``cross=True``."""
+        if self.cross and not isinstance(data, KeypointPair):
+            raise TypeError(
+                f"{self.__class__.__name__} with cross=True needs a KeypointPair, got {type(data).__name__}"
+            )
+        prefix = "cross_" if self.cross else ""
+        key = f"{prefix}edge_index"
+        names = carried(data, key)
         if names:
             raise ValueError(
                 f"draw the edges of anchors before setting {', '.join(names)}, which new edges lack"
@@ -64,36 +94,56 @@ class AnchorEdges(BaseTransform):
         pos = data.pos.detach()
         if not bool(torch.isfinite(pos).all()):
             raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
-        groups = node_groups(data)
         choose = _part_centres if self.method == "parts" else _farthest_points
-        anchor = choose(pos.double(), self.num_anchors, groups)
-        num_nodes = pos.size(0)
-        edge_index = _anchor_edges(anchor, group_ptr(data))
+        anchor = choose(pos.double(), self.num_anchors, node_groups(data))
+        ptr = group_ptr(data)
+        present = data.get(key)
+        edge_index, weight = self._join(present, _anchor_edges(anchor, ptr, self.cross), anchor, ptr)
+        store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
+        store_values(data, f"{prefix}anchor", anchor)
+        if self.weighted:
+            store_values(data, f"{prefix}edge_weight", weight.to(pos.dtype), edges=key)
+        return data
+
+    def _join(
+        self, present: Optional[Tensor], edges: Tensor, anchor: Tensor, ptr: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The edges that were there and those of the anchors, each once and sorted by target, and their weights."""
+        num_nodes = anchor.numel()
         if not self.loop:
-            edge_index = edge_index[:, edge_index[0] != edge_index[1]]
-        present = data.get("edge_index")
+            edges = edges[:, edges[0] != edges[1]]
         if present is not None:
             present = present.as_tensor() if isinstance(present, EdgeIndex) else present
             # The new edges hold all that start at anchors, but for loops unless they are asked for.
             kept = ~anchor[present[0]]
             if not self.loop:
                 kept |= present[0] == present[1]
-            edge_index = torch.cat([present[:, kept], edge_index], dim=1)
-        store_edges(data, "edge_index", sorted_edges(edge_index, num_nodes))
-        store_values(data, "anchor", anchor)
-        return data
+            edges = torch.cat([present[:, kept], edges], dim=1)
+        edges = edges[:, edges[1].argsort(stable=True)]
+        # How many keypoints each keypoint could see, and how many of them it does see, anchors and others.
+        sizes = torch.tensor(ptr, device=anchor.device).diff()
+        could = (sizes.view(-1, 2).flip(1).flatten() if self.cross else sizes).repeat_interleave(sizes)
+        is_anchor = anchor[edges[0]]
+        anchors, others = (
+            torch.bincount(edges[1, mask], minlength=num_nodes) for mask in (is_anchor, ~is_anchor)
+        )
+        share = (could - others) / anchors.clamp(min=1)
+        return edges, torch.where(is_anchor, share[edges[1]], 1)
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.num_anchors}, method={self.method!r}, loop={self.loop})"
+        options = [f"method={self.method!r}", f"loop={self.loop}"]
+        options += [f"{name}=True" for name in ("weighted", "cross") if getattr(self, name)]
+        return f"{self.__class__.__name__}({self.num_anchors}, {', '.join(options)})"
 
 
-def _anchor_edges(anchor: Tensor, ptr: list[int]) -> Tensor:
-    """Edges from the anchors of each group to all its nodes."""
+def _anchor_edges(anchor: Tensor, ptr: list[int], cross: bool) -> Tensor:
+    """Edges from the anchors of each group to all its nodes, or to those of the other image."""
     parts = [torch.empty(2, 0, dtype=torch.long, device=anchor.device)]
-    for start, end in zip(ptr[:-1], ptr[1:], strict=True):
+    for group, (start, end) in enumerate(zip(ptr[:-1], ptr[1:], strict=True)):
         source = anchor[start:end].nonzero().squeeze(1) + start
-        target = torch.arange(start, end, device=anchor.device)
-        parts.append(torch.stack([source.repeat(end - start), target.repeat_interleave(source.numel())]))
+        first, last = (ptr[group ^ 1], ptr[(group ^ 1) + 1]) if cross else (start, end)
+        target = torch.arange(first, last, device=anchor.device)
+        parts.append(torch.stack([source.repeat(last - first), target.repeat_interleave(source.numel())]))
     return torch.cat(parts, dim=1)
 
 

@@ -222,6 +222,7 @@ class _Watcher:
                 kwargs.get("edge_mask"),
                 self.targets,
                 self.record.top,
+                kwargs.get("edge_bias"),
             )
             nodes = self.graph.nodes  # type: ignore[union-attr]
             edge_index = nodes[found.edge_index]

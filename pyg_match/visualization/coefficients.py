@@ -39,6 +39,7 @@ def edge_attention(
     edge_mask: Optional[Tensor] = None,
     targets: Optional[Tensor] = None,
     top: Optional[int] = None,
+    edge_bias: Optional[Tensor] = None,
 ) -> EdgeAttention:
     """The coefficients that a layer uses for these inputs, without running it.
 
@@ -50,6 +51,7 @@ def edge_attention(
         edge_mask: Its mask.
         targets: Ascending numbers of the nodes whose incoming edges are wanted; ``None`` for all.
         top: Leave out edges that are in no head among the ``top`` largest of their target.
+        edge_bias: What it adds to the scores.
 
     Raises:
         ValueError: If all coefficients of a large complete graph are asked for.
@@ -64,7 +66,8 @@ def edge_attention(
         else:
             csr = edges if isinstance(edges, CSR) else to_csr(edges, x.size(0))
             mask = None if edge_mask is None else csr.sorted(edge_mask)
-            parts = _of_edges(conv, query, key, csr, mask, targets, top)
+            bias = None if edge_bias is None else csr.sorted(edge_bias.view(csr.col.numel(), -1))
+            parts = _of_edges(conv, query, key, csr, bias, mask, targets, top)
     if not parts:
         return EdgeAttention(targets.new_empty(2, 0), query.new_empty(0, query.size(1)))
     return EdgeAttention(torch.cat([p.edge_index for p in parts], 1), torch.cat([p.alpha for p in parts]))
@@ -114,6 +117,7 @@ def _of_edges(
     query: Tensor,
     key: Tensor,
     csr: CSR,
+    bias: Optional[Tensor],
     mask: Optional[Tensor],
     targets: Tensor,
     top: Optional[int],
@@ -129,9 +133,9 @@ def _of_edges(
         row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         edge = torch.arange(len(row), device=rows.device) - rowptr[row] + csr.rowptr[rows][row]
         own = CSR(rowptr, csr.col[edge])
-        alpha = attention_weights(
-            query[rows], key, own, None, None if mask is None else mask[edge], conv.mask_mode, conv.scale
-        )
+        own_bias = None if bias is None else bias[edge].expand(-1, query.size(1))
+        own_mask = None if mask is None else mask[edge]
+        alpha = attention_weights(query[rows], key, own, own_bias, own_mask, conv.mask_mode, conv.scale)
         part = EdgeAttention(torch.stack([own.col, rows[row]]), alpha)
         if top is not None:
             kept = _largest(alpha, row, rowptr, top)

@@ -1,4 +1,5 @@
 import copy
+import copy
 import math
 import pickle
 
@@ -212,6 +213,43 @@ def test_masked_edges(mask_mode):
     assert torch.allclose(matcher(pair).log_assignment[0], masked, atol=1e-9) == (mask_mode == "remove")
 
 
+@pytest.mark.parametrize("mask_mode", ["remove", "zero"])
+def test_an_edge_of_weight_two_counts_as_two(mask_mode):
+    matcher = small(mask_mode=mask_mode)
+    pair = CandidateEdges(5)(KNNGraph(4, loop=True)(random_pair(15, 12, dtype=torch.double)))
+    plain = matcher(pair).log_assignment[0]
+    repeated = copy.copy(pair)
+    for name in ("edge", "cross_edge"):
+        index = pair[f"{name}_index"].as_tensor()
+        count = torch.randint(1, 4, (index.size(1),))
+        pair[f"{name}_weight"] = count.double()
+        repeated[f"{name}_index"] = index.repeat_interleave(count, dim=1)
+    weighted = matcher(pair).log_assignment[0]
+    assert torch.allclose(weighted, matcher(repeated).log_assignment[0], atol=1e-9)
+    assert not torch.allclose(weighted, plain, atol=1e-3)
+    if mask_mode == "remove":  # pruning keeps each edge with its own weight
+        options = {"width_confidence": 0.5, "depth_confidence": 0.9}
+        pruned = small(**options)
+        pruned.load_state_dict(matcher.state_dict())
+        assert torch.allclose(pruned(pair).log_assignment[0], pruned(repeated).log_assignment[0], atol=1e-9)
+
+
+def test_weights_must_fit():
+    pair = KNNGraph(4)(random_pair(15, 12, dtype=torch.double))
+    pair.edge_weight = torch.ones(3)
+    with pytest.raises(
+        ValueError, match=r"'edge_weight' must hold one weight for each edge, got \[3\] for 108"
+    ):
+        small()(pair)
+    pair.edge_weight = torch.zeros(108)
+    with pytest.raises(ValueError, match="'edge_weight' must be positive, got 0.0"):
+        small()(pair)
+    pair = random_pair(15, 12, dtype=torch.double)
+    pair.cross_edge_weight = torch.ones(3)
+    with pytest.raises(ValueError, match="for no edges"):
+        small()(pair)
+
+
 def test_gradients_reach_every_parameter():
     for kwargs in ({}, {"encoding": "mlp"}, {"assignment": "sinkhorn"}):
         matcher = small(**kwargs).train()
@@ -243,6 +281,18 @@ def test_scale_and_orientation():
     first = matcher(pair).log_assignment[0]
     pair.orientation = pair.orientation.flip(0)
     assert not torch.allclose(matcher(pair).log_assignment[0], first, atol=1e-6)
+
+
+def test_assignment_in_full_precision_under_autocast():
+    pair = CandidateEdges(6)(KNNGraph(6, loop=True)(random_pair(30, 25)))
+    for on_edges in (False, True):
+        matcher = small(filter_threshold=0.0, assign_on_edges=on_edges).float()
+        expected = matcher(pair)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = matcher(pair)
+        found, full = (o.edge_log_assignment if on_edges else o.log_assignment[0] for o in (out, expected))
+        assert found.dtype == torch.float and not torch.equal(found, full)
+        assert (found - full).abs().max() < 0.1
 
 
 def test_linear_layers_in_bfloat16():

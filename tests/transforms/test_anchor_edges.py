@@ -1,12 +1,17 @@
+import copy
+
 import pytest
 import torch
 from helpers import random_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from point_sets import edge_set, point_sets
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import Compose
 
-from pyg_match.transforms import AnchorEdges, EqualPartition, KNNGraph
+from pyg_match.data import KeypointPair
+from pyg_match.nn import GraphMatcher
+from pyg_match.transforms import AnchorEdges, CandidateEdges, EqualPartition, KNNGraph
 
 METHODS = ("parts", "farthest")
 
@@ -64,8 +69,75 @@ def test_three_dimensions_and_few_keypoints():
         assert AnchorEdges(3, method)(Data(pos=torch.rand(10, 3))).anchor.sum() == 3
 
 
+@settings(max_examples=60, deadline=None)
+@given(pos=point_sets(), count=st.integers(1, 12), method=st.sampled_from(METHODS), loop=st.booleans())
+def test_weights_sum_to_all_keypoints(pos, count, method, loop):
+    """What a keypoint sees stands for all keypoints, each once; what is no anchor for itself alone."""
+    data = AnchorEdges(count, method, loop, weighted=True)(KNNGraph(3)(Data(pos=pos)))
+    source, target = data.edge_index.as_tensor()
+    assert data.edge_weight.shape == source.shape and (data.edge_weight >= 1).all()
+    assert (data.edge_weight[~data.anchor[source]] == 1).all()
+    total = torch.zeros(len(pos)).index_add_(0, target, data.edge_weight.float())
+    sees_an_anchor = torch.zeros(len(pos), dtype=torch.bool).index_fill_(0, target[data.anchor[source]], True)
+    assert torch.allclose(total[sees_an_anchor], torch.tensor(float(len(pos))))
+    plain = AnchorEdges(count, method, loop)(KNNGraph(3)(Data(pos=pos)))
+    assert torch.equal(plain.edge_index.as_tensor(), data.edge_index.as_tensor())
+    assert "edge_weight" not in plain
+
+
+def test_cross_anchors():
+    pair = CandidateEdges(2)(random_pair(30, 20))
+    before = edge_set(pair.cross_edge_index)
+    out = AnchorEdges(4, weighted=True, cross=True)(pair)
+    anchor = out.cross_anchor
+    assert torch.equal(anchor, AnchorEdges(4)(random_pair_like(pair)).anchor)
+    first, second = (part.nonzero().squeeze(1).tolist() for part in anchor.split([30, 20]))
+    expected = {(a, i) for a in first for i in range(30, 50)} | {
+        (30 + a, i) for a in second for i in range(30)
+    }
+    assert edge_set(out.cross_edge_index) == before | expected
+    assert out.cross_edge_index.size(1) == len(before | expected)
+    out.validate()
+    source, target = out.cross_edge_index.as_tensor()
+    assert (out.cross_edge_weight[~anchor[source]] == 1).all()
+    total = torch.zeros(50).index_add_(0, target, out.cross_edge_weight)
+    assert torch.allclose(total, torch.tensor([20.0] * 30 + [30.0] * 20))
+    assert edge_set(AnchorEdges(4, cross=True)(random_pair_like(pair)).cross_edge_index) == expected
+    with pytest.raises(TypeError, match="cross=True needs a KeypointPair, got Data"):
+        AnchorEdges(4, cross=True)(Data(pos=torch.rand(3, 2)))
+
+
+def random_pair_like(pair):
+    return KeypointPair.from_sets(pair.image(0), pair.image(1))
+
+
+def test_batches_come_apart_with_weights():
+    transform = Compose(
+        [KNNGraph(4, loop=True), AnchorEdges(5, weighted=True), CandidateEdges(3)]
+        + [AnchorEdges(2, weighted=True, cross=True)]
+    )
+    pairs = [random_pair(20, 15), random_pair(3, 1), random_pair(0, 7)]
+    alone = [transform(copy.copy(pair)) for pair in pairs]
+    for batch in (Batch.from_data_list(alone), transform(Batch.from_data_list(pairs))):
+        for found, expected in zip(batch.to_data_list(), alone, strict=True):
+            for name in ("edge_index", "edge_weight", "cross_edge_index", "cross_edge_weight", "anchor"):
+                plain = [d[name].as_tensor() if "index" in name else d[name] for d in (found, expected)]
+                assert torch.equal(*plain), name
+
+
+def test_complete_anchors_give_the_complete_graph():
+    """With every keypoint an anchor nothing is left out, and all weights are 1."""
+    pair = random_pair(12, 9)
+    pair = AnchorEdges(12, loop=True, weighted=True)(AnchorEdges(12, weighted=True, cross=True)(pair))
+    matcher = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=2).double().eval()
+    expected = matcher(random_pair_like(pair)).log_assignment[0]
+    assert torch.allclose(matcher(pair).log_assignment[0], expected, atol=1e-9)
+    assert (pair.edge_weight == 1).all() and (pair.cross_edge_weight == 1).all()
+
+
 def test_repr_and_errors():
     assert str(AnchorEdges(4, "farthest")) == "AnchorEdges(4, method='farthest', loop=False)"
+    assert str(AnchorEdges(2, weighted=True, cross=True)).endswith("loop=False, weighted=True, cross=True)")
     with pytest.raises(ValueError, match="'num_anchors' must be positive, got 0"):
         AnchorEdges(0)
     with pytest.raises(ValueError, match="'method' must be 'parts' or 'farthest', got 'random'"):
