@@ -121,6 +121,10 @@ def run(
             fields[f"{name}_step"], fields[f"{name}_head"] = tensor.stride()[:2]
         elif name == "lse":
             fields["lse_step"] = tensor.stride(0)
+        elif name == "bias":  # all heads may share one
+            if tensor.stride(1) != 1 and tensor.size(1) > 1:
+                tensor = given[name] = tensor.contiguous()
+            fields["bias_head"] = tensor.stride(0)
         elif not tensor.is_contiguous():
             tensor = given[name] = tensor.contiguous()
         fields[name] = tensor.data_ptr()

@@ -35,7 +35,7 @@ JOB = np.dtype(
             "rowptr", "col", "perm", "edges",
             "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
             "grad", "grad_step", "grad_head", "channels", "value_channels",
-            "bias", "keep", "removes", "out", "out_step", "out_head", "lse", "lse_step", "weight", "slope",
+            "bias", "bias_head", "keep", "removes", "out", "out_step", "out_head", "lse", "lse_step", "weight", "slope",
         )
     ]
     + [("scale", np.float64)]
@@ -200,7 +200,16 @@ def _forward_rows(
         dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
              weight, at)  # fmt: skip
         adjust_scores(
-            weight, at, first, count, scale, bias, job.bias != U0, head * job.edges, keep, removes and masked
+            weight,
+            at,
+            first,
+            count,
+            scale,
+            bias,
+            job.bias != U0,
+            head * job.bias_head,
+            keep,
+            removes and masked,
         )
         top = weight[at] if count > U0 else zero
         for e in range(at, at + count):
@@ -267,7 +276,16 @@ def _backward_rows(
         dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
              weight, at)  # fmt: skip
         adjust_scores(
-            weight, at, first, count, scale, bias, job.bias != U0, head * edges, keep, removes and masked
+            weight,
+            at,
+            first,
+            count,
+            scale,
+            bias,
+            job.bias != U0,
+            head * job.bias_head,
+            keep,
+            removes and masked,
         )
         for e in range(at, at + count):
             weight[e] = exp(min(weight[e] - log_total, zero))

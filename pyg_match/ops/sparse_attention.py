@@ -161,7 +161,7 @@ def sparse_attention(
         wide = torch.promote_types(dtype, torch.float)
         q, k, v = (t.to(wide) for t in (query, key, value))
     if _uses_kernel(backend, query):
-        by_head = None if bias is None else bias.to(wide).t().contiguous()
+        by_head = None if bias is None else _by_head(bias.to(wide))
         out, _ = torch.ops.pyg_match.attention.default(
             q, k, v, csr.rowptr, csr.col, by_head, mask, mask is not None and mask_mode == "remove", scale
         )
@@ -243,6 +243,11 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     if backend == "reference" or query.device.type != "cpu":
         return False
     return backend == "kernel" or bool(cpu.available())
+
+
+def _by_head(bias: Tensor) -> Tensor:
+    """One row for each head; the same memory for all of them where they share their biases."""
+    return bias.t() if bias.stride() == (1, 0) else bias.t().contiguous()
 
 
 def _edge_values(

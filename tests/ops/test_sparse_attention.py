@@ -83,6 +83,23 @@ cases = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("mask_mode", ["remove", "zero"])
+def test_a_bias_may_be_shared_by_heads(mask_mode):
+    q, k, v, edge_index, bias, mask = random_case(5, 30, 20, 200, 3, 8, 4)
+    edge_index = edge_index[:, edge_index[1].argsort(stable=True)]
+    single = bias[:, 0].clone().requires_grad_()
+    copies = single.detach().unsqueeze(1).repeat(1, 3).requires_grad_()
+    grad = torch.randn(30, 3, 4, dtype=torch.double)
+    outs = []
+    for values in (single.unsqueeze(1).expand(-1, 3), copies):
+        outs.append(sparse_attention(q, k, v, edge_index, values, mask, mask_mode, backend="kernel"))
+        outs[-1].backward(grad)
+    assert torch.equal(*outs)
+    assert torch.allclose(single.grad, copies.grad.sum(1), atol=1e-12)
+    expected = dense(q, k, v, edge_index, copies, mask, mask_mode)
+    assert torch.allclose(outs[0], expected, atol=1e-10)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     case=cases,
