@@ -11,6 +11,9 @@ from pyg_match.ops import edge_scores, to_csr
 from pyg_match.ops.csr import EdgesLike
 
 
+_ROWS = 64  # of a dense assignment that a cache holds
+
+
 class DualSoftmaxAssignment(nn.Module):
     r"""Assignment by a softmax in both directions, weighted by how matchable both keypoints are.
 
@@ -60,13 +63,16 @@ class DualSoftmaxAssignment(nn.Module):
         x = torch.cat([x0, x1])
         projected = self.lin(x) / self.channels**0.25
         matchable = self.matchability(x)
-        similarity = projected[:count0] @ projected[count0:].t()
-        inner = (
-            2 * similarity
-            - (similarity.logsumexp(1) - F.logsigmoid(matchable[:count0])).unsqueeze(1)
-            - (similarity.logsumexp(0) - F.logsigmoid(matchable[count0:])).unsqueeze(0)
-        )
-        out = F.pad(inner, (0, 1, 0, 1))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            similarity = projected[:count0] @ projected[count0:].t()
+            inner = (
+                2 * similarity
+                - (similarity.logsumexp(1) - F.logsigmoid(matchable[:count0])).unsqueeze(1)
+                - (similarity.logsumexp(0) - F.logsigmoid(matchable[count0:])).unsqueeze(0)
+            )
+            out = F.pad(inner, (0, 1, 0, 1))
+        else:
+            out = _in_place(projected[:count0], projected[count0:], F.logsigmoid(matchable))
         unmatched = F.logsigmoid(-matchable)
         out[:-1, -1] = unmatched[:count0]
         out[-1, :-1] = unmatched[count0:]
@@ -154,6 +160,31 @@ class SinkhornAssignment(nn.Module):
         return f"{self.__class__.__name__}({self.channels}, iterations={self.iterations})"
 
 
+def _in_place(x0: Tensor, x1: Tensor, certain: Tensor) -> Tensor:
+    """A dense log assignment without its dustbins, in one piece of memory and a few rows at a time.
+
+    New memory of that size costs more than what is computed in it.
+    """
+    count0, count1 = x0.size(0), x1.size(0)
+    out = x0.new_zeros(count0 + 1, count1 + 1)
+    inner = out[:-1, :-1]
+    if inner.numel() == 0:
+        return out
+    torch.mm(x0, x1.t(), out=inner)
+    rows = inner.split(_ROWS)
+    row = torch.cat([_logsumexp(part, 1) for part in rows]) - certain[:count0]
+    column = torch.stack([_logsumexp(part, 0) for part in rows]).logsumexp(0) - certain[count0:]
+    for part, part_row in zip(rows, row.split(_ROWS), strict=True):
+        part.mul_(2).sub_(part_row.unsqueeze(1)).sub_(column)
+    return out
+
+
+def _logsumexp(src: Tensor, dim: int) -> Tensor:
+    """The same as torch's for finite numbers, in fewer passes."""
+    top = src.amax(dim, keepdim=True)
+    return (src - top).exp_().sum(dim).log_().add_(top.squeeze(dim))
+
+
 def segment_logsumexp(src: Tensor, index: Tensor, num_segments: int) -> Tensor:
     r"""The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
 
@@ -184,14 +215,15 @@ def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Te
     if count0 == 0 or count1 == 0:
         none0, none1 = (inner.new_full((count,), -1, dtype=torch.long) for count in (count0, count1))
         return none0, none1, inner.new_zeros(count0), inner.new_zeros(count1)
-    best0 = inner.max(dim=1)
-    best1 = inner.max(dim=0)
-    mutual0 = best1.indices[best0.indices] == torch.arange(count0, device=inner.device)
-    mutual1 = best0.indices[best1.indices] == torch.arange(count1, device=inner.device)
-    scores0 = best0.values.exp().masked_fill(~mutual0, 0)
-    scores1 = scores0[best1.indices].masked_fill(~mutual1, 0)
-    matches0 = best0.indices.masked_fill(~(scores0 > threshold), -1)
-    matches1 = best1.indices.masked_fill(~(scores1 > threshold), -1)
+    best, partner = inner.max(dim=1)
+    # Of several rows that share the best of a column, the first one has it.
+    rows = torch.arange(count0, device=inner.device).masked_fill(best != inner.amax(dim=0)[partner], count0)
+    first = rows.new_full((count1,), count0).scatter_reduce(0, partner, rows, "amin")
+    mutual0, mutual1 = first[partner] == torch.arange(count0, device=inner.device), first < count0
+    scores0 = best.exp().masked_fill(~mutual0, 0)
+    scores1 = torch.cat([scores0, scores0.new_zeros(1)])[first]
+    matches0 = partner.masked_fill(~(scores0 > threshold), -1)
+    matches1 = first.masked_fill(~(mutual1 & (scores1 > threshold)), -1)
     return matches0, matches1, scores0, scores1
 
 

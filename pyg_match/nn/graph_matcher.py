@@ -223,7 +223,9 @@ class GraphMatcher(nn.Module):
                 ((True,) * len(graph.pairs), None) if i == last else self._adapt(i, x, graph, output)
             )
             if any(stops):
-                self._assign(i, x, graph, stops, output)
+                # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
+                with torch.autocast(x.device.type, enabled=False):
+                    self._assign(i, x, graph, stops, output)
             if all(stops):
                 break
             if keep is not None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,33 @@ def test_few_keypoints(head, counts):
 def test_repr():
     assert str(DualSoftmaxAssignment(16)) == "DualSoftmaxAssignment(16)"
     assert str(SinkhornAssignment(16)) == "SinkhornAssignment(16, iterations=100)"
+
+
+@pytest.mark.parametrize("counts", [(150, 70), (1, 1), (64, 65), (3, 0), (0, 0)])
+def test_inference_equals_training(counts):
+    head = DualSoftmaxAssignment(16).double()
+    x0, x1 = (10 * torch.randn(count, 16, dtype=torch.double) for count in counts)
+    expected = head(x0, x1).detach()
+    with torch.no_grad():
+        found = head(x0, x1)
+    assert found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_mutual_matches_against_a_loop():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        matrix = torch.randint(-6, 0, (8, 7)).double()  # with ties
+        matches0, matches1, scores0, scores1 = mutual_matches(matrix, 0.05)
+        inner = matrix[:-1, :-1]
+        for i in range(7):
+            j = int(inner[i].argmax())
+            column = inner[:, j]
+            rivals = [r for r in range(7) if inner[r].argmax() == j and column[r] == column.max()]
+            mutual = bool(rivals) and rivals[0] == i
+            assert float(scores0[i]) == (math.exp(inner[i, j]) if mutual else 0)
+            assert int(matches0[i]) == (j if mutual and scores0[i] > 0.05 else -1)
+        for j in range(6):
+            partners = (matches0 == j).nonzero().flatten().tolist()
+            assert partners == ([int(matches1[j])] if matches1[j] >= 0 else [])
+            mutual = [i for i in range(7) if scores0[i] > 0 and inner[i].argmax() == j]
+            assert float(scores1[j]) == (float(scores0[mutual[0]]) if mutual else 0)
