@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _MARGIN = 4.0  # pixels; keypoints nearer to the edge of the photo describe the edge
+_POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
 _SAMPLE = 4096  # bytes at the start and at the end of a file that tell it from others
 
 
@@ -34,8 +35,8 @@ class SyntheticHomographies(Dataset[KeypointPair]):
     Pair :math:`i` depends on the photos, ``seed`` and :math:`i` only: photos are drawn in shuffled rounds, and
     each pair has its own warps and its own photometric change, so there may be far more pairs than photos; another
     seed gives other pairs. torch's global random state is neither used nor changed. The keypoints of both views
-    are labelled by reprojection, :func:`~pyg_match.metrics.homography_ground_truth` (3 px; 6 px to be without a
-    partner). There are no keypoints outside of the photo, nor within 4 pixels of its edge, or
+    are labelled by reprojection, :func:`~pyg_match.metrics.homography_ground_truth` (3 px; by default 6 px to be
+    without a partner). There are no keypoints outside of the photo, nor within 4 pixels of its edge, or
     their scale where that is more.
 
     Finding keypoints takes most of the time, so with a ``cache`` they are found once, by :meth:`prepare`.
@@ -61,6 +62,9 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         repeats: Share of the pairs whose photo is turned into repeated structure, in [0, 1].
         shard_size: Pairs in one file of the cache.
         repair: Make corrupt files of the cache anew instead of raising an error.
+        extractor_options: Arguments of an extractor that is given by name, such as ``detection_threshold``.
+        negative_threshold: Distance in pixels, at least 3, from all keypoints of the other view beyond which a
+            keypoint has no partner. It concerns what is loaded, not the cache.
 
     Raises:
         FileNotFoundError: If the folder or an image does not exist.
@@ -92,6 +96,8 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         shard_size: int = 64,
         repair: bool = False,
         min_num_keypoints: int | None = None,
+        extractor_options: Mapping[str, Any] | None = None,
+        negative_threshold: float = _NEGATIVE,
     ) -> None:
         self.paths, names = _find_images(images)
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
@@ -109,8 +115,13 @@ class SyntheticHomographies(Dataset[KeypointPair]):
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
                 f"got {min_num_keypoints}"
             )
+        if not negative_threshold >= _POSITIVE:
+            raise ValueError(
+                f"'negative_threshold' must be at least {_POSITIVE} px, got {negative_threshold}"
+            )
         self.min_num_keypoints = min_num_keypoints
-        self.extractor = _make_extractor(extractor, max_num_keypoints)
+        self.negative_threshold = negative_threshold
+        self.extractor = _make_extractor(extractor, max_num_keypoints, extractor_options or {})
         self.seed = seed
         self.max_num_keypoints = max_num_keypoints
         self.size = (int(size[0]), int(size[1]))
@@ -141,10 +152,11 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         pair = self._cached(index)
         if pair is None:
             pair = self._extract(index)
+        limit = None
         if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
-            pair = _with_best_keypoints(
-                pair, self._limit(index, self.min_num_keypoints, self.max_num_keypoints)
-            )
+            limit = self._limit(index, self.min_num_keypoints, self.max_num_keypoints)
+        if limit is not None or self.negative_threshold != _NEGATIVE:
+            pair = _relabelled(pair, limit, self.negative_threshold)
         return pair if self.transform is None else self.transform(pair)
 
     def __iter__(self) -> Iterator[KeypointPair]:
@@ -302,19 +314,21 @@ def _subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
     return KeypointSet(**kept, image_size=size)
 
 
-def _with_best_keypoints(pair: KeypointPair, count: int) -> KeypointPair:
+def _relabelled(pair: KeypointPair, count: int | None, negative_threshold: float) -> KeypointPair:
     """At most ``count`` keypoints of each view, with labels of their own: partners may be gone, others be next."""
     sets = [pair.image(index) for index in (0, 1)]
-    if max(each.num_keypoints for each in sets) <= count:
-        return pair
-    kept = [_subset(each, _best(each.score, count), each.image_size) for each in sets]
-    return _labelled(kept[0], kept[1], pair.homography[0])
+    if count is not None:
+        sets = [_subset(each, _best(each.score, count), each.image_size) for each in sets]
+    return _labelled(sets[0], sets[1], pair.homography[0], negative_threshold)
 
 
-def _labelled(set0: KeypointSet, set1: KeypointSet, homography: Tensor) -> KeypointPair:
+def _labelled(
+    set0: KeypointSet, set1: KeypointSet, homography: Tensor, negative_threshold: float = _NEGATIVE
+) -> KeypointPair:
     from pyg_match.metrics import homography_ground_truth
 
-    truth = homography_ground_truth(set0.pos, set1.pos, homography, set0.image_size, set1.image_size)
+    sizes = set0.image_size, set1.image_size
+    truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
     return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
 
 
@@ -353,7 +367,9 @@ def _derived_seed(seed: int, purpose: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _make_extractor(extractor: "Extractor | str", max_num_keypoints: int | None) -> "Extractor":
+def _make_extractor(
+    extractor: "Extractor | str", max_num_keypoints: int | None, options: Mapping[str, Any]
+) -> "Extractor":
     from pyg_match.features.extractor import Extractor
     from pyg_match.features.extractor import extractor as by_name
 
@@ -361,9 +377,11 @@ def _make_extractor(extractor: "Extractor | str", max_num_keypoints: int | None)
         # A quarter more than wanted, as those outside of the photo do not count.
         limit = None if max_num_keypoints is None else max_num_keypoints + -(-max_num_keypoints // 4)
         with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are loaded
-            return by_name(extractor, max_num_keypoints=limit)
+            return by_name(extractor, max_num_keypoints=limit, **options)
     if not isinstance(extractor, Extractor):
         raise TypeError(f"'extractor' must be a name or an Extractor, got {type(extractor).__name__}")
+    if options:
+        raise ValueError(f"'extractor_options' are for an extractor given by name, got them with {extractor}")
     return extractor
 
 

@@ -21,6 +21,7 @@ class DataConfig:
     """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`."""
 
     extractor: str = "aliked"  # detector, see pyg_match.features.extractor
+    extractor_options: dict[str, Any] = field(default_factory=dict)  # its arguments
     max_num_keypoints: int = 512  # of an image
     min_num_keypoints: Optional[int] = (
         None  # training pairs have limits of their own from this to the one above
@@ -29,6 +30,9 @@ class DataConfig:
     num_pairs: int = 1000  # for training
     validation_pairs: int = 32  # of photos that training does not see
     validation_photos: float = 0.1  # their share of all photos
+    negative_threshold: float = (
+        6.0  # pixels from every keypoint of the other view that prove a keypoint unmatched
+    )
     repeats: float = 0.0  # share of pairs with repeated structure
     warps: dict[str, Any] = field(default_factory=dict)  # arguments of HomographyWarps
     photometric: dict[str, Any] = field(default_factory=dict)  # arguments of Photometric

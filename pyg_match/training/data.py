@@ -60,8 +60,10 @@ def make_datasets(
         "max_num_keypoints": data.max_num_keypoints,
         "size": data.size,
         "repeats": data.repeats,
+        "negative_threshold": data.negative_threshold,
         "cache": cache,
         "transform": graph_from_recipe(config.graph),
+        "extractor_options": data.extractor_options,
     }
     photos = SyntheticHomographies(images, data.extractor).paths
     train, valid = split_photos(photos, data.validation_photos, data.seed)
