@@ -10,7 +10,6 @@ from torch_geometric.utils import scatter
 from pyg_match.ops import edge_scores, to_csr
 from pyg_match.ops.csr import EdgesLike
 
-
 _ROWS = 64  # of a dense assignment that a cache holds
 
 

@@ -1,5 +1,4 @@
 import copy
-import copy
 import math
 import pickle
 
@@ -242,7 +241,7 @@ def test_weights_must_fit():
     ):
         small()(pair)
     pair.edge_weight = torch.zeros(108)
-    with pytest.raises(ValueError, match="'edge_weight' must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"'edge_weight' must be positive, got 0\.0"):
         small()(pair)
     pair = random_pair(15, 12, dtype=torch.double)
     pair.cross_edge_weight = torch.ones(3)

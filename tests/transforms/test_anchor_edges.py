@@ -112,10 +112,8 @@ def random_pair_like(pair):
 
 
 def test_batches_come_apart_with_weights():
-    transform = Compose(
-        [KNNGraph(4, loop=True), AnchorEdges(5, weighted=True), CandidateEdges(3)]
-        + [AnchorEdges(2, weighted=True, cross=True)]
-    )
+    steps = (KNNGraph(4, loop=True), AnchorEdges(5, weighted=True), CandidateEdges(3))
+    transform = Compose([*steps, AnchorEdges(2, weighted=True, cross=True)])
     pairs = [random_pair(20, 15), random_pair(3, 1), random_pair(0, 7)]
     alone = [transform(copy.copy(pair)) for pair in pairs]
     for batch in (Batch.from_data_list(alone), transform(Batch.from_data_list(pairs))):
