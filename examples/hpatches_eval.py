@@ -12,8 +12,9 @@ stand side by side: DLT weighted by the match scores, OpenCV's RANSAC (0.5 px, 3
 
 Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio test; `kornia` kornia's
 LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
-keypoints only; `knn-K` with self edges to the K nearest keypoints only. These matchers run the same pretrained
-weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph;
+keypoints only; `knn-K` with self edges to the K nearest keypoints only; `anchors-K` with self edges to the 16 nearest
+and to K weighted anchors, `unweighted-K` to K anchors that count like any keypoint. These matchers run the same
+pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph;
 `trained-edges` with the assignment on its cross edges only.
 
 An interrupted run continues where it stopped when it is started again with the same settings.
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.transforms import Compose
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import FeatureCache, HPatches, HPatchesPair, rescale_homography
@@ -50,7 +52,7 @@ from pyg_match.metrics import (
 )
 from pyg_match.nn import GraphMatcher, MatcherOutput
 from pyg_match.pretrained import load_weights, read_metadata
-from pyg_match.transforms import CandidateEdges, KNNGraph, graph_from_recipe
+from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph, graph_from_recipe
 
 Matching = tuple[Tensor, Tensor]  # index pairs [M, 2] and scores [M]
 Method = Callable[[KeypointSet, KeypointSet], Matching]
@@ -82,7 +84,8 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
-    *("candidates-16", "candidates-32", "knn-32", "knn-64", "trained", "trained-edges"),
+    *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
+    *("trained", "trained-edges"),
 ]
 TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
@@ -149,6 +152,14 @@ def graph_matcher(
     return match
 
 
+def anchors(number: int, weighted: bool) -> Callable[[KeypointPair], KeypointPair]:
+    """Edges within images from the 16 nearest keypoints and from anchors."""
+    graph: Callable[[KeypointPair], KeypointPair] = Compose(
+        [KNNGraph(16, loop=True), AnchorEdges(number, weighted=weighted)]
+    )
+    return graph
+
+
 def trained_matcher(weights: str | None, features: str, on_edges: bool) -> Method:
     """Weights that bring the graph on which they were trained."""
     if weights is None:
@@ -174,6 +185,8 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         "complete": lambda _: graph_matcher(model()),
         "candidates": lambda number: graph_matcher(model(), CandidateEdges(int(number))),
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
+        "anchors": lambda number: graph_matcher(model(), anchors(int(number), weighted=True)),
+        "unweighted": lambda number: graph_matcher(model(), anchors(int(number), weighted=False)),
         "trained": lambda option: trained_matcher(trained, features, on_edges=option == "edges"),
     }
     methods = {}
