@@ -157,12 +157,15 @@ def export(
     source: Annotated[Path, typer.Argument(help="Folder of a run, or a .safetensors file of one.")],
     target: Annotated[Path, typer.Argument(help="File to write.", metavar="OUT")],
     half: Annotated[bool, typer.Option("--half", help="Write weights in half precision.")] = False,
+    filter_threshold: Annotated[
+        Optional[float], typer.Option(help="Least probability of a match; that of the run by default.")
+    ] = None,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
     try:
         from pyg_match.training.export import export_matcher
 
-        digest = export_matcher(source, target, half)
+        digest = export_matcher(source, target, half, filter_threshold)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

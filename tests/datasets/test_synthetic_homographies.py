@@ -71,6 +71,31 @@ def test_ground_truth_agrees_with_reprojection(photos):
     assert matched > 200
 
 
+def test_closer_bound_for_keypoints_without_a_partner(photos, tmp_path):
+    """It changes labels of what is loaded, cached or not, and the cache serves all bounds."""
+    usual = make(photos, 4, cache=tmp_path)
+    usual.prepare()
+    close = make(photos, 4, cache=tmp_path, negative_threshold=3)
+    assert close.prepare() == 0
+    more = 0
+    for index in range(4):
+        loose, strict = usual[index], close[index]
+        assert equal(strict, make(photos, 4, negative_threshold=3)[index])
+        assert torch.equal(loose.y >= 0, strict.y >= 0) and torch.equal(loose.pos, strict.pos)
+        assert (strict.y[loose.y == -1] == -1).all()
+        more += int(((strict.y == -1) & (loose.y == -2)).sum())
+    assert more > 0
+    with pytest.raises(ValueError, match=r"'negative_threshold' must be at least 3\.0 px, got 2"):
+        make(photos, negative_threshold=2)
+
+
+def test_options_of_an_extractor_by_name(photos):
+    few = SyntheticHomographies(photos, "sift", 1, extractor_options={"detection_threshold": 0.05})
+    assert few[0].num_keypoints.sum() < SyntheticHomographies(photos, "sift", 1)[0].num_keypoints.sum()
+    with pytest.raises(ValueError, match="are for an extractor given by name"):
+        make(photos, extractor_options={"detection_threshold": 0.05})
+
+
 def test_views_show_the_same_scene(photos):
     """Warping view 0 by the homography gives view 1, where both show the photo."""
     from kornia.geometry import warp_perspective

@@ -54,6 +54,18 @@ def test_a_packaged_matcher_is_checked_and_brings_its_graph(trained, tmp_path, m
         GraphMatcher.from_pretrained("tiny-sparse")
 
 
+def test_a_threshold_of_its_own(trained, tmp_path):
+    target = tmp_path / "strict.safetensors"
+    command = ["export", str(trained[1]), str(target), "--filter-threshold"]
+    result = CliRunner().invoke(app, [*command, "0.25"])
+    assert result.exit_code == 0, result.output
+    assert GraphMatcher.from_pretrained(target).config.filter_threshold == 0.25
+    target.unlink()
+    result = CliRunner().invoke(app, [*command, "1.5"])
+    assert result.exit_code == 1 and "'filter_threshold' must be in [0, 1], got 1.5" in result.output
+    assert not target.exists()
+
+
 def test_packaged_files_are_there():
     for name in pretrained.packaged():
         assert {"config", "graph", "extractor"} <= pretrained.read_metadata(name).keys()
