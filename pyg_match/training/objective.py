@@ -118,7 +118,19 @@ class Objective(nn.Module):
             found["orthogonality"] = output.orthogonality
         found |= self._distillation(batch, final, descriptors, pair)
         found["total"] = torch.stack([getattr(w, name) * value for name, value in found.items()]).sum()
+        found["total"] = found["total"] + 0 * self._idle(layers)
         return found
+
+    def _idle(self, layers: tuple[int, ...]) -> Tensor:
+        """Something of every head that this step leaves out: data-parallel wrappers wait for all gradients."""
+        idle = [
+            i
+            for i in range(len(self.matcher.assignments))
+            if i not in layers and len(self.matcher.assignments) > 1
+        ]
+        heads = [head[i] for i in idle for head in (self.matcher.assignments, self.matcher.confidences)]
+        some = [p.flatten()[0] for head in heads for p in head.parameters() if p.requires_grad]
+        return torch.stack(some).sum() if some else torch.zeros(())
 
     def _assign(self, i: int, x: Tensor, batch: KeypointPair) -> _Assignment:
         heads = self.matcher.assignments

@@ -141,8 +141,11 @@ def test_other_settings_do_not_go_on_with_a_run(tmp_path):
         run(small_config(steps=2, learning_rate=0.1), tmp_path)
 
 
-def test_two_processes_have_the_losses_of_one(tmp_path):
-    config = {"batch_size": 4, "log_every": 1, "steps": 4}
+@pytest.mark.parametrize("layers", ["all", "random:1"])
+def test_two_processes_have_the_losses_of_one(tmp_path, layers):
+    matcher = {"in_channels": 16, "hidden_channels": 16, "num_layers": 4, "heads": 2}
+    loss = {"layers": layers}
+    config = {"batch_size": 4, "log_every": 1, "steps": 4, "matcher": matcher, "loss": loss}
     run(small_config(**config), tmp_path / "one")
     code = (
         f"train(small_config(**{config}), None, out, datasets=datasets(), accelerator='cpu', devices=2, "
