@@ -90,7 +90,8 @@ def test_train_export_match(images, tmp_path):
     settings = [
         "weights=null", "teacher=null", "matcher={hidden_channels: 16, num_layers: 2, heads: 2}",
         "graph=[{KNNGraph: {k: 4, loop: true}}, {CandidateEdges: {k: 4}}]", "data.extractor=sift",
-        "data.size=[160, 120]", "data.max_num_keypoints=40", "data.num_pairs=4", "data.validation_pairs=1",
+        "data.size=[160, 120]", "data.max_num_keypoints=40", "data.min_num_keypoints=20",
+        "data.num_pairs=4", "data.validation_pairs=1",
         "loss={distill_assignment: 0, distill_descriptors: 0}", "steps=2", "warmup=0", "validate_every=2",
     ]  # fmt: skip
     options = [word for setting in settings for word in ("--set", setting)]

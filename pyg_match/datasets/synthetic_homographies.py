@@ -377,7 +377,10 @@ def _make_extractor(
         # A quarter more than wanted, as those outside of the photo do not count.
         limit = None if max_num_keypoints is None else max_num_keypoints + -(-max_num_keypoints // 4)
         with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are loaded
-            return by_name(extractor, max_num_keypoints=limit, **options)
+            try:
+                return by_name(extractor, max_num_keypoints=limit, **options)
+            except TypeError as error:
+                raise ValueError(f"'extractor_options' do not fit {extractor!r}: {error}") from None
     if not isinstance(extractor, Extractor):
         raise TypeError(f"'extractor' must be a name or an Extractor, got {type(extractor).__name__}")
     if options:
