@@ -22,6 +22,7 @@ from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import (
     AnchorEdges,
     CandidateEdges,
+    CandidateEdges,
     DiverseKNN,
     EqualPartition,
     KNNGraph,
@@ -42,6 +43,7 @@ def constructions(pair: KeypointPair) -> dict[str, Call]:
     num_nodes = pair.pos.size(0)
     parts = max(1, num_nodes // 2 // 64)
     near = KNNGraph(K // 2)(pair)
+    candidates = CandidateEdges(K)(pair)
     source, target = near.edge_index.as_tensor()
     matrix = torch.sparse_coo_tensor(
         torch.stack([target, source]), torch.ones(source.numel()), (num_nodes, num_nodes)
@@ -54,6 +56,8 @@ def constructions(pair: KeypointPair) -> dict[str, Call]:
         ("parts of 64 keypoints", EqualPartition(parts), pair),
         (f"parts of 64, kNN {K // 2} inside", EqualPartition(parts, k=K // 2), pair),
         ("64 anchors by parts", AnchorEdges(64), near),
+        ("112 weighted anchors", AnchorEdges(112, weighted=True), near),
+        ("32 weighted anchors of the other image", AnchorEdges(32, weighted=True, cross=True), candidates),
         ("64 anchors by distance", AnchorEdges(64, method="farthest"), near),
         (f"diverse kNN {K // 2}, descriptors", DiverseKNN(K // 2), pair),
         (f"diverse kNN {K // 2}, directions", DiverseKNN(K // 2, space="direction"), pair),

@@ -92,7 +92,7 @@ def test_closer_bound_for_keypoints_without_a_partner(photos, tmp_path):
 def test_options_of_an_extractor_by_name(photos):
     few = SyntheticHomographies(photos, "sift", 1, extractor_options={"detection_threshold": 0.05})
     assert few[0].num_keypoints.sum() < SyntheticHomographies(photos, "sift", 1)[0].num_keypoints.sum()
-    with pytest.raises(ValueError, match="'extractor_options' do not fit 'sift': .*'colour'"):
+    with pytest.raises(ValueError, match=r"'extractor_options' do not fit 'sift': .*'colour'"):
         SyntheticHomographies(photos, "sift", extractor_options={"colour": True})
     with pytest.raises(ValueError, match="are for an extractor given by name"):
         make(photos, extractor_options={"detection_threshold": 0.05})
