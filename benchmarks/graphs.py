@@ -22,7 +22,6 @@ from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import (
     AnchorEdges,
     CandidateEdges,
-    CandidateEdges,
     DiverseKNN,
     EqualPartition,
     KNNGraph,
