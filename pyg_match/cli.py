@@ -160,12 +160,18 @@ def export(
     filter_threshold: Annotated[
         Optional[float], typer.Option(help="Least probability of a match; that of the run by default.")
     ] = None,
+    graph: Annotated[
+        Optional[str],
+        typer.Option(help="Graph to match on, in YAML as in settings; that of the run by default."),
+    ] = None,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
     try:
+        from pyg_match.training.config import parse_yaml
         from pyg_match.training.export import export_matcher
 
-        digest = export_matcher(source, target, half, filter_threshold)
+        recipe = None if graph is None else parse_yaml(graph, "--graph")
+        digest = export_matcher(source, target, half, filter_threshold, recipe)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "323bdbcc9df1562d0d6feb5225b2ea6ad005535d0632aa82b99f4cfc223d5277"
+        "aliked-sparse.safetensors", "ce707f0071cfe3eaf798407668aec6ec538f72ce61afdfe53458b34fb3dec2a5"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"

@@ -141,7 +141,7 @@ def load_config(source: Union[str, Path], overrides: Sequence[str] = ()) -> Trai
         key, separator, value = item.partition("=")
         if not separator:
             raise ValueError(f"a setting must be given as key=value, got {item!r}")
-        changes: Any = _parse(value, item)
+        changes: Any = parse_yaml(value, item)
         for part in reversed(key.strip().split(".")):
             changes = {part: changes}
         values = _merged(values, changes)
@@ -160,13 +160,13 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
 def _read(source: Union[str, Path]) -> dict[str, Any]:
     if str(source) in PRESETS:
         file = resources.files("pyg_match.training") / "presets" / f"{source}.yaml"
-        return _mapping(_parse(file.read_text(), f"preset {source}"), f"preset {source}")
+        return _mapping(parse_yaml(file.read_text(), f"preset {source}"), f"preset {source}")
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(
             f"no settings at {source}; expected a YAML file or one of {', '.join(PRESETS)}"
         )
-    values = _mapping(_parse(path.read_text(), str(path)), str(path))
+    values = _mapping(parse_yaml(path.read_text(), str(path)), str(path))
     preset = values.pop("preset", None)
     if preset is None:
         return values
@@ -175,7 +175,12 @@ def _read(source: Union[str, Path]) -> dict[str, Any]:
     return _merged(_read(preset), values)
 
 
-def _parse(text: str, what: str) -> Any:
+def parse_yaml(text: str, what: str) -> Any:
+    """The value that a YAML text describes.
+
+    Raises:
+        ValueError: If ``what``, as errors name it, is not YAML.
+    """
     import yaml
 
     try:

@@ -66,6 +66,19 @@ def test_a_threshold_of_its_own(trained, tmp_path):
     assert not target.exists()
 
 
+def test_a_graph_of_its_own(trained, tmp_path):
+    target = tmp_path / "denser.safetensors"
+    command = ["export", str(trained[1]), str(target), "--graph"]
+    result = CliRunner().invoke(app, [*command, "[{KNNGraph: {k: 9}}, {CandidateEdges: {k: 8}}]"])
+    assert result.exit_code == 0, result.output
+    assert "KNNGraph(k=9, loop=False)" in repr(Matcher.from_pretrained(target).transform)
+    target.unlink()
+    for graph, message in (("[{KNN: {k: 3}}]", "unknown transform 'KNN'"), ("[{", "--graph is not YAML")):
+        result = CliRunner().invoke(app, [*command, graph])
+        assert result.exit_code == 1 and message in result.output
+    assert not target.exists()
+
+
 def test_packaged_files_are_there():
     for name in pretrained.packaged():
         assert {"config", "graph", "extractor"} <= pretrained.read_metadata(name).keys()
