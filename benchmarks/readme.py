@@ -441,7 +441,10 @@ def file_name(results: Results) -> str:
 def without_folders(results: Results) -> Results:
     """Results of hpatches_eval in which folders are only named by their last part."""
     roots = [PurePath(root).name for root in results["settings"]["roots"]]
-    words = [PurePath(word).name if "/" in word else word for word in results["command"].split()]
+    words = [
+        PurePath(word).name if PurePath(word).is_absolute() or word.startswith("../") else word
+        for word in results["command"].split()
+    ]
     words[1:2] = ["examples/hpatches_eval.py"] if len(words) > 1 else []
     return {**results, "command": " ".join(words), "settings": {**results["settings"], "roots": roots}}
 
