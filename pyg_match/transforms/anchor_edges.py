@@ -29,14 +29,14 @@ class AnchorEdges(BaseTransform):
     ``cross_edge_index``, and the mask is ``cross_anchor``.
 
     With ``weighted=True`` the edges get a weight, ``edge_weight`` or ``cross_edge_weight``, so that a sparse softmax
-    comes near to the one over all keypoints. An edge that was there weighs 1. The anchors that a keypoint :math:`i`
-    did not see before stand for all other keypoints of their image, and share them equally:
+    comes near to the one over all keypoints. The anchors that a keypoint :math:`i` sees, near ones too, share the
+    keypoints of their image that it does not see otherwise; all other edges weigh 1:
 
     .. math::
         w_{ij} = \frac{N - \lvert \mathcal{N}(i) \rvert}{A_i}
 
-    with :math:`N` keypoints in the image, of which :math:`i` sees the :math:`\mathcal{N}(i)`, and :math:`A_i` added
-    anchors. :class:`~pyg_match.nn.GraphMatcher` counts a weight of :math:`w` as :math:`w` edges.
+    with :math:`N` keypoints in the image of the anchors, of which :math:`i` sees :math:`A_i` anchors and the
+    others :math:`\mathcal{N}(i)`. :class:`~pyg_match.nn.GraphMatcher` counts a weight of :math:`w` as :math:`w` edges.
 
     * ``method="parts"``: the keypoint nearest to the centre of each part of an equal division
       (:class:`~pyg_match.transforms.EqualPartition`), which follows the density of the keypoints;
