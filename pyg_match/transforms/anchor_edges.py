@@ -47,7 +47,7 @@ class AnchorEdges(BaseTransform):
         num_anchors: Number of anchors of an image. With fewer keypoints, all of them.
         method: ``"parts"`` or ``"farthest"``.
         loop: Whether an anchor is joined to itself.
-        weighted: Whether added edges weigh as much as all keypoints that they stand for.
+        weighted: Whether edges from anchors weigh as much as all keypoints that they stand for.
         cross: Whether to join keypoints to the anchors of the other image.
 
     Raises:
