@@ -194,22 +194,14 @@ def _forward_rows(
     base, removes = rowptr[start], job.removes != U0
     masked = job.keep != U0
     query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
+    bias_at = head * job.bias_head
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         at = first - base
         dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
              weight, at)  # fmt: skip
         adjust_scores(
-            weight,
-            at,
-            first,
-            count,
-            scale,
-            bias,
-            job.bias != U0,
-            head * job.bias_head,
-            keep,
-            removes and masked,
+            weight, at, first, count, scale, bias, job.bias != U0, bias_at, keep, removes and masked
         )
         top = weight[at] if count > U0 else zero
         for e in range(at, at + count):
@@ -264,6 +256,7 @@ def _backward_rows(
     edges, removes = job.edges, job.removes != U0
     masked = job.keep != U0
     query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
+    bias_at = head * job.bias_head
     grad_at, base = head * job.grad_head, rowptr[start]
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
@@ -276,16 +269,7 @@ def _backward_rows(
         dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
              weight, at)  # fmt: skip
         adjust_scores(
-            weight,
-            at,
-            first,
-            count,
-            scale,
-            bias,
-            job.bias != U0,
-            head * job.bias_head,
-            keep,
-            removes and masked,
+            weight, at, first, count, scale, bias, job.bias != U0, bias_at, keep, removes and masked
         )
         for e in range(at, at + count):
             weight[e] = exp(min(weight[e] - log_total, zero))

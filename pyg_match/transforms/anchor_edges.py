@@ -127,7 +127,8 @@ class AnchorEdges(BaseTransform):
         anchors, others = (
             torch.bincount(edges[1, mask], minlength=num_nodes) for mask in (is_anchor, ~is_anchor)
         )
-        share = (could - others) / anchors.clamp(min=1)
+        # At least itself, also where edges are listed twice.
+        share = ((could - others) / anchors.clamp(min=1)).clamp(min=1)
         return edges, torch.where(is_anchor, share[edges[1]], 1)
 
     def __repr__(self) -> str:

@@ -85,6 +85,12 @@ def test_weights_sum_to_all_keypoints(pos, count, method, loop):
     assert "edge_weight" not in plain
 
 
+def test_weights_stay_positive_with_edges_listed_twice():
+    edge_index = torch.tensor([[0, 1, 3, 4] * 3, [4] * 12])
+    out = AnchorEdges(1, weighted=True)(Data(pos=torch.arange(5.0).view(5, 1), edge_index=edge_index))
+    assert (out.edge_weight >= 1).all()
+
+
 def test_cross_anchors():
     pair = CandidateEdges(2)(random_pair(30, 20))
     before = edge_set(pair.cross_edge_index)

@@ -67,7 +67,7 @@ def assert_same_edges(step, expected, atol=1e-12):
 
 
 @pytest.mark.parametrize(
-    "case", ["complete", "sparse", "mask zero", "mask remove", "values", "scales", "mlp"]
+    "case", ["complete", "sparse", "mask zero", "mask remove", "values", "scales", "mlp", "weights"]
 )
 def test_equals_the_layers_own(case, monkeypatch):
     monkeypatch.setattr(coefficients, "CHUNK", 40)  # several chunks
@@ -87,6 +87,9 @@ def test_equals_the_layers_own(case, monkeypatch):
     if case.startswith("mask"):
         pair.edge_mask = torch.rand(pair.edge_index.size(1)) > 0.3
         pair.cross_edge_mask = torch.rand(pair.cross_edge_index.size(1)) > 0.3
+    if case == "weights":
+        pair.edge_weight = 1 + 5 * torch.rand(pair.edge_index.size(1), dtype=torch.double)
+        pair.cross_edge_weight = 1 + 5 * torch.rand(pair.cross_edge_index.size(1), dtype=torch.double)
     before = matcher(pair)
     with record_attention(matcher) as record:
         output = matcher(pair)
