@@ -72,11 +72,11 @@ def attention_forward(
     out = query.new_empty(query.size(0), query.size(1), value.size(2))
     lse = query.new_empty(query.shape[:2])
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
-    for part in rounds(key, value):
+    for heads in rounds(key, value):
         run(
             compiled, compiled.attention_forward, edges, scale, removes,
-            query=query[:, part], key=packed(key[:, part], edges, KEY), value=packed(value[:, part], edges, VALUE),
-            bias=None if bias is None else bias[part], keep=keep, out=out[:, part], lse=lse[:, part],
+            query=heads(query), key=packed(heads(key), edges, KEY), value=packed(heads(value), edges, VALUE),
+            bias=None if bias is None else heads(bias, 0), keep=keep, out=heads(out), lse=heads(lse),
         )  # fmt: skip
     return out, lse
 
@@ -104,28 +104,28 @@ def attention_backward(
     # Sources gather from their targets what these sent them.
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for part in rounds(key, value):
-        k = packed(key[:, part], edges, KEY)
+    for heads in rounds(key, value):
+        k = packed(heads(key), edges, KEY)
         run(
             compiled, compiled.attention_backward, edges, scale, removes,
-            query=query[:, part], key=k, value=packed(value[:, part], edges, VALUE), grad=grad[:, part],
-            bias=None if bias is None else bias[part], keep=keep, out=out[:, part], lse=lse[:, part],
-            weight=alpha[part], slope=slope[part],
+            query=heads(query), key=k, value=packed(heads(value), edges, VALUE), grad=heads(grad),
+            bias=None if bias is None else heads(bias, 0), keep=keep, out=heads(out), lse=heads(lse),
+            weight=heads(alpha, 0), slope=heads(slope, 0),
         )  # fmt: skip
-        gather(edges, scale, weight=slope[part], value=k, out=grad_query[:, part])
+        gather(edges, scale, weight=heads(slope, 0), value=k, out=heads(grad_query))
         gather(
             by_source,
             scale,
-            weight=slope[part],
-            value=packed(query[:, part], edges, QUERY),
-            out=grad_key[:, part],
+            weight=heads(slope, 0),
+            value=packed(heads(query), edges, QUERY),
+            out=heads(grad_key),
         )
         gather(
             by_source,
             1.0,
-            weight=alpha[part],
-            value=packed(grad[:, part], edges, GRAD),
-            out=grad_value[:, part],
+            weight=heads(alpha, 0),
+            value=packed(heads(grad), edges, GRAD),
+            out=heads(grad_value),
         )
     return grad_query, grad_key, grad_value, slope
 
@@ -135,10 +135,10 @@ def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scal
     compiled = _kernels()
     out = query.new_empty(query.size(1), col.numel())
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
-    for part in rounds(key):
+    for heads in rounds(key):
         run(
             compiled, compiled.edge_scores, edges, scale,
-            query=query[:, part], key=packed(key[:, part], edges, KEY), weight=out[part],
+            query=heads(query), key=packed(heads(key), edges, KEY), weight=heads(out, 0),
         )  # fmt: skip
     return out
 
@@ -152,20 +152,20 @@ def scores_backward(
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for part in rounds(query, key):
+    for heads in rounds(query, key):
         gather(
             edges,
             scale,
-            weight=grad[part],
-            value=packed(key[:, part], edges, KEY),
-            out=grad_query[:, part],
+            weight=heads(grad, 0),
+            value=packed(heads(key), edges, KEY),
+            out=heads(grad_query),
         )
         gather(
             by_source,
             scale,
-            weight=grad[part],
-            value=packed(query[:, part], edges, QUERY),
-            out=grad_key[:, part],
+            weight=heads(grad, 0),
+            value=packed(heads(query), edges, QUERY),
+            out=heads(grad_key),
         )
     return grad_query, grad_key
 

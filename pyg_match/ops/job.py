@@ -1,5 +1,6 @@
 """Work for the compiled kernels: what they run along, which memory they use, and how it is shared out."""
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -20,6 +21,8 @@ _PACKED_BYTES = 1 << 23  # of nodes copied at a time
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
+
+_REGISTER_BYTES = 64  # at most; kernels may touch a register more of their own memory than they need
 
 _memory = threading.local()
 KEY, VALUE, QUERY, GRAD, SCRATCH = range(5)  # places in it
@@ -45,12 +48,20 @@ class Edges(NamedTuple):
         return cls(pointer, source)
 
 
-def rounds(*tables: Tensor) -> Iterator[slice]:
-    """Heads to work on at a time, so that copies of their nodes take little memory."""
+def rounds(*tables: Tensor) -> Iterator[Callable[..., Tensor]]:
+    """Functions that pick the heads to work on at a time, so that copies of their nodes take little memory.
+
+    They take a tensor and the dimension of its heads, 1 by default.
+    """
     heads = tables[0].size(1)
     by_head = sum(table.size(0) * table.size(2) * table.element_size() for table in tables)
-    step = max(1, min(heads, _PACKED_BYTES // max(by_head, 1)))
-    return (slice(first, min(first + step, heads)) for first in range(0, heads, step))
+    step = max(1, _PACKED_BYTES // max(by_head, 1))
+    if step >= heads:
+        yield lambda tensor, dim=1: tensor
+        return
+    for first in range(0, heads, step):
+        size = min(step, heads - first)
+        yield lambda tensor, dim=1, first=first, size=size: tensor.narrow(dim, first, size)
 
 
 def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
@@ -59,22 +70,22 @@ def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
     Rows of one head that lie far apart share few of the places that a cache has for them.
     """
     apart = nodes.stride(0) != nodes.size(2)
-    size = nodes.size(0) * nodes.size(2) * nodes.element_size()
-    if not apart or size <= _CACHED_BYTES or len(edges.col) < _PACKED_DEGREE * nodes.size(0):
+    size = nodes.numel() * nodes.element_size()
+    if not apart or size <= _CACHED_BYTES * nodes.size(1) or len(edges.col) < _PACKED_DEGREE * nodes.size(0):
         return nodes
     by_head = nodes.transpose(0, 1)
-    return _workspace(place, nodes.numel(), nodes.dtype).view(by_head.shape).copy_(by_head).transpose(0, 1)
+    memory = _workspace(place, size)[:size].view(nodes.dtype)
+    return memory.view(by_head.shape).copy_(by_head).transpose(0, 1)
 
 
-def _workspace(place: int, numel: int, dtype: torch.dtype) -> Tensor:
-    """Memory that a thread keeps for one purpose, unless it is very large."""
-    size = numel * dtype.itemsize
+def _workspace(place: int, size: int) -> Tensor:
+    """At least so many bytes, which a thread keeps for one purpose unless they are very many."""
     if size > _KEPT_BYTES:
-        return torch.empty(numel, dtype=dtype)
+        return torch.empty(size, dtype=torch.uint8)
     kept: dict[Any, Tensor] = _memory.__dict__
     if place not in kept or kept[place].numel() < size:
         kept[place] = torch.empty(size, dtype=torch.uint8)
-    return kept[place][:size].view(dtype)
+    return kept[place]
 
 
 def run(
@@ -95,34 +106,29 @@ def run(
         removes: Whether masked edges are removed.
         **tensors: What it reads and writes, named as in :data:`~pyg_match.ops.kernels.JOB`.
     """
-    from pyg_match.ops.kernels import JOB, NOTHING
+    from pyg_match.ops.kernels import pack_job
 
-    out = next(t for t in (tensors.get("out"), tensors.get("query")) if t is not None)
-    heads, threads = out.size(1), torch.get_num_threads()
+    given = {name: t for name, t in tensors.items() if t is not None}
+    out = given["out"] if "out" in given else given["query"]
+    heads, threads, itemsize = out.size(1), torch.get_num_threads(), out.element_size()
     rowptr, col, perm = edges
     if len(rowptr) == 1 or heads == 0:
         return
-    given = {name: t for name, t in tensors.items() if t is not None}
-    width = max(t.size(2) for name, t in given.items() if name in _TABLES)
-    if len(col) * width * heads < _INLINE_WORK:
-        threads = 1
-    bounds, longest = _shares(compiled, edges, heads, threads)
-    scratch = _workspace(SCRATCH, threads * longest, out.dtype)
-    fields: dict[str, Any] = {
-        "heads": heads, "chunks": len(bounds) - 1, "bounds": bounds.ctypes.data, "edges": len(col),
-        "rowptr": rowptr.ctypes.data, "col": col.ctypes.data, "perm": 0 if perm is None else perm.ctypes.data,
-        "scratch": scratch.data_ptr(), "scratch_length": longest * scratch.element_size(),
-        "scale": scale, "removes": removes,
-    }  # fmt: skip
+    fields: dict[str, Any] = {"scale": scale, "removes": removes}
+    width = 0
     for name, tensor in given.items():
+        steps = tensor.stride()
         if name in _TABLES:
-            if tensor.stride(2) != 1 and tensor.size(2) > 1:
+            shape = tensor.shape
+            if steps[2] != 1 and shape[2] > 1:
                 tensor = given[name] = tensor.contiguous()
-            fields[f"{name}_step"], fields[f"{name}_head"] = tensor.stride()[:2]
+                steps = tensor.stride()
+            fields[name + "_step"], fields[name + "_head"], _ = steps
+            width = max(width, shape[2])
         elif name == "lse":
-            fields["lse_step"] = tensor.stride(0)
+            fields["lse_step"] = steps[0]
         elif name == "bias":  # all heads may share one
-            if tensor.stride(1) != 1 and tensor.size(1) > 1:
+            if steps[1] != 1 and tensor.size(1) > 1:
                 tensor = given[name] = tensor.contiguous()
             fields["bias_head"] = tensor.stride(0)
         elif not tensor.is_contiguous():
@@ -130,10 +136,17 @@ def run(
         fields[name] = tensor.data_ptr()
     fields["channels"] = given["query"].size(2) if "query" in given else 0
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
-    job = np.array([tuple({**NOTHING, **fields}.values())], dtype=JOB)
-    run_together(
-        kernel(out.dtype == torch.double), job.ctypes.data, threads, job, bounds, scratch, given, edges
-    )
+    if len(col) * width * heads < _INLINE_WORK:
+        threads = 1
+    bounds, longest = _shares(compiled, edges, heads, threads)
+    own = longest * itemsize + _REGISTER_BYTES
+    scratch = _workspace(SCRATCH, threads * own)
+    job = pack_job(
+        fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, edges=len(col),
+        scratch=scratch.data_ptr(), scratch_length=own, bounds=bounds.ctypes.data, rowptr=rowptr.ctypes.data,
+        col=col.ctypes.data, perm=0 if perm is None else perm.ctypes.data,
+    )  # fmt: skip
+    run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 
 
 def _shares(compiled: "Kernels", edges: Edges, heads: int, threads: int) -> tuple[np.ndarray, int]:

@@ -10,8 +10,10 @@ negative values in the innermost loop, which then is not vectorised. Node ``i``'
 ``i * step + offset``. ``zero`` is 0 in the type of the numbers, from which all others follow.
 """
 
+import ctypes
 import functools
 import math
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -23,14 +25,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from pyg_match.ops import vectors
-from pyg_match.ops.vectors import EDGES, REGISTER, dot_rows, sum_rows
+from pyg_match.ops.vectors import EDGES, REGISTER, dot_rows, exponentials, largest, sum_rows
 
 # What a task needs to know: addresses of arrays (0 for none), steps between nodes and between heads, and sizes.
 JOB = np.dtype(
     [
         (name, np.uint64)
         for name in (
-            "next_task", "next_worker", "heads", "chunks", "bounds",  # tasks: heads x chunks of rows
+            "next_task", "next_worker", "heads", "heads_at_once", "chunks", "bounds",  # tasks: heads x chunks of rows
             "scratch", "scratch_length",  # a stretch of numbers for each worker
             "rowptr", "col", "perm", "edges",
             "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
@@ -40,7 +42,8 @@ JOB = np.dtype(
     ]
     + [("scale", np.float64)]
 )  # fmt: skip
-NOTHING = dict.fromkeys(JOB.names or (), 0)
+_NOTHING = dict.fromkeys(JOB.names or (), 0)
+_LAYOUT = struct.Struct(f"{len(_NOTHING) - 1}Qd")
 TASK, WORKER = 0, 1  # the first two are counters
 # Size of arrays of which only the address is known: any large number. This one changes with the code that this module
 # compiles but does not contain, so that numba, which tells kernels on disk by their constants, makes them anew.
@@ -52,34 +55,28 @@ U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
 _EDGES = np.uint64(EDGES)
 
 
-def exp(x: Any) -> Any:
-    """The exponential of a number that is not positive."""
-    return math.exp(x)
+def pack_job(fields: dict[str, Any], **more: Any) -> "ctypes.Array[ctypes.c_char]":
+    """A job in memory that threads can count in; what is not named is 0."""
+    return ctypes.create_string_buffer(_LAYOUT.pack(*{**_NOTHING, **fields, **more}.values()))
 
 
-# Sums may be reordered, but not this one, whose steps undo each other's rounding.
-@overload(exp, jit_options={"nogil": True, "fastmath": False})
-def _exp(x: Any) -> Any:
-    def precise(x: Any) -> Any:
-        return math.exp(x)
+def to_weights(score: Any, at: Any, count: Any, top: Any) -> Any:
+    """Replace scores by ``exp(min(score - top, 0))``; returns the sum."""
 
-    def polynomial(x: Any) -> Any:
-        # Cephes' expf: 2^n e^r with |r| < ln(2) / 2. Unlike a call of the C library, it is vectorised.
-        x = max(x, np.float32(-87.0))
-        n = np.float32(math.floor(x * np.float32(1.4426950408889634) + np.float32(0.5)))
-        r = x - n * np.float32(0.693359375)
-        r = r + n * np.float32(2.12194440e-4)
-        p = np.float32(1.9875691500e-4)
-        p = p * r + np.float32(1.3981999507e-3)
-        p = p * r + np.float32(8.3334519073e-3)
-        p = p * r + np.float32(4.1665795894e-2)
-        p = p * r + np.float32(1.6666665459e-1)
-        p = p * r + np.float32(5.0000001201e-1)
-        p = p * r * r + r + np.float32(1.0)
-        power = np.int32(np.int32(n) + np.int32(127)) << np.int32(23)
-        return p * np.int32(power).view(np.float32)
 
-    return polynomial if x == types.float32 else precise
+@overload(to_weights, jit_options={"nogil": True, "fastmath": _FAST, "forceinline": True})
+def _to_weights(score: Any, at: Any, count: Any, top: Any) -> Any:
+    def single(score: Any, at: Any, count: Any, top: Any) -> Any:
+        return exponentials(score, at, count, top)
+
+    def double(score: Any, at: Any, count: Any, top: Any) -> Any:
+        total = 0.0
+        for e in range(at, at + count):
+            score[e] = math.exp(min(score[e] - top, 0.0))
+            total += score[e]
+        return total
+
+    return single if score.dtype == types.float32 else double
 
 
 @intrinsic
@@ -104,26 +101,27 @@ def _take(context: Any, job: Any, counter: Any) -> Any:
     return types.uint64(types.voidptr, types.int64), generate
 
 
+def place(job: Any, task: Any) -> Any:
+    """The head and the chunk of a task. Each thread is to find the nodes of its last head in its cache."""
+    first = task // (job.heads_at_once * job.chunks) * job.heads_at_once
+    heads, task = min(job.heads_at_once, job.heads - first), task - first * job.chunks
+    return first + task % heads, task // heads
+
+
 def dots(
-    a: Any,
-    at: Any,
-    b: Any,
-    step: Any,
-    offset: Any,
-    col: Any,
-    first: Any,
-    count: Any,
-    channels: Any,
-    zero: Any,
-    out: Any,
-    into: Any,
-) -> None:
-    """``out[into + e] = <a[at:], b[col[first + e]]>`` for the edges of a row."""
+    a: Any, at: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any, channels: Any, scale: Any,
+    zero: Any, out: Any, into: Any,
+) -> None:  # fmt: skip
+    """``out[into + e] = scale * <a[at:], b[col[first + e]]>`` for the edges of a row."""
     e = U0
-    if channels % np.uint64(REGISTER // b.itemsize) == U0:
+    if channels % np.uint64(REGISTER // b.itemsize) == U0 and count >= _EDGES:
         while e + _EDGES <= count:
-            dot_rows(a, at, b, step, offset, col, first + e, channels, out, into + e)
+            dot_rows(a, at, b, step, offset, col, first + e, channels, scale, out, into + e)
             e += _EDGES
+        if e < count:  # some edges once more rather than each of the rest by itself
+            e = count - _EDGES
+            dot_rows(a, at, b, step, offset, col, first + e, channels, scale, out, into + e)
+        return
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
         b2, b3 = col[first + e + U2] * step + offset, col[first + e + U3] * step + offset
@@ -134,33 +132,27 @@ def dots(
             s1 += x * b[b1 + c]
             s2 += x * b[b2 + c]
             s3 += x * b[b3 + c]
-        out[into + e], out[into + e + U1], out[into + e + U2], out[into + e + U3] = s0, s1, s2, s3
+        out[into + e], out[into + e + U1] = scale * s0, scale * s1
+        out[into + e + U2], out[into + e + U3] = scale * s2, scale * s3
         e += U4
     while e < count:
         b0, s0 = col[first + e] * step + offset, zero
         for c in range(channels):
             s0 += a[at + c] * b[b0 + c]
-        out[into + e] = s0
+        out[into + e] = scale * s0
         e += U1
 
 
-def add_weighted(
-    weight: Any,
-    origin: Any,
-    b: Any,
-    step: Any,
-    offset: Any,
-    col: Any,
-    first: Any,
-    count: Any,
-    channels: Any,
-    out: Any,
-    at: Any,
-) -> None:
-    """``out[at:] += sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
+def weighted_sum(
+    weight: Any, origin: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any, channels: Any,
+    zero: Any, out: Any, at: Any,
+) -> None:  # fmt: skip
+    """``out[at:] = sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
     whole = channels - channels % np.uint64(REGISTER // b.itemsize)
     sum_rows(weight, origin, b, step, offset, col, first, count, whole, out, at)
     if whole < channels:
+        for c in range(whole, channels):
+            out[at + c] = zero
         for e in range(count):
             row = col[first + e] * step + offset
             for c in range(whole, channels):
@@ -168,12 +160,9 @@ def add_weighted(
 
 
 def adjust_scores(
-    score: Any, at: Any, first: Any, count: Any, scale: Any, bias: Any, biased: Any, bias_at: Any, keep: Any,
-    removes: bool,
-) -> None:  # fmt: skip
-    """Scale the scores of a row, add biases, and set those of removed edges to minus infinity."""
-    for e in range(count):
-        score[at + e] *= scale
+    score: Any, at: Any, first: Any, count: Any, bias: Any, biased: Any, bias_at: Any, keep: Any, removes: bool
+) -> None:
+    """Add biases to the scores of a row, and set those of removed edges to minus infinity."""
     if biased:
         for e in range(count):
             score[at + e] += bias[bias_at + first + e]
@@ -181,6 +170,46 @@ def adjust_scores(
         for e in range(count):
             if keep[first + e] == 0:
                 score[at + e] = -np.inf
+
+
+def logarithm(x: Any) -> Any:
+    """The natural logarithm of a number that is not negative."""
+
+
+@overload(logarithm, jit_options={"nogil": True, "fastmath": {"contract"}, "forceinline": True})
+def _logarithm(x: Any) -> Any:
+    def precise(x: Any) -> Any:
+        return math.log(x)
+
+    def polynomial(x: Any) -> Any:
+        # Cephes' logf: log(2^n (1 + r)) with |r| < 0.42. A call of the C library takes as long as the rest of a softmax.
+        bits = np.float32(x).view(np.int32)
+        if bits < np.int32(0x00800000) or bits >= np.int32(0x7F800000):  # 0, very small, infinite or not a number
+            return np.float32(math.log(x))
+        n = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
+        r = np.int32(bits - (n << np.int32(23))).view(np.float32) - np.float32(1.0)
+        p = np.float32(7.0376836292e-2)
+        p = p * r - np.float32(1.1514610310e-1)
+        p = p * r + np.float32(1.1676998740e-1)
+        p = p * r - np.float32(1.2420140846e-1)
+        p = p * r + np.float32(1.4249322787e-1)
+        p = p * r - np.float32(1.6668057665e-1)
+        p = p * r + np.float32(2.0000714765e-1)
+        p = p * r - np.float32(2.4999993993e-1)
+        p = p * r + np.float32(3.3333331174e-1)
+        square, n = r * r, np.float32(n)
+        low = p * r * square - np.float32(2.12194440e-4) * n - np.float32(0.5) * square
+        return r + low + np.float32(0.693359375) * n
+
+    return polynomial if x == types.float32 else precise
+
+
+def any_nan(score: Any, at: Any, count: Any) -> bool:
+    """Whether one of the scores of a row is not a number."""
+    for e in range(at, at + count):
+        if score[e] != score[e]:
+            return True
+    return False
 
 
 def _forward_rows(
@@ -191,58 +220,41 @@ def _forward_rows(
 
     Edges that are not kept lose their coefficient after the softmax, or before it if the job ``removes`` them.
     """
-    base, removes = rowptr[start], job.removes != U0
+    base, removes, one = rowptr[start], job.removes != U0, weight.dtype.type(1)
     masked = job.keep != U0
     query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
     bias_at = head * job.bias_head
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        at = first - base
-        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
-             weight, at)  # fmt: skip
-        adjust_scores(
-            weight, at, first, count, scale, bias, job.bias != U0, bias_at, keep, removes and masked
-        )
-        top = weight[at] if count > U0 else zero
-        for e in range(at, at + count):
-            top = max(top, weight[e])
-        if count == U0 or top == -np.inf:  # no edges that matter
-            lse[row * job.lse_step + head] = -np.inf
+        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels,
+             scale, zero, weight, first - base)  # fmt: skip
+    for row in range(start, stop):  # rows wait for each other's memory above, for their own sums here
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        at, of_row = first - base, row * job.lse_step + head
+        adjust_scores(weight, at, first, count, bias, job.bias != U0, bias_at, keep, removes and masked)
+        top = largest(weight, at, count)
+        if top == -np.inf and not any_nan(weight, at, count):  # no edges that matter
+            lse[of_row] = -np.inf
             for e in range(at, at + count):
                 weight[e] = zero
             continue
-        for e in range(at, at + count):
-            weight[e] = exp(weight[e] - top)
+        total = to_weights(weight, at, count, top)
         if removes and masked:  # the exponential of minus infinity is not quite 0
+            total = zero
             for e in range(count):
                 weight[at + e] *= keep[first + e]
-        total = zero
+                total += weight[at + e]
+        lse[of_row] = top + logarithm(total)
+        share = one / total
         for e in range(at, at + count):
-            total += weight[e]
-        lse[row * job.lse_step + head] = top + math.log(total)
-        for e in range(at, at + count):
-            weight[e] /= total
+            weight[e] *= share
         if masked and not removes:
             for e in range(count):
                 weight[at + e] *= keep[first + e]
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        into = row * job.out_step + head * job.out_head
-        for c in range(into, into + job.value_channels):
-            out[c] = zero
-        add_weighted(
-            weight,
-            first - base,
-            value,
-            job.value_step,
-            value_at,
-            col,
-            first,
-            count,
-            job.value_channels,
-            out,
-            into,
-        )
+        weighted_sum(weight, first - base, value, job.value_step, value_at, col, first, count, job.value_channels,
+                     zero, out, row * job.out_step + head * job.out_head)  # fmt: skip
 
 
 def _backward_rows(
@@ -257,7 +269,7 @@ def _backward_rows(
     masked = job.keep != U0
     query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
     bias_at = head * job.bias_head
-    grad_at, base = head * job.grad_head, rowptr[start]
+    grad_at, base, one = head * job.grad_head, rowptr[start], weight.dtype.type(1)
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         at = first - base
@@ -266,13 +278,10 @@ def _backward_rows(
             for e in range(at, at + count):
                 weight[e] = zero
             continue
-        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels, zero,
-             weight, at)  # fmt: skip
-        adjust_scores(
-            weight, at, first, count, scale, bias, job.bias != U0, bias_at, keep, removes and masked
-        )
-        for e in range(at, at + count):
-            weight[e] = exp(min(weight[e] - log_total, zero))
+        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels,
+             scale, zero, weight, at)  # fmt: skip
+        adjust_scores(weight, at, first, count, bias, job.bias != U0, bias_at, keep, removes and masked)
+        to_weights(weight, at, count, log_total)
         if removes and masked:
             for e in range(count):
                 weight[at + e] *= keep[first + e]
@@ -280,7 +289,7 @@ def _backward_rows(
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         at, into = first - base, head * edges + first
         dots(grad, row * job.grad_step + grad_at, value, job.value_step, value_at, col, first, count,
-             job.value_channels, zero, slope, into)  # fmt: skip
+             job.value_channels, one, zero, slope, into)  # fmt: skip
         common, of_row = zero, row * job.out_step + head * job.out_head
         for c in range(job.value_channels):
             common += grad[row * job.grad_step + grad_at + c] * out[of_row + c]
@@ -312,22 +321,8 @@ def _gather_rows(
         else:
             for e in range(count):
                 factor[e] = scale * weight[at_weight + first + e]
-        into = row * job.out_step + head * job.out_head
-        for c in range(into, into + job.value_channels):
-            out[c] = zero
-        add_weighted(
-            factor,
-            U0,
-            value,
-            job.value_step,
-            head * job.value_head,
-            col,
-            first,
-            count,
-            job.value_channels,
-            out,
-            into,
-        )
+        weighted_sum(factor, U0, value, job.value_step, head * job.value_head, col, first, count, job.value_channels,
+                     zero, out, row * job.out_step + head * job.out_head)  # fmt: skip
 
 
 def _score_rows(
@@ -339,9 +334,7 @@ def _score_rows(
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         into = head * job.edges + first
         dots(query, row * job.query_step + head * job.query_head, key, job.key_step, head * job.key_head, col, first,
-             count, job.channels, zero, out, into)  # fmt: skip
-        for e in range(into, into + count):
-            out[e] *= scale
+             count, job.channels, scale, zero, out, into)  # fmt: skip
 
 
 # What a thread of a team calls: one for each of the functions above, for single or double precision.
@@ -363,7 +356,7 @@ def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
-            head, chunk = task // job.chunks, task % job.chunks
+            head, chunk = place(job, task)
             _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, scale, zero, head,
                           bounds[chunk], bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
@@ -389,7 +382,7 @@ def _attention_backward(real: Any, size: Any) -> Callable[[Any], None]:
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
-            head, chunk = task // job.chunks, task % job.chunks
+            head, chunk = place(job, task)
             _backward_rows(job, rowptr, col, query, key, value, grad, bias, keep, out, lse, alpha, slope, weight,
                            scale, zero, head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
@@ -412,7 +405,7 @@ def _gather_sum(real: Any, size: Any) -> Callable[[Any], None]:
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
-            head, chunk = task // job.chunks, task % job.chunks
+            head, chunk = place(job, task)
             _gather_rows(job, rowptr, col, perm, weight, value, out, factor, scale, zero, head, bounds[chunk],
                          bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
@@ -432,7 +425,7 @@ def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
-            head, chunk = task // job.chunks, task % job.chunks
+            head, chunk = place(job, task)
             _score_rows(
                 job, rowptr, col, query, key, out, scale, zero, head, bounds[chunk], bounds[chunk + U1]
             )
@@ -503,11 +496,11 @@ class Kernels:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
         module = globals()
         for name in (
-            "dots", "add_weighted", "adjust_scores", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
+            "place", "dots", "weighted_sum", "adjust_scores", "any_nan", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
         ):  # fmt: skip
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
-                module[name] = njit(**options)(module[name])
+                module[name] = njit(forceinline=True, **options)(module[name])
         self.transpose, self.fits, self.share_out = (
             njit(cache=cache, **options)(function) for function in (transpose, fits, share_out)
         )

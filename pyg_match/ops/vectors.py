@@ -5,6 +5,7 @@ every scalar product on its own. Here a block of channels is one register: eight
 tree of shuffles, and a weighted sum stays in registers until all edges are in it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,7 +17,7 @@ from numba.extending import intrinsic
 EDGES = 8  # whose scalar products are taken at a time
 _FLAGS = ("contract", "reassoc", "nsz", "arcp")  # as for the kernels: fused and reordered, but NaN stays NaN
 _INDEX = ir.IntType(64)
-_ACCUMULATORS = 4  # of a weighted sum: enough to hide how long an addition takes
+_REGISTERS = 4  # of channels that are taken at a time
 
 
 def _register_bytes() -> int:
@@ -36,6 +37,7 @@ class _Code:
         self.bytes = real.bitwidth // 8
         self.lanes = REGISTER // self.bytes
         self.vector = ir.VectorType(self.real, self.lanes)
+        self.zero = ir.Constant(self.vector, None)
 
     def load(self, data: Any, index: Any) -> Any:
         """A register of numbers from ``data[index]`` on."""
@@ -49,14 +51,23 @@ class _Code:
     def add(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b, flags=_FLAGS)
 
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self.add(self.builder.fmul(a, b, flags=_FLAGS), c)
+    def multiply(self, a: Any, b: Any) -> Any:
+        return self.builder.fmul(a, b, flags=_FLAGS)
 
-    def spread(self, number: Any) -> Any:
-        """A register with one number in all places."""
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        return self.add(self.multiply(a, b), c)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def constant(self, number: float) -> Any:
+        return ir.Constant(self.vector, [number] * self.lanes)
+
+    def spread(self, number: Any, places: int = 0) -> Any:
+        """A vector, as wide as a register if not told otherwise, with one number in all places."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         single = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(single, undefined, [0] * self.lanes)
+        return self.shuffle(single, undefined, [0] * (places or self.lanes))
 
     def shuffle(self, a: Any, b: Any, places: list[int]) -> Any:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
@@ -67,6 +78,32 @@ class _Code:
         source = self.builder.load(self.builder.gep(col, [edge]))
         return self.builder.add(self.builder.mul(source, step), offset)
 
+    def for_blocks(self, channels: Any, body: Callable[[Any, int], None]) -> None:
+        """Call ``body(start, registers)`` for blocks of some registers, then for the single ones that are left."""
+        builder, zero = self.builder, ir.Constant(_INDEX, 0)
+        width, lanes = (ir.Constant(_INDEX, number) for number in (_REGISTERS * self.lanes, self.lanes))
+        wide = builder.sub(channels, builder.urem(channels, width))
+        with cgutils.for_range_slice(builder, zero, wide, width, _INDEX) as (start, _):
+            body(start, _REGISTERS)
+        with cgutils.for_range_slice(builder, wide, channels, lanes, _INDEX) as (start, _):
+            body(start, 1)
+
+    def for_registers(self, count: Any, body: Callable[[Any, Any], None]) -> None:
+        """Call ``body(place, inside)`` for each register of so many numbers; in the last one not all may be inside."""
+        builder, zero, lanes = self.builder, ir.Constant(_INDEX, 0), ir.Constant(_INDEX, self.lanes)
+        whole = builder.and_(count, ir.Constant(_INDEX, -self.lanes))
+        with cgutils.for_range_slice(builder, zero, whole, lanes, _INDEX) as (place, _):
+            body(place, None)
+        with builder.if_then(builder.icmp_unsigned("<", whole, count)):
+            small = ir.IntType(32)
+            rest = builder.trunc(builder.sub(count, whole), small)
+            kind = ir.VectorType(small, self.lanes)
+            undefined = ir.Constant(kind, ir.Undefined)
+            single = builder.insert_element(undefined, rest, ir.Constant(small, 0))
+            limit = self.shuffle(single, undefined, [0] * self.lanes)
+            numbers = ir.Constant(kind, list(range(self.lanes)))
+            body(whole, builder.icmp_unsigned("<", numbers, limit))
+
 
 def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """The address of an array's numbers."""
@@ -75,33 +112,36 @@ def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 @intrinsic
 def dot_rows(
-    context: Any, a: Any, at: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, channels: Any, out: Any,
-    into: Any,
+    context: Any, a: Any, at: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, channels: Any, scale: Any,
+    out: Any, into: Any,
 ) -> Any:  # fmt: skip
-    """``out[into + e] = <a[at:], b[col[first + e] * step + offset:]>`` for eight edges and whole registers."""
+    """``out[into + e] = scale * <a[at:], b[col[first + e] * step + offset:]>`` for eight edges and whole registers."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds = signature.args
         code = _Code(context, builder, kinds[0].dtype)
-        a, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 8))
-        at, step, offset, first, channels, into = (args[i] for i in (1, 3, 4, 6, 7, 9))
-        zero = ir.Constant(code.vector, None)
+        a, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 9))
+        at, step, offset, first, channels, scale, into = (args[i] for i in (1, 3, 4, 6, 7, 8, 10))
         rows, totals = [], []
         for e in range(EDGES):
             edge = builder.add(first, ir.Constant(_INDEX, e))
             rows.append(code.row(col, edge, step, offset))
-            totals.append(cgutils.alloca_once_value(builder, zero))
-        with cgutils.for_range_slice(
-            builder, ir.Constant(_INDEX, 0), channels, ir.Constant(_INDEX, code.lanes), _INDEX
-        ) as (c, _):
-            x = code.load(a, builder.add(at, c))
-            for row, total in zip(rows, totals, strict=True):
-                y = code.load(b, builder.add(row, c))
-                builder.store(code.multiply_add(x, y, builder.load(total)), total)
-        code.store(_summed(code, [builder.load(total) for total in totals]), out, into)
+            totals.append(cgutils.alloca_once_value(builder, code.zero))
+
+        def block(start: Any, registers: int) -> None:
+            for i in range(registers):
+                place = builder.add(start, ir.Constant(_INDEX, i * code.lanes))
+                x = code.load(a, builder.add(at, place))
+                for row, total in zip(rows, totals, strict=True):
+                    y = code.load(b, builder.add(row, place))
+                    builder.store(code.multiply_add(x, y, builder.load(total)), total)
+
+        code.for_blocks(channels, block)
+        found = _summed(code, [builder.load(total) for total in totals])
+        code.store(code.multiply(code.spread(scale, EDGES), found), out, into)
         return context.get_dummy_value()
 
-    return types.void(a, at, b, step, offset, col, first, channels, out, into), generate
+    return types.void(a, at, b, step, offset, col, first, channels, scale, out, into), generate
 
 
 @intrinsic
@@ -109,58 +149,152 @@ def sum_rows(
     context: Any, weight: Any, origin: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any,
     channels: Any, out: Any, at: Any,
 ) -> Any:  # fmt: skip
-    """``out[at:] += sum_e weight[origin + e] b[col[first + e] * step + offset:]`` for whole registers."""
+    """``out[at:] = sum_e weight[origin + e] b[col[first + e] * step + offset:]`` for whole registers."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds = signature.args
         code = _Code(context, builder, kinds[0].dtype)
         weight, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 9))
         origin, step, offset, first, count, channels, at = (args[i] for i in (1, 3, 4, 6, 7, 8, 10))
+        zero, one, two = (ir.Constant(_INDEX, number) for number in range(3))
+        paired = builder.and_(count, ir.Constant(_INDEX, -2))
 
         def block(start: Any, registers: int) -> None:
             places = [builder.add(start, ir.Constant(_INDEX, i * code.lanes)) for i in range(registers)]
-            into = [builder.add(at, place) for place in places]
-            totals = [cgutils.alloca_once_value(builder, code.load(out, place)) for place in into]
-            with cgutils.for_range(builder, count, intp=_INDEX) as edge:
-                row = code.row(col, builder.add(first, edge.index), step, offset)
-                factor = code.spread(builder.load(builder.gep(weight, [builder.add(origin, edge.index)])))
+            # Sums of edges with an even and with an odd number, so that one need not wait for the other.
+            totals = [[cgutils.alloca_once_value(builder, code.zero) for _ in places] for _ in range(2)]
+
+            def add(edge: Any, totals: list[Any]) -> None:
+                row = code.row(col, builder.add(first, edge), step, offset)
+                factor = code.spread(builder.load(builder.gep(weight, [builder.add(origin, edge)])))
                 for place, total in zip(places, totals, strict=True):
                     y = code.load(b, builder.add(row, place))
                     builder.store(code.multiply_add(factor, y, builder.load(total)), total)
-            for place, total in zip(into, totals, strict=True):
-                code.store(builder.load(total), out, place)
 
-        width = ir.Constant(_INDEX, _ACCUMULATORS * code.lanes)
-        wide = builder.sub(channels, builder.urem(channels, width))
-        zero, lanes = ir.Constant(_INDEX, 0), ir.Constant(_INDEX, code.lanes)
-        with cgutils.for_range_slice(builder, zero, wide, width, _INDEX) as (start, _):
-            block(start, _ACCUMULATORS)
-        with cgutils.for_range_slice(builder, wide, channels, lanes, _INDEX) as (start, _):
-            block(start, 1)
+            for total in totals[0] + totals[1]:
+                builder.store(code.zero, total)
+            with cgutils.for_range_slice(builder, zero, paired, two, _INDEX) as (edge, _):
+                add(edge, totals[0])
+                add(builder.add(edge, one), totals[1])
+            with builder.if_then(builder.icmp_unsigned("<", paired, count)):
+                add(paired, totals[0])
+            for place, even, odd in zip(places, *totals, strict=True):
+                code.store(code.add(builder.load(even), builder.load(odd)), out, builder.add(at, place))
+
+        code.for_blocks(channels, block)
         return context.get_dummy_value()
 
     return types.void(weight, origin, b, step, offset, col, first, count, channels, out, at), generate
+
+
+@intrinsic
+def largest(context: Any, score: Any, at: Any, count: Any) -> Any:
+    """The largest of ``count`` scores from ``score[at]`` on, minus infinity if there are none.
+
+    The array must go on for a register.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature.args[0].dtype)
+        data, (at, count) = _data(context, builder, signature.args[0], args[0]), args[1:]
+        nothing = ir.Constant(code.vector, [float("-inf")] * code.lanes)
+        top = cgutils.alloca_once_value(builder, nothing)
+        builder.store(nothing, top)
+
+        def take(place: Any, inside: Any) -> None:
+            x, highest = code.load(data, builder.add(at, place)), builder.load(top)
+            x = x if inside is None else builder.select(inside, x, nothing)
+            builder.store(code.larger(x, highest), top)
+
+        code.for_registers(count, take)
+        found = builder.load(top)
+        while found.type.count > 1:
+            half = found.type.count // 2
+            low = code.shuffle(found, found, list(range(half)))
+            found = code.larger(low, code.shuffle(found, found, list(range(half, 2 * half))))
+        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
+
+    return score.dtype(score, at, count), generate
+
+
+@intrinsic
+def exponentials(context: Any, score: Any, at: Any, count: Any, top: Any) -> Any:
+    """Replace ``count`` scores by ``exp(min(score - top, 0))``, single precision; returns the sum.
+
+    The array must go on for a register.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature.args[0].dtype)
+        data, (at, count) = _data(context, builder, signature.args[0], args[0]), args[1:3]
+        top, total = code.spread(args[3]), cgutils.alloca_once_value(builder, code.zero)
+        builder.store(code.zero, total)
+
+        def take(place: Any, inside: Any) -> None:
+            place = builder.add(at, place)
+            x = code.load(data, place)
+            power = _exp(code, builder.fsub(x, top))
+            code.store(power if inside is None else builder.select(inside, power, x), data, place)
+            power = power if inside is None else builder.select(inside, power, code.zero)
+            builder.store(code.add(power, builder.load(total)), total)
+
+        code.for_registers(count, take)
+        found = builder.load(total)
+        while found.type.count > 1:
+            half = found.type.count // 2
+            low = code.shuffle(found, found, list(range(half)))
+            found = code.add(low, code.shuffle(found, found, list(range(half, 2 * half))))
+        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
+
+    return score.dtype(score, at, count, score.dtype), generate
+
+
+def _exp(code: _Code, x: Any) -> Any:
+    """``exp(min(x, 0))`` as Cephes' expf: 2^n e^r with |r| < ln(2) / 2. These steps must not be reordered."""
+    builder, number = code.builder, code.constant
+    x = builder.select(builder.fcmp_ordered(">", x, code.zero), code.zero, x)  # NaN stays
+    x = builder.select(builder.fcmp_ordered("<", x, number(-87.0)), number(-87.0), x)
+    integers = ir.VectorType(ir.IntType(32), code.lanes)
+    rounded = builder.fsub(builder.fmul(x, number(1.4426950408889634)), number(0.5))
+    whole = builder.fptosi(rounded, integers)  # towards zero: the nearest, as x is not positive
+    n = builder.sitofp(whole, code.vector)
+    r = builder.fsub(x, builder.fmul(n, number(0.693359375)))
+    r = builder.fadd(r, builder.fmul(n, number(2.12194440e-4)))
+    p = number(1.9875691500e-4)
+    for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = builder.fadd(builder.fmul(p, r, flags=("contract",)), number(factor), flags=("contract",))
+    p = builder.fadd(builder.fmul(builder.fmul(p, r), r, flags=("contract",)), r, flags=("contract",))
+    p = builder.fadd(p, number(1.0))
+    bias, places = (ir.Constant(integers, [n] * code.lanes) for n in (127, 23))
+    power = builder.shl(builder.add(whole, bias), places)
+    return builder.fmul(p, builder.bitcast(power, code.vector))
 
 
 def _summed(code: _Code, registers: list[Any]) -> Any:
     """The sums of eight registers, as one vector of eight numbers."""
     width = code.lanes  # of what belongs to one sum, within a register
     while len(registers) > 1:
-        pairs = list(zip(registers[::2], registers[1::2], strict=True))
+        half = len(registers) // 2
+        pairs = zip(registers[:half], registers[half:], strict=True)
         if width > 1:
             registers, width = [_halved(code, a, b, width) for a, b in pairs], width // 2
         else:
-            places = list(range(2 * registers[0].type.count))
-            registers = [code.shuffle(a, b, places) for a, b in pairs]
+            count = registers[0].type.count
+            registers = [code.shuffle(a, b, [i + j for i in range(count) for j in (0, count)]) for a, b in pairs]
     total = registers[0]
     while width > 1:
-        total, width = _halved(code, total, None, width), width // 2
+        low = [i for i in range(total.type.count) if i % width < width // 2]
+        total = code.add(code.shuffle(total, total, low), code.shuffle(total, total, [i + width // 2 for i in low]))
+        width //= 2
     return total
 
 
 def _halved(code: _Code, a: Any, b: Any, width: int) -> Any:
-    """Add the second half of each stretch of so many numbers to its first half; those of ``b`` follow ``a``'s."""
-    count = a.type.count if b is None else 2 * a.type.count
-    b = ir.Constant(a.type, ir.Undefined) if b is None else b
-    low = [i for i in range(count) if i % width < width // 2]
-    return code.add(code.shuffle(a, b, low), code.shuffle(a, b, [i + width // 2 for i in low]))
+    """Add both halves of each stretch of so many numbers: those of ``a`` into its first half, ``b``'s into its second.
+
+    Half of the numbers stay in their places, which any unit of a core can do; few of them can move numbers.
+    """
+    count, half = code.lanes, width // 2
+    stay = [i if i % width < half else count + i for i in range(count)]
+    move = [i + half if i % width < half else count + i - half for i in range(count)]
+    return code.add(code.shuffle(a, b, stay), code.shuffle(a, b, move))
