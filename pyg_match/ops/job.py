@@ -22,7 +22,9 @@ _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
 
-_REGISTER_BYTES = 64  # at most; kernels may touch a register more of their own memory than they need
+_LINE_BYTES = (
+    64  # of a cache, and of the largest register, by which kernels may touch more memory of their own
+)
 
 _memory = threading.local()
 KEY, VALUE, QUERY, GRAD, SCRATCH = range(5)  # places in it
@@ -31,7 +33,7 @@ _TABLES = ("query", "key", "value", "grad", "out")  # [N, H, C], their heads and
 
 
 class Edges(NamedTuple):
-    """Edges by row, as the kernels read them."""
+    """Edges by row, as the kernels read them: positions as uint64, nodes and edges by number as uint32."""
 
     rowptr: np.ndarray
     col: np.ndarray
@@ -43,9 +45,10 @@ class Edges(NamedTuple):
     ) -> "Edges":
         """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
         pointer, source = (t.long().contiguous().numpy().view(np.uint64) for t in (rowptr, col))
-        if len(pointer) != num_targets + 1 or not compiled.fits(pointer, source, num_sources):
+        short = np.empty(len(source), np.uint32)
+        if len(pointer) != num_targets + 1 or not compiled.fits(pointer, source, num_sources, short):
             _complain(pointer, source, num_targets, num_sources)
-        return cls(pointer, source)
+        return cls(pointer, short)
 
 
 def rounds(*tables: Tensor) -> Iterator[Callable[..., Tensor]]:
@@ -139,14 +142,20 @@ def run(
     if len(col) * width * heads < _INLINE_WORK:
         threads = 1
     bounds, longest = _shares(compiled, edges, heads, threads)
-    own = longest * itemsize + _REGISTER_BYTES
+    totals_at = _lines(longest * itemsize)
+    own = totals_at + _lines(len(rowptr) * itemsize)
     scratch = _workspace(SCRATCH, threads * own)
     job = pack_job(
         fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, edges=len(col),
-        scratch=scratch.data_ptr(), scratch_length=own, bounds=bounds.ctypes.data, rowptr=rowptr.ctypes.data,
-        col=col.ctypes.data, perm=0 if perm is None else perm.ctypes.data,
+        scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, bounds=bounds.ctypes.data,
+        rowptr=rowptr.ctypes.data, col=col.ctypes.data, perm=0 if perm is None else perm.ctypes.data,
     )  # fmt: skip
     run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
+
+
+def _lines(size: int) -> int:
+    """The bytes of whole lines, one more than are needed."""
+    return (size // _LINE_BYTES + 2) * _LINE_BYTES
 
 
 def _shares(compiled: "Kernels", edges: Edges, heads: int, threads: int) -> tuple[np.ndarray, int]:

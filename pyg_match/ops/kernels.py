@@ -33,7 +33,7 @@ JOB = np.dtype(
         (name, np.uint64)
         for name in (
             "next_task", "next_worker", "heads", "heads_at_once", "chunks", "bounds",  # tasks: heads x chunks of rows
-            "scratch", "scratch_length",  # a stretch of numbers for each worker
+            "scratch", "scratch_length", "totals_at",  # a stretch for each worker: numbers of edges, then of rows
             "rowptr", "col", "perm", "edges",
             "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
             "grad", "grad_step", "grad_head", "channels", "value_channels",
@@ -159,9 +159,31 @@ def weighted_sum(
                 out[at + c] += weight[origin + e] * b[row + c]
 
 
+def edge_dots(
+    rowptr: Any, col: Any, start: Any, stop: Any, a: Any, a_step: Any, a_at: Any, b: Any, b_step: Any, b_at: Any,
+    channels: Any, scale: Any, zero: Any, out: Any, into: Any,
+) -> None:  # fmt: skip
+    """``out[into + e] = scale * <a[row], b[col[e]]>`` for all edges ``e`` of a range of rows."""
+    for row in range(start, stop):
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        dots(a, row * a_step + a_at, b, b_step, b_at, col, first, count, channels, scale, zero, out,
+             into + first)  # fmt: skip
+
+
+def edge_sums(
+    rowptr: Any, col: Any, start: Any, stop: Any, weight: Any, origin: Any, b: Any, b_step: Any, b_at: Any,
+    channels: Any, zero: Any, out: Any, out_step: Any, out_at: Any,
+) -> None:  # fmt: skip
+    """``out[row] = sum_e weight[origin + e] b[col[e]]`` over the edges of each of a range of rows."""
+    for row in range(start, stop):
+        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, out,
+                     row * out_step + out_at)  # fmt: skip
+
+
 def adjust_scores(
-    score: Any, at: Any, first: Any, count: Any, bias: Any, biased: Any, bias_at: Any, keep: Any, removes: bool
-) -> None:
+    score: Any, at: Any, first: Any, count: Any, bias: Any, biased: Any, bias_at: Any, keep: Any, removes: Any
+) -> None:  # fmt: skip
     """Add biases to the scores of a row, and set those of removed edges to minus infinity."""
     if biased:
         for e in range(count):
@@ -182,9 +204,9 @@ def _logarithm(x: Any) -> Any:
         return math.log(x)
 
     def polynomial(x: Any) -> Any:
-        # Cephes' logf: log(2^n (1 + r)) with |r| < 0.42. A call of the C library takes as long as the rest of a softmax.
+        # Cephes' logf: log(2^n (1 + r)) with |r| < 0.42. The C library's takes as long as the rest of a softmax.
         bits = np.float32(x).view(np.int32)
-        if bits < np.int32(0x00800000) or bits >= np.int32(0x7F800000):  # 0, very small, infinite or not a number
+        if bits < np.int32(0x00800000) or bits >= np.int32(0x7F800000):  # tiny, infinite or not a number
             return np.float32(math.log(x))
         n = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
         r = np.int32(bits - (n << np.int32(23))).view(np.float32) - np.float32(1.0)
@@ -197,24 +219,24 @@ def _logarithm(x: Any) -> Any:
         p = p * r + np.float32(2.0000714765e-1)
         p = p * r - np.float32(2.4999993993e-1)
         p = p * r + np.float32(3.3333331174e-1)
-        square, n = r * r, np.float32(n)
-        low = p * r * square - np.float32(2.12194440e-4) * n - np.float32(0.5) * square
-        return r + low + np.float32(0.693359375) * n
+        square, times = r * r, np.float32(n)
+        low = p * r * square - np.float32(2.12194440e-4) * times - np.float32(0.5) * square
+        return r + low + np.float32(0.693359375) * times
 
     return polynomial if x == types.float32 else precise
 
 
 def any_nan(score: Any, at: Any, count: Any) -> bool:
     """Whether one of the scores of a row is not a number."""
+    found = U0
     for e in range(at, at + count):
-        if score[e] != score[e]:
-            return True
-    return False
+        found += np.uint64(score[e] != score[e])
+    return found != U0
 
 
 def _forward_rows(
     job: Any, rowptr: Any, col: Any, query: Any, key: Any, value: Any, bias: Any, keep: Any, out: Any, lse: Any,
-    weight: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
+    weight: Any, totals: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """Attention of a range of rows, and the logarithm of the sum of the exponentials of their scores.
 
@@ -222,19 +244,16 @@ def _forward_rows(
     """
     base, removes, one = rowptr[start], job.removes != U0, weight.dtype.type(1)
     masked = job.keep != U0
-    query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
     bias_at = head * job.bias_head
+    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
+              head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels,
-             scale, zero, weight, first - base)  # fmt: skip
-    for row in range(start, stop):  # rows wait for each other's memory above, for their own sums here
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
         at, of_row = first - base, row * job.lse_step + head
         adjust_scores(weight, at, first, count, bias, job.bias != U0, bias_at, keep, removes and masked)
         top = largest(weight, at, count)
+        lse[of_row], totals[row - start] = top, one
         if top == -np.inf and not any_nan(weight, at, count):  # no edges that matter
-            lse[of_row] = -np.inf
             for e in range(at, at + count):
                 weight[e] = zero
             continue
@@ -244,7 +263,7 @@ def _forward_rows(
             for e in range(count):
                 weight[at + e] *= keep[first + e]
                 total += weight[at + e]
-        lse[of_row] = top + logarithm(total)
+        totals[row - start] = total
         share = one / total
         for e in range(at, at + count):
             weight[e] *= share
@@ -252,9 +271,9 @@ def _forward_rows(
             for e in range(count):
                 weight[at + e] *= keep[first + e]
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        weighted_sum(weight, first - base, value, job.value_step, value_at, col, first, count, job.value_channels,
-                     zero, out, row * job.out_step + head * job.out_head)  # fmt: skip
+        lse[row * job.lse_step + head] += logarithm(totals[row - start])
+    edge_sums(rowptr, col, start, stop, weight, U0 - base, value, job.value_step, head * job.value_head,
+              job.value_channels, zero, out, job.out_step, head * job.out_head)  # fmt: skip
 
 
 def _backward_rows(
@@ -265,38 +284,34 @@ def _backward_rows(
 
     With the coefficients p and their gradients <g, v>, the gradient of a score is p (<g, v> - <g, out>).
     """
-    edges, removes = job.edges, job.removes != U0
+    base, removes, one = rowptr[start], job.removes != U0, weight.dtype.type(1)
     masked = job.keep != U0
-    query_at, key_at, value_at = head * job.query_head, head * job.key_head, head * job.value_head
-    bias_at = head * job.bias_head
-    grad_at, base, one = head * job.grad_head, rowptr[start], weight.dtype.type(1)
+    bias_at, of_head = head * job.bias_head, head * job.edges
+    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
+              head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
+    edge_dots(rowptr, col, start, stop, grad, job.grad_step, head * job.grad_head, value, job.value_step,
+              head * job.value_head, job.value_channels, one, zero, slope, of_head)  # fmt: skip
     for row in range(start, stop):
         first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        at = first - base
+        at, into = first - base, of_head + first
         log_total = lse[row * job.lse_step + head]
         if log_total == -np.inf:
-            for e in range(at, at + count):
-                weight[e] = zero
+            for e in range(into, into + count):
+                alpha[e] = slope[e] = zero
             continue
-        dots(query, row * job.query_step + query_at, key, job.key_step, key_at, col, first, count, job.channels,
-             scale, zero, weight, at)  # fmt: skip
         adjust_scores(weight, at, first, count, bias, job.bias != U0, bias_at, keep, removes and masked)
         to_weights(weight, at, count, log_total)
-        if removes and masked:
+        if removes and masked:  # the exponential of minus infinity is not quite 0
             for e in range(count):
                 weight[at + e] *= keep[first + e]
-    for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        at, into = first - base, head * edges + first
-        dots(grad, row * job.grad_step + grad_at, value, job.value_step, value_at, col, first, count,
-             job.value_channels, one, zero, slope, into)  # fmt: skip
-        common, of_row = zero, row * job.out_step + head * job.out_head
+        common, of_grad = zero, row * job.grad_step + head * job.grad_head
+        of_row = row * job.out_step + head * job.out_head
         for c in range(job.value_channels):
-            common += grad[row * job.grad_step + grad_at + c] * out[of_row + c]
+            common += grad[of_grad + c] * out[of_row + c]
         if masked:
             for e in range(count):
-                slope[into + e] *= keep[first + e]
                 alpha[into + e] = weight[at + e] * keep[first + e]
+                slope[into + e] *= keep[first + e]
         else:
             for e in range(count):
                 alpha[into + e] = weight[at + e]
@@ -305,36 +320,32 @@ def _backward_rows(
 
 
 def _gather_rows(
-    job: Any, rowptr: Any, col: Any, perm: Any, weight: Any, value: Any, out: Any, factor: Any, scale: Any, zero: Any,
-    head: Any, start: Any, stop: Any,
+    job: Any, rowptr: Any, col: Any, perm: Any, weight: Any, value: Any, out: Any, factor: Any, scale: Any,
+    zero: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[row] = scale * sum_e weight[perm[e]] value[col[e]]`` for a range of rows.
 
     ``weight [H, E]`` is in the order that ``perm`` refers to; without ``perm``, in that of ``col``.
     """
-    at_weight, ordered = head * job.edges, job.perm != U0
-    for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        if ordered:
-            for e in range(count):
-                factor[e] = scale * weight[at_weight + perm[first + e]]
-        else:
-            for e in range(count):
-                factor[e] = scale * weight[at_weight + first + e]
-        weighted_sum(factor, U0, value, job.value_step, head * job.value_head, col, first, count, job.value_channels,
-                     zero, out, row * job.out_step + head * job.out_head)  # fmt: skip
+    base, of_head, edges = rowptr[start], head * job.edges, rowptr[stop] - rowptr[start]
+    if job.perm != U0:
+        for e in range(edges):
+            factor[e] = scale * weight[of_head + perm[base + e]]
+    else:
+        for e in range(edges):
+            factor[e] = scale * weight[of_head + base + e]
+    edge_sums(rowptr, col, start, stop, factor, U0 - base, value, job.value_step, head * job.value_head,
+              job.value_channels, zero, out, job.out_step, head * job.out_head)  # fmt: skip
 
 
 def _score_rows(
-    job: Any, rowptr: Any, col: Any, query: Any, key: Any, out: Any, scale: Any, zero: Any, head: Any, start: Any,
-    stop: Any,
+    job: Any, rowptr: Any, col: Any, query: Any, key: Any, out: Any, scale: Any, zero: Any, head: Any,
+    start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of a range of rows."""
-    for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        into = head * job.edges + first
-        dots(query, row * job.query_step + head * job.query_head, key, job.key_step, head * job.key_head, col, first,
-             count, job.channels, scale, zero, out, into)  # fmt: skip
+    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
+              head * job.key_head, job.channels, scale, zero, out,
+              head * job.edges)  # fmt: skip
 
 
 # What a thread of a team calls: one for each of the functions above, for single or double precision.
@@ -345,20 +356,21 @@ def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
             carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint32),
         )
         query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
         value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
         bias, keep = carray(_pointer(job.bias), size, real), carray(_pointer(job.keep), size, np.uint8)
         lse, bounds = carray(_pointer(job.lse), size, real), carray(_pointer(job.bounds), size, np.uint64)
         own = job.scratch + _take(pointer, WORKER) * job.scratch_length
+        totals = carray(_pointer(own + job.totals_at), size, real)
         weight = carray(_pointer(own), size, real)
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
-            _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, scale, zero, head,
-                          bounds[chunk], bounds[chunk + U1])  # fmt: skip
+            _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, totals, scale, zero,
+                          head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
 
     return attention_forward
@@ -369,7 +381,7 @@ def _attention_backward(real: Any, size: Any) -> Callable[[Any], None]:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
             carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint32),
         )
         query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
         value, grad = carray(_pointer(job.value), size, real), carray(_pointer(job.grad), size, real)
@@ -395,9 +407,9 @@ def _gather_sum(real: Any, size: Any) -> Callable[[Any], None]:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
             carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint32),
         )
-        perm, weight = carray(_pointer(job.perm), size, np.uint64), carray(_pointer(job.weight), size, real)
+        perm, weight = carray(_pointer(job.perm), size, np.uint32), carray(_pointer(job.weight), size, real)
         value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
         bounds = carray(_pointer(job.bounds), size, np.uint64)
         own = job.scratch + _take(pointer, WORKER) * job.scratch_length
@@ -418,7 +430,7 @@ def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
             carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint64),
+            carray(_pointer(job.col), size, np.uint32),
         )
         query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
         out, bounds = carray(_pointer(job.weight), size, real), carray(_pointer(job.bounds), size, np.uint64)
@@ -426,9 +438,8 @@ def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
-            _score_rows(
-                job, rowptr, col, query, key, out, scale, zero, head, bounds[chunk], bounds[chunk + U1]
-            )
+            _score_rows(job, rowptr, col, query, key, out, scale, zero, head, bounds[chunk],
+                        bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
 
     return edge_scores
@@ -443,23 +454,27 @@ def transpose(rowptr: Any, col: Any, num_sources: Any) -> Any:
     for source in range(num_sources):
         pointer[source + U1] += pointer[source]
     free = pointer.copy()
-    target, perm = np.empty(edges, dtype=np.uint64), np.empty(edges, dtype=np.uint64)
+    target, perm = np.empty(edges, dtype=np.uint32), np.empty(edges, dtype=np.uint32)
     for row in range(np.uint64(rowptr.shape[0]) - U1):
         for e in range(rowptr[row], rowptr[row + U1]):
-            place = free[col[e]]
-            free[col[e]] = place + U1
-            target[place] = row
-            perm[place] = e
+            slot = free[col[e]]
+            free[col[e]] = slot + U1
+            target[slot] = row
+            perm[slot] = e
     return pointer, target, perm
 
 
-def fits(rowptr: Any, col: Any, num_sources: Any) -> Any:
-    """Whether a pointer rises from 0 to the number of edges, and all of these come from sources that exist."""
+def fits(rowptr: Any, col: Any, num_sources: Any, short: Any) -> Any:
+    """Whether a pointer rises from 0 to the number of edges, and all of these come from sources that exist.
+
+    Copies the sources to ``short``, which takes half the memory: kernels read them twice for each head.
+    """
     falls, last, rows = U0, U0, np.uint64(rowptr.shape[0]) - U1
     for row in range(rows):
         falls += np.uint64(rowptr[row + U1] < rowptr[row])
     for e in range(np.uint64(col.shape[0])):
         last = max(last, col[e])
+        short[e] = np.uint32(col[e])
     whole = rowptr[U0] == U0 and rowptr[rows] == np.uint64(col.shape[0]) and falls == U0
     return whole and (col.shape[0] == 0 or last < np.uint64(num_sources))
 
@@ -496,7 +511,8 @@ class Kernels:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
         module = globals()
         for name in (
-            "place", "dots", "weighted_sum", "adjust_scores", "any_nan", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
+            "place", "dots", "weighted_sum", "edge_dots", "edge_sums", "adjust_scores", "any_nan",
+            "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
         ):  # fmt: skip
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):

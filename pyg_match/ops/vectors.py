@@ -65,7 +65,7 @@ class _Code:
 
     def spread(self, number: Any, places: int = 0) -> Any:
         """A vector, as wide as a register if not told otherwise, with one number in all places."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
         single = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(single, undefined, [0] * (places or self.lanes))
 
@@ -73,20 +73,27 @@ class _Code:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
         return self.builder.shuffle_vector(a, b, mask)
 
-    def row(self, col: Any, edge: Any, step: Any, offset: Any) -> Any:
-        """Where the numbers of an edge's source start."""
-        source = self.builder.load(self.builder.gep(col, [edge]))
-        return self.builder.add(self.builder.mul(source, step), offset)
+    def row(self, b: Any, col: Any, edge: Any, step: Any, offset: Any) -> Any:
+        """The address of the numbers of an edge's source."""
+        source = self.builder.zext(self.builder.load(self.builder.gep(col, [edge])), _INDEX)
+        row = self.builder.gep(b, [self.builder.add(self.builder.mul(source, step), offset)])
+        # Nothing happens here, but the compiler has to have the address in one register: adding two again for each
+        # number would cost an instruction each time.
+        return self.builder.asm(ir.FunctionType(row.type, [row.type]), "", "=r,0", [row], False)
 
     def for_blocks(self, channels: Any, body: Callable[[Any, int], None]) -> None:
         """Call ``body(start, registers)`` for blocks of some registers, then for the single ones that are left."""
         builder, zero = self.builder, ir.Constant(_INDEX, 0)
         width, lanes = (ir.Constant(_INDEX, number) for number in (_REGISTERS * self.lanes, self.lanes))
-        wide = builder.sub(channels, builder.urem(channels, width))
-        with cgutils.for_range_slice(builder, zero, wide, width, _INDEX) as (start, _):
-            body(start, _REGISTERS)
-        with cgutils.for_range_slice(builder, wide, channels, lanes, _INDEX) as (start, _):
-            body(start, 1)
+        with builder.if_else(builder.icmp_unsigned("==", channels, width)) as (one, several):
+            with one:  # what most networks have, without an index to count up
+                body(zero, _REGISTERS)
+            with several:
+                wide = builder.sub(channels, builder.urem(channels, width))
+                with cgutils.for_range_slice(builder, zero, wide, width, _INDEX) as (start, _):
+                    body(start, _REGISTERS)
+                with cgutils.for_range_slice(builder, wide, channels, lanes, _INDEX) as (start, _):
+                    body(start, 1)
 
     def for_registers(self, count: Any, body: Callable[[Any, Any], None]) -> None:
         """Call ``body(place, inside)`` for each register of so many numbers; in the last one not all may be inside."""
@@ -95,14 +102,9 @@ class _Code:
         with cgutils.for_range_slice(builder, zero, whole, lanes, _INDEX) as (place, _):
             body(place, None)
         with builder.if_then(builder.icmp_unsigned("<", whole, count)):
-            small = ir.IntType(32)
-            rest = builder.trunc(builder.sub(count, whole), small)
-            kind = ir.VectorType(small, self.lanes)
-            undefined = ir.Constant(kind, ir.Undefined)
-            single = builder.insert_element(undefined, rest, ir.Constant(small, 0))
-            limit = self.shuffle(single, undefined, [0] * self.lanes)
-            numbers = ir.Constant(kind, list(range(self.lanes)))
-            body(whole, builder.icmp_unsigned("<", numbers, limit))
+            numbers = ir.Constant(ir.VectorType(_INDEX, self.lanes), list(range(self.lanes)))
+            rest = self.spread(builder.sub(count, whole))
+            body(whole, builder.icmp_unsigned("<", numbers, rest))
 
 
 def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -125,15 +127,16 @@ def dot_rows(
         rows, totals = [], []
         for e in range(EDGES):
             edge = builder.add(first, ir.Constant(_INDEX, e))
-            rows.append(code.row(col, edge, step, offset))
+            rows.append(code.row(b, col, edge, step, offset))
             totals.append(cgutils.alloca_once_value(builder, code.zero))
+            builder.store(code.zero, totals[-1])
 
         def block(start: Any, registers: int) -> None:
             for i in range(registers):
                 place = builder.add(start, ir.Constant(_INDEX, i * code.lanes))
                 x = code.load(a, builder.add(at, place))
                 for row, total in zip(rows, totals, strict=True):
-                    y = code.load(b, builder.add(row, place))
+                    y = code.load(row, place)
                     builder.store(code.multiply_add(x, y, builder.load(total)), total)
 
         code.for_blocks(channels, block)
@@ -165,10 +168,10 @@ def sum_rows(
             totals = [[cgutils.alloca_once_value(builder, code.zero) for _ in places] for _ in range(2)]
 
             def add(edge: Any, totals: list[Any]) -> None:
-                row = code.row(col, builder.add(first, edge), step, offset)
+                row = code.row(b, col, builder.add(first, edge), step, offset)
                 factor = code.spread(builder.load(builder.gep(weight, [builder.add(origin, edge)])))
                 for place, total in zip(places, totals, strict=True):
-                    y = code.load(b, builder.add(row, place))
+                    y = code.load(row, place)
                     builder.store(code.multiply_add(factor, y, builder.load(total)), total)
 
             for total in totals[0] + totals[1]:
@@ -280,11 +283,15 @@ def _summed(code: _Code, registers: list[Any]) -> Any:
             registers, width = [_halved(code, a, b, width) for a, b in pairs], width // 2
         else:
             count = registers[0].type.count
-            registers = [code.shuffle(a, b, [i + j for i in range(count) for j in (0, count)]) for a, b in pairs]
+            registers = [
+                code.shuffle(a, b, [i + j for i in range(count) for j in (0, count)]) for a, b in pairs
+            ]
     total = registers[0]
     while width > 1:
         low = [i for i in range(total.type.count) if i % width < width // 2]
-        total = code.add(code.shuffle(total, total, low), code.shuffle(total, total, [i + width // 2 for i in low]))
+        total = code.add(
+            code.shuffle(total, total, low), code.shuffle(total, total, [i + width // 2 for i in low])
+        )
         width //= 2
     return total
 
