@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
+from pyg_match.data.edges import sorted_edges
 from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
     DualSoftmaxAssignment,
@@ -26,6 +27,7 @@ from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.multi_scale_branch import BranchKind, MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
+from pyg_match.transforms.candidate_edges import candidate_edges
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class MatcherConfig:
         "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
     )
     value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
+    redraw_after: Optional[int] = (
+        None  # layers after which cross edges are drawn anew between what has become most similar
+    )
+    redraw_k: int = 64  # candidates of a keypoint in the other image then
     bfloat16: bool = (
         False  # linear layers in half precision, for CPUs that are faster in it; the rest stays in full
     )
@@ -65,7 +71,7 @@ class MatcherConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales"):
+        for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
         refresh_period(self.value_source)
@@ -81,6 +87,14 @@ class MatcherConfig:
                 )
         if self.value_steps not in ("both", "self", "cross"):
             raise ValueError(f"'value_steps' must be 'both', 'self' or 'cross', got {self.value_steps!r}")
+        if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
+            raise ValueError(
+                f"'redraw_after' must be a layer before the last of {self.num_layers}, got {self.redraw_after}"
+            )
+        if self.redraw_after is not None and self.assign_on_edges:
+            raise ValueError(
+                "assign_on_edges=True needs the edges that were given, but 'redraw_after' replaces them"
+            )
         if self.encoding not in ("rotary", "mlp"):
             raise ValueError(f"'encoding' must be 'rotary' or 'mlp', got {self.encoding!r}")
         if self.assignment not in ("dual_softmax", "sinkhorn"):
@@ -101,6 +115,11 @@ class GraphMatcher(nn.Module):
     with as many keypoints each as they have.
 
     With complete graphs and converted weights this **is** LightGlue; see :meth:`from_pretrained`.
+
+    With ``redraw_after`` :math:`l`, the edges between images are drawn once more after layer :math:`l`, from each
+    keypoint to the ``redraw_k`` that have become most similar by the projection :math:`\mathbf{W}` of that layer's
+    assignment. What a detector describes changes with the viewpoint; what a few layers have made of it does less, so
+    that fewer true matches are left without an edge.
 
     Args:
         config: The shape of the matcher.
@@ -205,6 +224,8 @@ class GraphMatcher(nn.Module):
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
         self._check_scales(len(graph.scales))
+        if self.config.redraw_after is not None and graph.cross_edge_mask is not None:
+            raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
         output = self._empty_output(pair, x)
         descriptors: list[Tensor] = []
         penalties: list[Tensor] = []
@@ -233,6 +254,8 @@ class GraphMatcher(nn.Module):
                 x = x[keep]
                 rotation = rotation[keep] if rotation is not None else None
                 values.keep(keep)
+            if i + 1 == self.config.redraw_after:
+                graph = self._redrawn(i, x, graph)
         output.descriptors = descriptors if return_descriptors else None
         output.orthogonality = torch.stack(penalties).mean() if penalties else None
         return output
@@ -288,6 +311,17 @@ class GraphMatcher(nn.Module):
             log_assignment=None if on_edges else [x.new_empty(0)] * pairs,
             edge_log_assignment=x.new_full((cross_edges.size(1),), -math.inf) if on_edges else None,
         )
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _redrawn(self, i: int, x: Tensor, graph: PairGraph) -> PairGraph:
+        """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
+        head: Any = self.assignments[i if len(self.assignments) > 1 else 0]
+        with torch.autocast(x.device.type, enabled=False):
+            edge_index = candidate_edges(
+                head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k
+            )
+        return graph.with_cross_edges(sorted_edges(edge_index, x.size(0), is_sorted=True))
 
     def _adapt(
         self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput

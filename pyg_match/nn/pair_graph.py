@@ -77,6 +77,22 @@ class PairGraph:
         edges = self.scales[number]
         return to_csr(edges, edges.sparse_size(1))
 
+    @property
+    def ptr(self) -> tuple[int, ...]:
+        """Where the nodes of each image start, and their number at the end."""
+        return _ptr(self.counts)
+
+    @torch.compiler.disable
+    def with_cross_edges(self, edge_index: EdgeIndex) -> "PairGraph":
+        """The graph with other edges between images, which may all be attended to alike."""
+        return replace(
+            self,
+            cross_edges=to_csr(edge_index, self.nodes.numel()),
+            cross_edge_mask=None,
+            cross_edge_bias=None,
+            cross_edge_ids=None,
+        )
+
     @torch.compiler.disable
     def subset(self, keep: Tensor, keep_pairs: tuple[bool, ...]) -> "PairGraph":
         """The graph of the nodes in the boolean mask ``keep``, which holds no node of a pair that is left out."""

@@ -1,5 +1,7 @@
 """Edges to the most similar keypoints of the other image."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -49,20 +51,35 @@ class CandidateEdges(BaseTransform):
         if not bool(torch.isfinite(x).all()):
             raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
         ptr = data.image_ptr.tolist()
-        parts = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
-        for image in range(len(ptr) - 1):
-            start, other = ptr[image], ptr[image ^ 1]
-            best = _most_similar(x[start : ptr[image + 1]], x[other : ptr[(image ^ 1) + 1]], self.k) + other
-            target = torch.arange(start, ptr[image + 1], device=x.device).repeat_interleave(best.size(1))
-            parts.append(torch.stack([best.reshape(-1), target]))
-        edge_index = torch.cat(parts, dim=1)
-        if self.symmetric:
-            edge_index = _symmetrised(edge_index, ptr[-1])
+        edge_index = candidate_edges(x, ptr, self.k, self.symmetric)
         store_edges(data, "cross_edge_index", sorted_edges(edge_index, ptr[-1], is_sorted=True))
         return data
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(k={self.k}, symmetric={self.symmetric})"
+
+
+def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = True) -> Tensor:
+    """Edges from the ``k`` most similar descriptors of the other image, sorted by target.
+
+    Args:
+        x: Finite descriptors of images 0 and 1 of a pair after another, compared by their inner product.
+        ptr: Where the descriptors of each image start, and their number at the end.
+        k: See :class:`CandidateEdges`.
+        symmetric: See :class:`CandidateEdges`.
+
+    Shapes:
+        - **x:** :math:`(N, D)`
+        - **output:** :math:`(2, E)`
+    """
+    parts = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
+    for image in range(len(ptr) - 1):
+        start, other = ptr[image], ptr[image ^ 1]
+        best = _most_similar(x[start : ptr[image + 1]], x[other : ptr[(image ^ 1) + 1]], k) + other
+        target = torch.arange(start, ptr[image + 1], device=x.device).repeat_interleave(best.size(1))
+        parts.append(torch.stack([best.reshape(-1), target]))
+    edge_index = torch.cat(parts, dim=1)
+    return _symmetrised(edge_index, ptr[-1]) if symmetric else edge_index
 
 
 @torch.no_grad()  # with gradients switched on, too, sums are rounded as without, so that edges are the same

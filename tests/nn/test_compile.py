@@ -23,8 +23,9 @@ from pyg_match.transforms import CandidateEdges, KNNGraph, RemovePairs, RingPart
             Compose([KNNGraph(6, loop=True), CandidateEdges(4), RingPartition([3, 6])]),
             {"branch": "attention"},
         ),
+        (Compose([KNNGraph(6, loop=True), CandidateEdges(4)]), {"redraw_after": 1, "redraw_k": 3}),
     ],
-    ids=["complete", "sparse", "scales"],
+    ids=["complete", "sparse", "scales", "redrawn"],
 )
 def test_compiled_matcher(transform, options):
     torch._dynamo.reset()

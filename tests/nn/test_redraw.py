@@ -1,0 +1,133 @@
+"""Cross edges drawn anew between layers."""
+
+import pytest
+import torch
+from helpers import random_pair, random_set
+from torch_geometric.data import Batch
+from torch_geometric.transforms import Compose
+
+from pyg_match.data import KeypointPair
+from pyg_match.data.edges import sorted_edges
+from pyg_match.nn import GraphMatcher
+from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.nn.value_source import ValueSource
+from pyg_match.transforms import CandidateEdges, KNNGraph
+
+COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (0, 0), (18, 18)]
+SPARSE = Compose([KNNGraph(6, loop=True), CandidateEdges(2)])
+
+
+def small(**kwargs):
+    options = {"redraw_after": 1, "redraw_k": 4, "filter_threshold": 0.0, **kwargs}
+    shape = {"in_channels": 16, "hidden_channels": 32, "num_layers": 3, "heads": 2}
+    return GraphMatcher(**{**shape, **options}).double().eval()
+
+
+def with_weights_of(matcher, **kwargs):
+    other = GraphMatcher(matcher.config, **kwargs).double().eval()
+    other.load_state_dict(matcher.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_all_keypoints_as_candidates_equal_complete_cross_edges(counts):
+    matcher = small(redraw_k=50)
+    pair = random_pair(*counts, dtype=torch.double)
+    expected = with_weights_of(matcher, redraw_after=None)(pair)
+    out = matcher(pair)
+    assert torch.allclose(out.log_assignment[0], expected.log_assignment[0], atol=1e-9)
+    assert torch.equal(out.matches, expected.matches)
+
+
+@pytest.mark.parametrize("assignment", ["dual_softmax", "sinkhorn"])
+def test_later_layers_run_along_the_most_similar_after_the_first(assignment):
+    matcher = small(assignment=assignment)
+    pair = SPARSE(random_pair(25, 20, dtype=torch.double))
+    descriptors = matcher(pair, return_descriptors=True).descriptors
+    x = descriptors[0]
+    projected = matcher.assignments[0].lin(x)
+    similarity = projected[:25] @ projected[25:].t()
+    near = torch.zeros(45, 45, dtype=torch.bool)
+    near[:25, 25:].scatter_(1, similarity.topk(4, dim=1).indices, True)
+    near[25:, :25].scatter_(1, similarity.t().topk(4, dim=1).indices, True)
+    target, source = (near | near.t()).nonzero().t()
+    pair.cross_edge_index = sorted_edges(torch.stack([source, target]), 45, is_sorted=True)
+    rotation, values = matcher._embed(pair)[1], ValueSource("current", "both")
+    for layer, expected in zip(matcher.layers[1:], descriptors[1:], strict=True):
+        x, _ = layer(x, PairGraph.from_data(pair), rotation, values)
+        assert torch.allclose(x, expected, atol=1e-9)
+
+
+def test_batch_permutation_and_swap():
+    matcher = small()
+    pairs = [SPARSE(random_pair(*counts, dtype=torch.double)) for counts in COUNTS]
+    out = matcher(Batch.from_data_list(pairs))
+    for i, pair in enumerate(pairs):
+        assert torch.allclose(out.log_assignment[i], matcher(pair).log_assignment[0], atol=1e-9)
+    sets = random_set(20, dtype=torch.double), random_set(14, dtype=torch.double)
+    expected = matcher(SPARSE(KeypointPair.from_sets(*sets))).log_assignment[0]
+    swapped = matcher(SPARSE(KeypointPair.from_sets(*sets[::-1]))).log_assignment[0]
+    assert torch.allclose(swapped, expected.t(), atol=1e-9)
+    order = torch.randperm(20)
+    shuffled = sets[0].clone()
+    for key in ("pos", "x", "score"):
+        shuffled[key] = shuffled[key][order]
+    permuted = matcher(SPARSE(KeypointPair.from_sets(shuffled, sets[1]))).log_assignment[0]
+    assert torch.allclose(permuted, expected[torch.cat([order, torch.tensor([20])])], atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"depth_confidence": 0.4}, {"width_confidence": 0.6}])
+def test_early_exit_and_pruning_compose(options):
+    matcher = small(redraw_k=50, **options)
+    batch = Batch.from_data_list([random_pair(*counts, dtype=torch.double) for counts in COUNTS])
+    out, expected = matcher(batch), with_weights_of(matcher, redraw_after=None)(batch)
+    assert torch.equal(out.matches, expected.matches)
+    assert torch.equal(out.num_layers, expected.num_layers)
+    assert torch.equal(out.depth, expected.depth)
+    few = with_weights_of(matcher, redraw_k=3)(batch)
+    assert torch.equal(few.depth[few.depth == 1], expected.depth[few.depth == 1])
+
+
+def test_gradients_reach_every_layer():
+    matcher = small().train()
+    out = matcher(SPARSE(random_pair(25, 20, dtype=torch.double)))
+    out.log_assignment[0].sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in matcher.layers.parameters())
+
+
+def test_half_precision_draws_in_single():
+    matcher = small().float()
+    pair = SPARSE(random_pair(25, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = matcher(pair)
+    assert torch.isfinite(out.scores).all()
+
+
+def test_save_and_load(tmp_path):
+    matcher = small().float()
+    matcher.save(tmp_path / "m.safetensors")
+    loaded = GraphMatcher.from_pretrained(tmp_path / "m.safetensors")
+    assert (loaded.config.redraw_after, loaded.config.redraw_k) == (1, 4)
+    pair = SPARSE(random_pair(9, 8))
+    assert torch.equal(loaded(pair).scores, matcher(pair).scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"redraw_after": 0}, "'redraw_after' must be a layer before the last of 3, got 0"),
+        ({"redraw_after": 3}, "'redraw_after' must be a layer before the last of 3, got 3"),
+        ({"redraw_k": 0}, "'redraw_k' must be positive, got 0"),
+        ({"assign_on_edges": True}, "assign_on_edges=True needs the edges that were given"),
+    ],
+)
+def test_config_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_masks_of_replaced_edges_are_refused():
+    pair = SPARSE(random_pair(9, 8, dtype=torch.double))
+    pair.cross_edge_mask = torch.ones(pair.cross_edge_index.size(1), dtype=torch.bool)
+    with pytest.raises(ValueError, match="'cross_edge_mask' masks edges that 'redraw_after' replaces"):
+        small()(pair)
