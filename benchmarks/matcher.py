@@ -12,7 +12,6 @@ keypoints each. All matchers get the same keypoints and run all nine layers: nei
     sparse            ours with these and self edges to the 64 nearest keypoints only, dense assignment
     sparse-edges      the same with the assignment on the cross edges
     trained           weights trained on a sparse graph, on that graph, dense assignment
-    trained-edges     the same with the assignment on the cross edges
     GEMMs alone       the linear layers of the matcher on tensors of the same shapes, and nothing else
 
 What a matcher costs includes neither detection nor, in its own row, drawing the edges, which is timed beside it; the
@@ -55,10 +54,9 @@ GRAPHS: dict[str, Callable[[KeypointPair], KeypointPair] | None] = {
     "sparse": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "sparse-edges": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "trained": graph_from_recipe(read_metadata(TRAINED)["graph"]),
-    "trained-edges": graph_from_recipe(read_metadata(TRAINED)["graph"]),
 }
 SHOWN = (
-    "trained-edges",
+    "trained",
     "sparse-edges",
     "sparse",
     "candidates-16",
@@ -149,8 +147,10 @@ class Contest:
         self.models: dict[str, Any] = {"kornia": kornia_lightglue(WEIGHTS)}
         self.models["official"] = official_lightglue(self.models["kornia"])
         for name in GRAPHS:
-            weights = TRAINED if name.startswith("trained") else WEIGHTS
-            self.models[name] = _matcher(weights, on_edges=name.endswith("-edges"))
+            options = {"assign_on_edges": True} if name.endswith("-edges") else {}
+            self.models[name] = GraphMatcher.from_pretrained(
+                TRAINED if name == "trained" else WEIGHTS, **options
+            )
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:
         """What is timed on one pair."""
@@ -162,8 +162,7 @@ class Contest:
             calls[name] = functools.partial(_bound, self.models[name], drawn)
             if transform is not None:
                 calls[f"edges of {name}"] = functools.partial(_bound, transform, pair)
-        for name in ("sparse", "trained"):
-            del calls[f"edges of {name}-edges"]  # the same
+        del calls["edges of sparse-edges"]  # those of "sparse"
         calls["GEMMs alone"] = lambda: gemms(self.models["complete"], pair.x.size(0))
         if bf16:
             made = {name: make for name, make in calls.items() if not name.startswith("edges")}
@@ -198,11 +197,6 @@ class Contest:
                 raise RuntimeError(
                     f"{name} matches {int((~same).sum())} of {same.numel()} keypoints differently"
                 )
-
-
-@functools.cache
-def _matcher(weights: str, on_edges: bool) -> GraphMatcher:
-    return GraphMatcher.from_pretrained(weights, assign_on_edges=on_edges)
 
 
 def _bound(function: Callable[[Any], object] | str, argument: object) -> Call | str:
@@ -265,7 +259,7 @@ def read_accuracy(file: Path) -> list[Row]:
         {"method": row["method"], "pairs": row["pairs"], "P@3": row["precision"], "R@3": row["recall"]}
         | {"PoseLib AUC@5": row["PoseLib"][-1]}
         for row in results["results"]["sets"]["all"]
-        if row["method"] in ("kornia", "complete", "candidates-16", "knn-64", "trained", "trained-edges")
+        if row["method"] in ("kornia", "complete", "candidates-16", "knn-64", "trained")
     ]
 
 

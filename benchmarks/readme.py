@@ -48,7 +48,6 @@ MATCHER_NAMES = {
     "sparse": "self 64, cross 16",
     "sparse-edges": "self 64, cross 16, assigned on edges",
     "trained": "aliked-sparse",
-    "trained-edges": "aliked-sparse, assigned on edges",
 }
 
 
@@ -247,7 +246,7 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
     parts.append(
         f"“{MATCHER_NAMES['sparse-edges']}” takes so many times as long as the GEMMs alone: {floors}."
     )
-    halved = [row for row in results["summary"] if row["peer"] == "trained-edges bf16" and row["ratio"]]
+    halved = [row for row in results["summary"] if row["peer"] == "trained bf16" and row["ratio"]]
     if halved:
         known = ", ".join(f"{row['ratio']:.1f}× at N={row['n']}" for row in halved)
         parts.append(f"With bfloat16 autocast on both sides, the last column is {known}.")
@@ -317,7 +316,7 @@ ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of 
     "synthetic": "{pairs} synthetic pairs of photos that training did not see, at most {max_keypoints} keypoints",
     "synthetic_2048": "the same, at most {max_keypoints} keypoints",
 }
-SHOWN = {"kornia": "dense", "trained": "aliked-sparse", "trained-edges": "aliked-sparse, assigned on edges"}
+SHOWN = {"kornia": "dense", "trained": "aliked-sparse"}
 
 
 def trained(folder: Path) -> tuple[str, list[Results]] | None:

@@ -14,8 +14,7 @@ Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio te
 LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
 keypoints only; `knn-K` with self edges to the K nearest keypoints only; `anchors-K` with self edges to the 16 nearest
 and to K weighted anchors, `unweighted-K` to K anchors that count like any keypoint. These matchers run the same
-pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph;
-`trained-edges` with the assignment on its cross edges only.
+pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph.
 
 An interrupted run continues where it stopped when it is started again with the same settings.
 """
@@ -85,7 +84,7 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
     *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
-    *("trained", "trained-edges"),
+    "trained",
 ]
 TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
@@ -160,7 +159,7 @@ def anchors(number: int, weighted: bool) -> Callable[[KeypointPair], KeypointPai
     return graph
 
 
-def trained_matcher(weights: str | None, features: str, on_edges: bool) -> Method:
+def trained_matcher(weights: str | None, features: str) -> Method:
     """Weights that bring the graph on which they were trained."""
     if weights is None:
         raise ValueError(
@@ -171,8 +170,7 @@ def trained_matcher(weights: str | None, features: str, on_edges: bool) -> Metho
         raise ValueError(
             f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
         )
-    model = GraphMatcher.from_pretrained(weights, assign_on_edges=on_edges)
-    return graph_matcher(model, graph_from_recipe(found["graph"]))
+    return graph_matcher(GraphMatcher.from_pretrained(weights), graph_from_recipe(found["graph"]))
 
 
 def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
@@ -187,17 +185,13 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
         "anchors": lambda number: graph_matcher(model(), anchors(int(number), weighted=True)),
         "unweighted": lambda number: graph_matcher(model(), anchors(int(number), weighted=False)),
-        "trained": lambda option: trained_matcher(trained, features, on_edges=option == "edges"),
+        "trained": lambda _: trained_matcher(trained, features),
     }
     methods = {}
     for name in names:
         kind, _, number = name.partition("-")
-        plain = kind in ("mnn", "kornia", "complete") or name == "trained"
-        if (
-            kind not in builders
-            or bool(number) == plain
-            or (kind == "trained" and number not in ("", "edges"))
-        ):
+        plain = kind in ("mnn", "kornia", "complete", "trained")
+        if kind not in builders or bool(number) == plain:
             raise ValueError(f"unknown method '{name}', expected 'all' or some like {', '.join(METHODS)}")
         if kind not in ("mnn", "ratio") and features not in WEIGHTS:
             raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
-from pyg_match.data.edges import sorted_edges
 from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
     DualSoftmaxAssignment,
@@ -116,10 +115,10 @@ class GraphMatcher(nn.Module):
 
     With complete graphs and converted weights this **is** LightGlue; see :meth:`from_pretrained`.
 
-    With ``redraw_after`` :math:`l`, the edges between images are drawn once more after layer :math:`l`, from each
-    keypoint to the ``redraw_k`` that have become most similar by the projection :math:`\mathbf{W}` of that layer's
-    assignment. What a detector describes changes with the viewpoint; what a few layers have made of it does less, so
-    that fewer true matches are left without an edge.
+    With ``redraw_after`` :math:`l`, the edges between images are drawn once more after layer :math:`l`: between each
+    keypoint and the ``redraw_k`` that have become most similar by the projection :math:`\mathbf{W}` of the assignment
+    there. They take the place of those of the pair, whatever these weigh. What a detector describes changes with the
+    viewpoint; what a few layers have made of it does less, so that fewer true matches are left without an edge.
 
     Args:
         config: The shape of the matcher.
@@ -219,7 +218,8 @@ class GraphMatcher(nn.Module):
 
         Raises:
             TypeError: If ``pair`` is not a :class:`~pyg_match.data.KeypointPair` or lacks an attribute.
-            ValueError: If descriptors are not finite or not as wide as the matcher expects.
+            ValueError: If descriptors are not finite or not as wide as the matcher expects, or if ``cross_edge_mask``
+                masks edges that ``redraw_after`` replaces.
         """
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
@@ -321,7 +321,7 @@ class GraphMatcher(nn.Module):
             edge_index = candidate_edges(
                 head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k
             )
-        return graph.with_cross_edges(sorted_edges(edge_index, x.size(0), is_sorted=True))
+        return graph.with_cross_edges(edge_index)
 
     def _adapt(
         self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput

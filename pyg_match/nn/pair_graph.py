@@ -30,7 +30,7 @@ class PairGraph:
             equal ones.
         cross_edge_bias: The same for edges between images.
         scales: The scales that a partition transform has drawn within images.
-        cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if they are not listed.
+        cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if it lists none.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -83,8 +83,8 @@ class PairGraph:
         return _ptr(self.counts)
 
     @torch.compiler.disable
-    def with_cross_edges(self, edge_index: EdgeIndex) -> "PairGraph":
-        """The graph with other edges between images, which may all be attended to alike."""
+    def with_cross_edges(self, edge_index: Tensor) -> "PairGraph":
+        """The graph with other edges between images, sorted by target, which may all be attended to alike."""
         return replace(
             self,
             cross_edges=to_csr(edge_index, self.nodes.numel()),

@@ -44,6 +44,11 @@ class Edges(NamedTuple):
         cls, compiled: "Kernels", rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int
     ) -> "Edges":
         """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
+        if max(num_targets, num_sources, col.numel()) > 1 << 32:
+            raise ValueError(
+                f"the kernels know at most 2^32 nodes and edges, got {num_targets} targets, {num_sources} sources and "
+                f"{col.numel()} edges"
+            )
         pointer, source = (t.long().contiguous().numpy().view(np.uint64) for t in (rowptr, col))
         short = np.empty(len(source), np.uint32)
         if len(pointer) != num_targets + 1 or not compiled.fits(pointer, source, num_sources, short):
@@ -87,7 +92,8 @@ def _workspace(place: int, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8)
     kept: dict[Any, Tensor] = _memory.__dict__
     if place not in kept or kept[place].numel() < size:
-        kept[place] = torch.empty(size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+            kept[place] = torch.empty(size, dtype=torch.uint8)
     return kept[place]
 
 

@@ -1,8 +1,8 @@
-"""The two innermost loops of the kernels, written for vector registers.
+"""The innermost loops of the kernels, written for vector registers.
 
 Left to itself, the compiler checks before each short loop whether its arrays overlap, keeps sums in memory, and adds up
-every scalar product on its own. Here a block of channels is one register: eight scalar products are summed up by one
-tree of shuffles, and a weighted sum stays in registers until all edges are in it.
+every scalar product on its own. Here channels come in registers, some at a time: eight scalar products are summed up by
+one tree of shuffles, and a weighted sum stays in registers until all edges are in it.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 EDGES = 8  # whose scalar products are taken at a time
 _FLAGS = ("contract", "reassoc", "nsz", "arcp")  # as for the kernels: fused and reordered, but NaN stays NaN
+_IN_ORDER = ("contract",)  # without flags, a sum would get those of the kernel around it
 _INDEX = ir.IntType(64)
 _REGISTERS = 4  # of channels that are taken at a time
 
@@ -29,7 +30,7 @@ REGISTER = _register_bytes()
 
 
 class _Code:
-    """What both loops need to emit."""
+    """What the loops need to emit."""
 
     def __init__(self, context: Any, builder: Any, real: Any) -> None:
         self.builder = builder
@@ -72,6 +73,14 @@ class _Code:
     def shuffle(self, a: Any, b: Any, places: list[int]) -> Any:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
         return self.builder.shuffle_vector(a, b, mask)
+
+    def reduced(self, numbers: Any, join: Callable[[Any, Any], Any]) -> Any:
+        """All numbers of a vector in one."""
+        while numbers.type.count > 1:
+            half = numbers.type.count // 2
+            low, high = (self.shuffle(numbers, numbers, list(range(i, i + half))) for i in (0, half))
+            numbers = join(low, high)
+        return self.builder.extract_element(numbers, ir.Constant(ir.IntType(32), 0))
 
     def row(self, b: Any, col: Any, edge: Any, step: Any, offset: Any) -> Any:
         """The address of the numbers of an edge's source."""
@@ -129,7 +138,6 @@ def dot_rows(
             edge = builder.add(first, ir.Constant(_INDEX, e))
             rows.append(code.row(b, col, edge, step, offset))
             totals.append(cgutils.alloca_once_value(builder, code.zero))
-            builder.store(code.zero, totals[-1])
 
         def block(start: Any, registers: int) -> None:
             for i in range(registers):
@@ -174,8 +182,6 @@ def sum_rows(
                     y = code.load(row, place)
                     builder.store(code.multiply_add(factor, y, builder.load(total)), total)
 
-            for total in totals[0] + totals[1]:
-                builder.store(code.zero, total)
             with cgutils.for_range_slice(builder, zero, paired, two, _INDEX) as (edge, _):
                 add(edge, totals[0])
                 add(builder.add(edge, one), totals[1])
@@ -202,7 +208,6 @@ def largest(context: Any, score: Any, at: Any, count: Any) -> Any:
         data, (at, count) = _data(context, builder, signature.args[0], args[0]), args[1:]
         nothing = ir.Constant(code.vector, [float("-inf")] * code.lanes)
         top = cgutils.alloca_once_value(builder, nothing)
-        builder.store(nothing, top)
 
         def take(place: Any, inside: Any) -> None:
             x, highest = code.load(data, builder.add(at, place)), builder.load(top)
@@ -210,12 +215,7 @@ def largest(context: Any, score: Any, at: Any, count: Any) -> Any:
             builder.store(code.larger(x, highest), top)
 
         code.for_registers(count, take)
-        found = builder.load(top)
-        while found.type.count > 1:
-            half = found.type.count // 2
-            low = code.shuffle(found, found, list(range(half)))
-            found = code.larger(low, code.shuffle(found, found, list(range(half, 2 * half))))
-        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
+        return code.reduced(builder.load(top), code.larger)
 
     return score.dtype(score, at, count), generate
 
@@ -224,30 +224,24 @@ def largest(context: Any, score: Any, at: Any, count: Any) -> Any:
 def exponentials(context: Any, score: Any, at: Any, count: Any, top: Any) -> Any:
     """Replace ``count`` scores by ``exp(min(score - top, 0))``, single precision; returns the sum.
 
-    The array must go on for a register.
+    The array must go on for a register. What lies there is written anew as it was, so that it must be the thread's own.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature.args[0].dtype)
         data, (at, count) = _data(context, builder, signature.args[0], args[0]), args[1:3]
         top, total = code.spread(args[3]), cgutils.alloca_once_value(builder, code.zero)
-        builder.store(code.zero, total)
 
         def take(place: Any, inside: Any) -> None:
             place = builder.add(at, place)
             x = code.load(data, place)
-            power = _exp(code, builder.fsub(x, top))
+            power = _exp(code, builder.fsub(x, top, flags=_IN_ORDER))
             code.store(power if inside is None else builder.select(inside, power, x), data, place)
             power = power if inside is None else builder.select(inside, power, code.zero)
             builder.store(code.add(power, builder.load(total)), total)
 
         code.for_registers(count, take)
-        found = builder.load(total)
-        while found.type.count > 1:
-            half = found.type.count // 2
-            low = code.shuffle(found, found, list(range(half)))
-            found = code.add(low, code.shuffle(found, found, list(range(half, 2 * half))))
-        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
+        return code.reduced(builder.load(total), code.add)
 
     return score.dtype(score, at, count, score.dtype), generate
 
@@ -255,22 +249,28 @@ def exponentials(context: Any, score: Any, at: Any, count: Any, top: Any) -> Any
 def _exp(code: _Code, x: Any) -> Any:
     """``exp(min(x, 0))`` as Cephes' expf: 2^n e^r with |r| < ln(2) / 2. These steps must not be reordered."""
     builder, number = code.builder, code.constant
-    x = builder.select(builder.fcmp_ordered(">", x, code.zero), code.zero, x)  # NaN stays
-    x = builder.select(builder.fcmp_ordered("<", x, number(-87.0)), number(-87.0), x)
+
+    def add(a: Any, b: Any) -> Any:
+        return builder.fadd(a, b, flags=_IN_ORDER)
+
+    def multiply(a: Any, b: Any) -> Any:
+        return builder.fmul(a, b, flags=_IN_ORDER)
+
+    x = builder.select(builder.fcmp_ordered(">", x, code.zero, flags=_IN_ORDER), code.zero, x)  # NaN stays
+    x = builder.select(builder.fcmp_ordered("<", x, number(-87.0), flags=_IN_ORDER), number(-87.0), x)
     integers = ir.VectorType(ir.IntType(32), code.lanes)
-    rounded = builder.fsub(builder.fmul(x, number(1.4426950408889634)), number(0.5))
-    whole = builder.fptosi(rounded, integers)  # towards zero: the nearest, as x is not positive
+    nearest = add(multiply(x, number(1.4426950408889634)), number(-0.5))  # towards zero, as x is not positive
+    nearest = builder.select(builder.fcmp_ordered("ord", x, x, flags=_IN_ORDER), nearest, code.zero)
+    whole = builder.fptosi(nearest, integers)
     n = builder.sitofp(whole, code.vector)
-    r = builder.fsub(x, builder.fmul(n, number(0.693359375)))
-    r = builder.fadd(r, builder.fmul(n, number(2.12194440e-4)))
+    r = add(add(x, multiply(n, number(-0.693359375))), multiply(n, number(2.12194440e-4)))
     p = number(1.9875691500e-4)
     for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = builder.fadd(builder.fmul(p, r, flags=("contract",)), number(factor), flags=("contract",))
-    p = builder.fadd(builder.fmul(builder.fmul(p, r), r, flags=("contract",)), r, flags=("contract",))
-    p = builder.fadd(p, number(1.0))
+        p = add(multiply(p, r), number(factor))
+    p = add(add(multiply(multiply(p, r), r), r), number(1.0))
     bias, places = (ir.Constant(integers, [n] * code.lanes) for n in (127, 23))
     power = builder.shl(builder.add(whole, bias), places)
-    return builder.fmul(p, builder.bitcast(power, code.vector))
+    return multiply(p, builder.bitcast(power, code.vector))
 
 
 def _summed(code: _Code, registers: list[Any]) -> Any:

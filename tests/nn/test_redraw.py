@@ -8,10 +8,12 @@ from torch_geometric.transforms import Compose
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
-from pyg_match.nn import GraphMatcher
+from pyg_match.nn import GraphMatcher, graph_matcher
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
-from pyg_match.transforms import CandidateEdges, KNNGraph
+from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
+from pyg_match.transforms.candidate_edges import candidate_edges
+from pyg_match.visualization import record_attention
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (0, 0), (18, 18)]
 SPARSE = Compose([KNNGraph(6, loop=True), CandidateEdges(2)])
@@ -95,12 +97,43 @@ def test_gradients_reach_every_layer():
     assert all(parameter.grad.abs().sum() > 0 for parameter in matcher.layers.parameters())
 
 
-def test_half_precision_draws_in_single():
-    matcher = small().float()
+def test_draws_in_single_precision_under_autocast(monkeypatch):
+    seen = []
+
+    def candidates(x, *arguments):
+        seen.append(x.dtype)
+        return candidate_edges(x, *arguments)
+
+    monkeypatch.setattr(graph_matcher, "candidate_edges", candidates)
     pair = SPARSE(random_pair(25, 20))
     with torch.autocast("cpu", torch.bfloat16):
-        out = matcher(pair)
-    assert torch.isfinite(out.scores).all()
+        assert torch.isfinite(small().float()(pair).scores).all()
+    assert torch.isfinite(small(bfloat16=True).float()(pair).scores).all()
+    assert seen == [torch.float, torch.float]
+
+
+@pytest.mark.parametrize("options", [{}, {"width_confidence": 0.6}])
+def test_weights_of_the_first_edges_end_with_them(options):
+    graph = Compose([SPARSE, AnchorEdges(3, weighted=True), AnchorEdges(2, weighted=True, cross=True)])
+    matcher = small(redraw_k=3, **options)
+    pairs = [graph(random_pair(*counts, dtype=torch.double)) for counts in COUNTS]
+    with torch.inference_mode():
+        out = matcher(Batch.from_data_list(pairs))
+        for i, pair in enumerate(pairs):
+            assert torch.allclose(out.log_assignment[i], matcher(pair).log_assignment[0], atol=1e-9)
+    dropped = pairs[0].clone()
+    dropped.cross_edge_weight = torch.ones_like(dropped.cross_edge_weight)
+    assert not torch.allclose(matcher(pairs[0]).scores, matcher(dropped).scores)  # the first layer sees them
+
+
+def test_recorded_attention_names_the_edges_of_each_layer():
+    pair, matcher = SPARSE(random_pair(25, 20, dtype=torch.double)), small()
+    with record_attention(matcher) as record:
+        matcher(pair)
+    first, *later = record.cross_attention
+    assert torch.equal(first.edge_index, pair.cross_edge_index.as_tensor())
+    assert all(torch.equal(step.edge_index, later[0].edge_index) for step in later)
+    assert later[0].edge_index.shape != first.edge_index.shape
 
 
 def test_save_and_load(tmp_path):

@@ -227,6 +227,70 @@ def test_exponential_is_accurate():
     assert ((out - expected).abs() / expected).max() < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+def test_logarithms_of_sums_and_full_registers(dtype):
+    """What the backward rebuilds coefficients from, for rows of 1 to 70 edges and scores of all sizes."""
+    counts = torch.arange(1, 71)
+    rowptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    edges = int(rowptr[-1])
+    score = torch.linspace(-30, 5, edges, dtype=dtype)[torch.randperm(edges)]
+    one = torch.ones(70, 1, 1, dtype=dtype)
+    arguments = (score.view(-1, 1, 1), torch.ones(edges, 1, 1, dtype=dtype), rowptr, torch.arange(edges))
+    out, lse = torch.ops.pyg_match.attention(one, *arguments, None, None, False, 1.0)
+    parts = score.double().split(counts.tolist())
+    expected = torch.stack([part.logsumexp(0) for part in parts])
+    assert torch.allclose(lse.view(-1).double(), expected, atol=2e-6 if dtype == torch.float else 1e-12)
+    assert torch.allclose(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 17, 33])
+def test_what_is_not_finite_stays_in_its_row(dtype, bad, count):
+    generator = torch.Generator().manual_seed(count)
+    q, k, v = (torch.randn(n, 2, 16, generator=generator, dtype=dtype) for n in (3, 40, 40))
+    edge_index = torch.stack([torch.arange(3 * count) % 40, torch.arange(3).repeat_interleave(count)])
+    expected = sparse_attention(q, k, v, edge_index)
+    bias = torch.zeros(3 * count, 2, dtype=dtype)
+    for places in (slice(count, count + 1), slice(2 * count - 1, 2 * count), slice(count, 2 * count)):
+        spoilt = bias.clone()
+        spoilt[places, 0] = bad
+        out = sparse_attention(q, k, v, edge_index, spoilt)
+        assert out[1, 0].isnan().all()
+        assert torch.allclose(out[[0, 2]], expected[[0, 2]])
+        assert torch.allclose(out[1, 1], expected[1, 1])
+    spoilt = torch.full_like(bias, -math.inf)
+    spoilt[:count] = spoilt[2 * count :] = 0
+    out = sparse_attention(q, k, v, edge_index, spoilt)
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+    assert torch.allclose(out[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize(("heads", "threads"), [(3, 2), (1, 3), (5, 4), (2, 2)])
+def test_heads_are_shared_out_whatever_their_number(heads, threads):
+    q, k, v, edge_index, _, _ = random_case(0, 300, 280, 6000, heads, 16, 24)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        out = sparse_attention(q, k, v, edge_index)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(out, dense(q, k, v, edge_index), atol=1e-10)
+
+
+def test_memory_kept_from_inference_serves_training(monkeypatch):
+    from pyg_match.ops import job
+
+    monkeypatch.setattr(job, "_memory", threading.local())
+    monkeypatch.setattr(job, "_CACHED_BYTES", 0)  # nodes are copied however few they are
+    q, k, v, edge_index, _, _ = random_case(0, 30, 30, 600, 2, 16, 16)
+    with torch.inference_mode():
+        expected = sparse_attention(q, k, v, edge_index)
+    out = sparse_attention(q.requires_grad_(), k, v, edge_index)
+    out.sum().backward()
+    assert torch.equal(out, expected)
+
+
 def test_gradcheck_and_edge_scores():
     q, k, v, edge_index, bias, mask = random_case(3, 4, 5, 12, 2, 3, 2)
     q, k, v, bias = (t.requires_grad_() for t in (q, k, v, bias))
