@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "ce707f0071cfe3eaf798407668aec6ec538f72ce61afdfe53458b34fb3dec2a5"
+        "aliked-sparse.safetensors", "a1952eb05408cca0064175bf1a352ad5c8d5f06e43295b9873b13fae16dbcdca"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
