@@ -88,7 +88,8 @@ def test_train_export_match(images, tmp_path):
     for name in ("astronaut", "brick", "chelsea", "coffee"):
         Image.fromarray(getattr(data, name)()).resize((240, 180)).save(photos / f"{name}.png")
     settings = [
-        "weights=null", "teacher=null", "matcher={hidden_channels: 16, num_layers: 2, heads: 2}",
+        "weights=null", "teacher=null",
+        "matcher={hidden_channels: 16, num_layers: 2, heads: 2, redraw_after: 1, redraw_k: 4}",
         "graph=[{KNNGraph: {k: 4, loop: true}}, {CandidateEdges: {k: 4}}]", "data.extractor=sift",
         "data.size=[160, 120]", "data.max_num_keypoints=40", "data.min_num_keypoints=20",
         "data.num_pairs=4", "data.validation_pairs=1",
