@@ -157,7 +157,9 @@ def operator(folder: Path) -> tuple[str, list[Results]] | None:
             f"First use: {first['compiled']:.1f} s to compile, {first['cached']:.1f} s in later processes."
         )
     if shares:
-        notes.append(f"Of a bound by measured read and compute rates, the forward reaches {shares}.")
+        notes.append(
+            f"Of an estimate by the read rate of a plain loop and the rate of a matrix product: {shares}."
+        )
     parts.append(" ".join([*notes, spread(forward)]))
     return "\n\n".join(parts), [r for r in (forward, backward, *others) if r is not None]
 

@@ -25,6 +25,8 @@ def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
     """
     import pyg_match.transforms as module
 
+    if not isinstance(recipe, (list, tuple)):
+        raise ValueError(f"a graph must be written as a list of transforms, got {recipe!r}")
     known = {
         name: item
         for name, item in vars(module).items()

@@ -9,6 +9,7 @@ from pyg_match import Matcher, pretrained
 from pyg_match.cli import app
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import export_matcher
+from pyg_match.transforms import graph_from_recipe
 
 
 @pytest.fixture
@@ -94,3 +95,9 @@ def test_a_matcher_of_unknown_detector_is_refused(tmp_path):
 def test_nothing_to_export(tmp_path):
     with pytest.raises(FileNotFoundError, match="no matcher at"):
         export_matcher(tmp_path / "nothing", tmp_path / "out.safetensors")
+
+
+def test_a_graph_is_a_list_of_transforms():
+    for recipe in (3, "KNNGraph", {"KNNGraph": {"k": 4}}):
+        with pytest.raises(ValueError, match="a graph must be written as a list of transforms"):
+            graph_from_recipe(recipe)
