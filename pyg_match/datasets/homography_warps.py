@@ -1,5 +1,6 @@
 """Two views of a photo, each seen through a random homography."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,8 +41,8 @@ class HomographyWarps:
 
     A frame of the size of the views is laid at random on the photo; a portrait photo gets the frame upright.
     View 0 is what the frame shows, as the first image of an HPatches sequence, or with probability ``both`` a
-    warped copy of it. View 1 is always warped: the corners of the frame are displaced, then it is turned and
-    scaled about its centre, and moved. Views show what lies outside of the frame as far as the photo reaches.
+    warped copy of it. View 1 is always warped: the corners of the frame are displaced, it is turned and scaled
+    about its centre, tilted, and moved. Views show what lies outside of the frame as far as the photo reaches.
     Warps are drawn again until the views overlap enough.
 
     Args:
@@ -49,6 +50,9 @@ class HomographyWarps:
         rotation: Largest rotation in degrees either way, 0 to 180.
         scale: Largest magnification, at least 1; the smallest is its inverse.
         translation: Largest shift as a share of the width and height, at least 0.
+        tilt: Largest foreshortening, at least 1: a plane seen at an angle :math:`\theta` from its normal is shortened
+            by :math:`1 / \cos\theta` in one direction, so that 2 is 60° and 4 is 76°. The direction is drawn too, and
+            areas stay as they are.
         both: Probability that view 0 is warped too.
         crop: The frame spans from this share to all of the largest frame of its shape that fits the photo, in
             (0, 1].
@@ -73,6 +77,7 @@ class HomographyWarps:
     both: float = 0.3
     crop: float = 0.75
     min_overlap: float = 0.3
+    tilt: float = 1.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -80,6 +85,7 @@ class HomographyWarps:
             "rotation": (0 <= self.rotation <= 180, "[0, 180] degrees"),
             "scale": (1 <= self.scale < float("inf"), "[1, ∞)"),
             "translation": (0 <= self.translation < float("inf"), "[0, ∞)"),
+            "tilt": (1 <= self.tilt < float("inf"), "[1, ∞)"),
             "both": (0 <= self.both <= 1, "[0, 1]"),
             "crop": (0 < self.crop <= 1, "(0, 1]"),
             "min_overlap": (0 <= self.min_overlap <= 1, "[0, 1]"),
@@ -130,7 +136,20 @@ class HomographyWarps:
         shift = 2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1
         move = torch.eye(3, dtype=torch.float64)
         move[:2, 2] = self.translation * shift * torch.tensor([width, height], dtype=torch.float64)
+        if self.tilt > 1:
+            move = move @ self._tilt(width, height, generator)
         return move @ H
+
+    def _tilt(self, width: int, height: int, generator: torch.Generator) -> Tensor:
+        """Shorten one direction and lengthen the other, about the centre; the logarithm of their ratio is uniform."""
+        angle, share = math.pi * _uniform(generator), _uniform(generator)
+        along = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+        factor = self.tilt ** (share / 2)
+        squeeze = factor * torch.eye(2, dtype=torch.float64) + (1 / factor - factor) * along.outer(along)
+        centre = torch.tensor([width - 1, height - 1], dtype=torch.float64) / 2
+        H = torch.eye(3, dtype=torch.float64)
+        H[:2, :2], H[:2, 2] = squeeze, centre - squeeze @ centre
+        return H
 
 
 def inside_photo(pos: Tensor, to_view: Tensor, photo_size: tuple[int, int], margin: float | Tensor) -> Tensor:

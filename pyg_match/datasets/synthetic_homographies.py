@@ -1,6 +1,7 @@
 """Training pairs from any folder of photos."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
@@ -333,7 +335,10 @@ def _labelled(
 
 
 def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a view shows; a photo that is shrunk is smoothed before, by averaging over areas."""
+    """What a view shows; a photo that is shrunk is smoothed before, by averaging over areas.
+
+    Where the view shortens one direction only, it is drawn larger and averaged instead.
+    """
     from kornia.geometry import warp_perspective
 
     from pyg_match.datasets.hpatches import rescale_homography
@@ -344,6 +349,7 @@ def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
     centre = to_photo @ torch.tensor([(width - 1) / 2, (height - 1) / 2, 1], dtype=torch.float64)
     # The area that a pixel of the view covers in the photo, at the centre of the view.
     area = abs(float(torch.linalg.det(to_photo)) / float(centre[2]) ** 3)
+    oversampling = round(_foreshortening(to_photo, centre) ** 0.5)
     longest = max(photo.shape[1:])
     if area > 2:
         photo, scale = resize_image(
@@ -351,8 +357,18 @@ def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
         )
         to_view = rescale_homography(to_view, scale, torch.ones(2))
     # In double precision, so that the sampled positions are as exact as the homography.
-    warped = warp_perspective(photo[None].double(), to_view[None], (height, width), align_corners=True)
-    return warped[0].float().clamp(0, 1)
+    to_view = rescale_homography(to_view, torch.ones(2), torch.full((2,), float(oversampling)))
+    fine = (oversampling * height, oversampling * width)
+    warped = warp_perspective(photo[None].double(), to_view[None], fine, align_corners=True)
+    return avg_pool2d(warped, oversampling)[0].float().clamp(0, 1)
+
+
+def _foreshortening(to_photo: Tensor, point: Tensor) -> float:
+    """How much longer one direction is than the other in a view, where the view shows ``point`` of the photo."""
+    jacobian = to_photo[:2, :2] - (point[:2] / point[2]).outer(to_photo[2, :2])
+    # Of the singular values, the sum of squares and the product; the ratio plus its inverse is their quotient.
+    half = float(jacobian.square().sum() / jacobian.det().abs()) / 2
+    return half + math.sqrt(max(half * half - 1, 0.0))
 
 
 @lru_cache(maxsize=4)

@@ -78,6 +78,26 @@ def test_every_view_looks_at_one_side_of_the_photo():
         assert float(torch.linalg.det(view.homography)) > 0
 
 
+def test_tilt_shortens_a_drawn_direction():
+    """Areas and the centre stay, ratios fill the range, and without tilt nothing else is drawn."""
+    settings = {"perspective": 0, "rotation": 0, "scale": 1, "translation": 0, "both": 0, "min_overlap": 0}
+    ratios, directions = [], []
+    for view in views(200, tilt=4, **settings):
+        left, (longest, shortest), _ = torch.linalg.svd(view.homography[:2, :2])
+        assert float(longest * shortest) == pytest.approx(1)
+        centre = torch.tensor([[79.5, 59.5]], dtype=torch.float64)
+        assert torch.allclose(warp_points(centre, view.homography), centre)
+        ratios.append(float(longest / shortest))
+        directions.append(float(left[1, 0] / left[0, 0]))
+    assert 1 <= min(ratios) < 1.1
+    assert 3.7 < max(ratios) <= 4
+    assert 90 < sum(ratio < 2 for ratio in ratios) < 110  # the logarithm is uniform
+    assert min(directions) < -3
+    assert max(directions) > 3
+    for plain, still in zip(views(5), views(5, tilt=1), strict=True):
+        assert torch.equal(plain.homography, still.homography)
+
+
 def test_portrait_photos_have_upright_views():
     assert views(1, photo=(200, 320))[0].size == (120, 160)
     assert views(1, photo=(320, 200))[0].size == SIZE
@@ -114,6 +134,7 @@ def test_inside_photo(sign):
         {"rotation": 181.0},
         {"scale": 0.9},
         {"translation": -0.1},
+        {"tilt": 0.5},
         {"both": 1.1},
         {"crop": 0.0},
         {"min_overlap": float("nan")},

@@ -552,3 +552,14 @@ def test_extractor_by_name(photos):
     pair = dataset[0]
     assert pair.x.size(1) == 128 and int(pair.num_keypoints.max()) <= 64
     assert dataset.extractor.max_num_keypoints == 80
+
+
+def test_a_shortened_direction_is_averaged_not_skipped():
+    """Stripes finer than the pixels of a tilted view become grey, as a camera would see them."""
+    from pyg_match.datasets.synthetic_homographies import _warp
+
+    photo = (torch.arange(300) % 2).float().repeat(3, 200, 1)
+    to_view = torch.diag(torch.tensor([0.25, 1.0, 1.0], dtype=torch.float64))
+    view = _warp(photo, to_view, (75, 200))
+    assert view.shape == (3, 200, 75)
+    assert float((view[:, 5:-5, 5:-5] - 0.5).abs().max()) < 0.05
