@@ -51,8 +51,8 @@ class HomographyWarps:
         scale: Largest magnification, at least 1; the smallest is its inverse.
         translation: Largest shift as a share of the width and height, at least 0.
         tilt: Largest foreshortening, at least 1: a plane seen at an angle :math:`\theta` from its normal is shortened
-            by :math:`1 / \cos\theta` in one direction, so that 2 is 60° and 4 is 76°. The direction is drawn too, and
-            areas stay as they are.
+            by :math:`1 / \cos\theta` in one direction, so that 2 is 60° and 4 is 76°, the tilt of ASIFT (Morel and
+            Yu, 2009). The direction is drawn too, and areas stay as they are.
         both: Probability that view 0 is warped too.
         crop: The frame spans from this share to all of the largest frame of its shape that fits the photo, in
             (0, 1].

@@ -356,9 +356,9 @@ def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
             photo, max(1, round(longest / area**0.5)), upscale=False, interpolation="area", antialias=False
         )
         to_view = rescale_homography(to_view, scale, torch.ones(2))
-    # In double precision, so that the sampled positions are as exact as the homography.
     to_view = rescale_homography(to_view, torch.ones(2), torch.full((2,), float(oversampling)))
     fine = (oversampling * height, oversampling * width)
+    # In double precision, so that the sampled positions are as exact as the homography.
     warped = warp_perspective(photo[None].double(), to_view[None], fine, align_corners=True)
     return avg_pool2d(warped, oversampling)[0].float().clamp(0, 1)
 

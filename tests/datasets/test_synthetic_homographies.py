@@ -563,3 +563,18 @@ def test_a_shortened_direction_is_averaged_not_skipped():
     view = _warp(photo, to_view, (75, 200))
     assert view.shape == (3, 200, 75)
     assert float((view[:, 5:-5, 5:-5] - 0.5).abs().max()) < 0.05
+
+
+def test_a_shortened_view_stays_in_its_place():
+    """A photo whose grey values are its coordinates shows, in a pixel, where the homography says that it looks."""
+    from pyg_match.datasets.synthetic_homographies import _warp
+
+    x, y = torch.arange(300.0).expand(200, 300) / 300, torch.arange(200.0)[:, None].expand(200, 300) / 300
+    to_view = torch.tensor([[0.25, 0, 3.0], [0.1, 2.4, -4.0], [0, 0, 1]], dtype=torch.float64)
+    view = _warp(torch.stack([x, y, x]), to_view, (70, 400))
+    pixels = torch.cartesian_prod(torch.arange(8.0, 66), torch.arange(20.0, 380)).double()
+    seen = warp_points(pixels, torch.linalg.inv(to_view)).float() / 300
+    inside = ((seen > 0.05) & (seen < torch.tensor([0.95, 0.6]))).all(1)
+    found = view[:2, pixels[:, 1].long(), pixels[:, 0].long()].T
+    assert int(inside.sum()) > 1000
+    assert float((found - seen)[inside].abs().max()) < 0.02 / 300
