@@ -71,8 +71,10 @@ def attention_forward(
     compiled = _kernels()
     out = query.new_empty(query.size(0), query.size(1), value.size(2))
     lse = query.new_empty(query.shape[:2])
-    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
-    for heads in rounds(key, value):
+    weighted = bias is not None or keep is not None
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value, placed=weighted)
+    bias, keep = _in_order(edges, bias), _in_order(edges, keep)
+    for heads in rounds(edges, key, value):
         run(
             compiled, compiled.attention_forward, edges, scale, removes,
             query=heads(query), key=packed(heads(key), edges, KEY), value=packed(heads(value), edges, VALUE),
@@ -100,11 +102,13 @@ def attention_backward(
     grad_query, grad_key, grad_value = (t.new_empty(t.shape) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
-    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value)
     # Sources gather from their targets what these sent them.
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
+    by_source = by_source.tiled(compiled, query, grad)
+    bias, keep, order, edges = _in_order(edges, bias), _in_order(edges, keep), edges, edges._replace(perm=None)
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for heads in rounds(key, value):
+    for heads in rounds(edges, query, key, value, grad):
         k = packed(heads(key), edges, KEY)
         run(
             compiled, compiled.attention_backward, edges, scale, removes,
@@ -127,7 +131,11 @@ def attention_backward(
             value=packed(heads(grad), edges, GRAD),
             out=heads(grad_value),
         )
-    return grad_query, grad_key, grad_value, slope
+    if bias is None or order.perm is None:
+        return grad_query, grad_key, grad_value, slope
+    given = torch.empty_like(slope)
+    given[:, torch.from_numpy(order.perm.astype(np.int64))] = slope
+    return grad_query, grad_key, grad_value, given
 
 
 def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:
@@ -135,7 +143,7 @@ def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scal
     compiled = _kernels()
     out = query.new_empty(query.size(1), col.numel())
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
-    for heads in rounds(key):
+    for heads in rounds(edges, key):
         run(
             compiled, compiled.edge_scores, edges, scale,
             query=heads(query), key=packed(heads(key), edges, KEY), weight=heads(out, 0),
@@ -151,8 +159,9 @@ def scores_backward(
     grad_query, grad_key = (t.new_empty(t.shape) for t in (query, key))
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
+    by_source, edges = by_source.tiled(compiled, query), edges.tiled(compiled, key)
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for heads in rounds(query, key):
+    for heads in rounds(edges, query, key):
         gather(
             edges,
             scale,
@@ -168,6 +177,13 @@ def scores_backward(
             out=heads(grad_key),
         )
     return grad_query, grad_key
+
+
+def _in_order(edges: Edges, values: Optional[Tensor]) -> Optional[Tensor]:
+    """Bring values of edges, in the last dimension, into the order of tiles."""
+    if values is None or edges.perm is None:
+        return values
+    return values[..., torch.from_numpy(edges.perm.astype(np.int64))]
 
 
 def _kernels() -> "Kernels":

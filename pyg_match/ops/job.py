@@ -1,6 +1,7 @@
 """Work for the compiled kernels: what they run along, which memory they use, and how it is shared out."""
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 _INLINE_WORK = 1 << 15  # multiply-adds below which handing work to another thread costs more than it saves
 _TASKS = 4  # for each thread, so that one that is held up does not hold up all
 _TASK_EDGES = 1 << 15  # scores that a core's cache has room for beside the nodes
+_TILE_BYTES = 3 << 19  # of a head's nodes that a core's cache keeps while a thread reads them in any order
+_TILE_DEGREE = 6  # edges from one tile to one row from which on tiles pay
+_TILE_USES = 16  # edges of a task for each node from which on it pays to bring a tile into the cache
+_MOST_TILES = 8  # each costs a look at all edges
 _PACKED_BYTES = 1 << 23  # of nodes copied at a time
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
@@ -38,32 +43,96 @@ class Edges(NamedTuple):
     rowptr: np.ndarray
     col: np.ndarray
     perm: Optional[np.ndarray] = None  # where the edges are in the order of their weights, if not in this one
+    tiles: int = 1  # parts of the sources, by which the edges of a row are sorted
+    tile_start: Optional[np.ndarray] = None  # the first edge of each row from each tile, and their number at the end
 
     @classmethod
     def checked(
-        cls, compiled: "Kernels", rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int
+        cls,
+        compiled: "Kernels",
+        rowptr: Tensor,
+        col: Tensor,
+        num_targets: int,
+        num_sources: int,
+        *tables: Tensor,
+        placed: bool = True,
     ) -> "Edges":
-        """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
+        """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError.
+
+        Args:
+            compiled: All kernels.
+            rowptr: Where the edges of each target start, and their number at the end.
+            col: The source of each edge.
+            num_targets: How many targets there are.
+            num_sources: How many sources there are.
+            *tables: What is read of the sources, ``[N, H, C]`` each, if the edges of a target may be sorted by tile.
+            placed: Whether it must be known where the edges were before.
+        """
         if max(num_targets, num_sources, col.numel()) > 1 << 32:
             raise ValueError(
                 f"the kernels know at most 2^32 nodes and edges, got {num_targets} targets, {num_sources} sources and "
                 f"{col.numel()} edges"
             )
         pointer, source = (t.long().contiguous().numpy().view(np.uint64) for t in (rowptr, col))
-        short = np.empty(len(source), np.uint32)
-        if len(pointer) != num_targets + 1 or not compiled.fits(pointer, source, num_sources, short):
+        good = len(pointer) == num_targets + 1 and compiled.rises(pointer, len(source))
+        tiles = _num_tiles(num_targets, len(source), tables) if good else 1
+        if tiles > 1:
+            edges = cls(pointer, source)._by_tile(compiled, num_sources, tiles, placed)
+            good = edges.tile_start[-1] == len(source)  # type: ignore[index]
+        else:
+            edges = cls(pointer, np.empty(len(source), np.uint32))
+            good = good and compiled.shorten(source, num_sources, edges.col)
+        if not good:
             _complain(pointer, source, num_targets, num_sources)
-        return cls(pointer, short)
+        return edges
+
+    def tiled(self, compiled: "Kernels", *tables: Tensor) -> "Edges":
+        """The same edges sorted by tile, if that pays."""
+        tiles = _num_tiles(len(self.rowptr) - 1, len(self.col), tables)
+        return self if tiles == 1 else self._by_tile(compiled, tables[0].size(0), tiles, placed=True)
+
+    def _by_tile(self, compiled: "Kernels", num_sources: int, tiles: int, placed: bool) -> "Edges":
+        """Sort the edges of each row by tile. If one comes from nowhere, the last number of ``tile_start`` is 0."""
+        from pyg_match.ops.kernels import pack_job
+
+        rows, count, threads = len(self.rowptr) - 1, len(self.col), torch.get_num_threads()
+        start, col = np.empty(rows * tiles + 1, np.uint64), np.empty(count, np.uint32)
+        start[-1], perm = count, np.empty(count, np.uint32) if placed else None
+        bounds = np.empty(min(rows, threads * _TASKS) + 1, np.uint64)
+        compiled.share_out(self.rowptr, bounds)
+        job = pack_job(
+            {}, chunks=len(bounds) - 1, bounds=bounds.ctypes.data, rowptr=self.rowptr.ctypes.data,
+            col=self.col.ctypes.data, perm=_address(self.perm), num_rows=rows, num_sources=num_sources, tiles=tiles,
+            tile_start=start.ctypes.data, tile_col=col.ctypes.data, tile_perm=_address(perm),
+        )  # fmt: skip
+        sort = compiled.sort_by_tile(self.col.itemsize == 8)
+        run_together(sort, ctypes.addressof(job), threads, job, bounds, self, start, col, perm)
+        return Edges(self.rowptr, col, perm, tiles, start)
 
 
-def rounds(*tables: Tensor) -> Iterator[Callable[..., Tensor]]:
+def _num_tiles(rows: int, count: int, tables: tuple[Tensor, ...]) -> int:
+    """Parts of the sources that a core's cache holds one at a time; a single one unless more would pay."""
+    if not tables:
+        return 1
+    (num_sources, heads, _), threads = tables[0].shape, torch.get_num_threads()
+    tiles = -(-num_sources * max(table.size(2) * table.element_size() for table in tables) // _TILE_BYTES)
+    uses = count * min(heads, threads) / max(num_sources * threads, 1)  # of a node by a thread
+    pays = 1 < tiles <= _MOST_TILES and count >= _TILE_DEGREE * rows * tiles and uses >= _TILE_USES
+    return tiles if pays else 1
+
+
+def _address(numbers: Optional[np.ndarray]) -> int:
+    return 0 if numbers is None else numbers.ctypes.data
+
+
+def rounds(edges: Edges, *tables: Tensor) -> Iterator[Callable[..., Tensor]]:
     """Functions that pick the heads to work on at a time, so that copies of their nodes take little memory.
 
     They take a tensor and the dimension of its heads, 1 by default.
     """
     heads = tables[0].size(1)
-    by_head = sum(table.size(0) * table.size(2) * table.element_size() for table in tables)
-    step = max(1, _PACKED_BYTES // max(by_head, 1))
+    copied = sum(table.size(0) * table.size(2) * table.element_size() for table in tables if _scattered(table, edges))
+    step = max(_PACKED_BYTES // max(copied, 1), torch.get_num_threads())  # each thread has a head of its own
     if step >= heads:
         yield lambda tensor, dim=1: tensor
         return
@@ -77,13 +146,19 @@ def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
 
     Rows of one head that lie far apart share few of the places that a cache has for them.
     """
-    apart = nodes.stride(0) != nodes.size(2)
-    size = nodes.numel() * nodes.element_size()
-    if not apart or size <= _CACHED_BYTES * nodes.size(1) or len(edges.col) < _PACKED_DEGREE * nodes.size(0):
+    if not _scattered(nodes, edges):
         return nodes
-    by_head = nodes.transpose(0, 1)
+    size, by_head = nodes.numel() * nodes.element_size(), nodes.transpose(0, 1)
     memory = _workspace(place, size)[:size].view(nodes.dtype)
     return memory.view(by_head.shape).copy_(by_head).transpose(0, 1)
+
+
+def _scattered(nodes: Tensor, edges: Edges) -> bool:
+    """Whether it pays to copy them."""
+    apart, size = nodes.stride(0) != nodes.size(2), nodes.numel() * nodes.element_size()
+    return (
+        apart and size > _CACHED_BYTES * nodes.size(1) and len(edges.col) >= _PACKED_DEGREE * nodes.size(0)
+    )
 
 
 def _workspace(place: int, size: int) -> Tensor:
@@ -120,7 +195,7 @@ def run(
     given = {name: t for name, t in tensors.items() if t is not None}
     out = given["out"] if "out" in given else given["query"]
     heads, threads, itemsize = out.size(1), torch.get_num_threads(), out.element_size()
-    rowptr, col, perm = edges
+    rowptr, col, perm, tiles, tile_start = edges
     if len(rowptr) == 1 or heads == 0:
         return
     fields: dict[str, Any] = {"scale": scale, "removes": removes}
@@ -147,14 +222,17 @@ def run(
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
     if len(col) * width * heads < _INLINE_WORK:
         threads = 1
-    bounds, longest = _shares(compiled, edges, heads, threads)
+    bounds, longest = _shares(compiled, edges, given["value" if "value" in given else "key"].size(0), heads, threads)
     totals_at = _lines(longest * itemsize)
-    own = totals_at + _lines(len(rowptr) * itemsize)
+    part_at = totals_at + _lines(len(rowptr) * itemsize)
+    rows = int(np.diff(bounds).max()) if tiles > 1 else 0
+    own = part_at + _lines(rows * fields["value_channels"] * itemsize)
     scratch = _workspace(SCRATCH, threads * own)
     job = pack_job(
         fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, edges=len(col),
-        scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, bounds=bounds.ctypes.data,
-        rowptr=rowptr.ctypes.data, col=col.ctypes.data, perm=0 if perm is None else perm.ctypes.data,
+        scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at,
+        bounds=bounds.ctypes.data,
+        tiles=tiles, rowptr=(rowptr if tile_start is None else tile_start).ctypes.data, col=col.ctypes.data, perm=_address(perm),
     )  # fmt: skip
     run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 
@@ -164,11 +242,16 @@ def _lines(size: int) -> int:
     return (size // _LINE_BYTES + 2) * _LINE_BYTES
 
 
-def _shares(compiled: "Kernels", edges: Edges, heads: int, threads: int) -> tuple[np.ndarray, int]:
+def _shares(
+    compiled: "Kernels", edges: Edges, num_sources: int, heads: int, threads: int
+) -> tuple[np.ndarray, int]:
     """Where ranges of rows with about as many edges each begin and end, and the most edges of one."""
     rows, count = len(edges.rowptr) - 1, len(edges.col)
     shares = 1
-    if threads > 1 or count > _TASK_EDGES:
+    if edges.tiles > 1:  # few, as each reads all tiles, but as many for one thread as for another
+        shares = max(1, count // (2 * _TILE_USES * num_sources))
+        shares = min(rows, shares * threads // math.gcd(shares * heads, threads))
+    elif threads > 1 or count > _TASK_EDGES:
         shares = min(rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))
     bounds = np.empty(shares + 1, dtype=np.uint64)
     return bounds, int(compiled.share_out(edges.rowptr, bounds))

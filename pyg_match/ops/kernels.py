@@ -3,7 +3,9 @@
 A row is a target with its incoming edges (or a source with its outgoing ones). Threads take tasks, each of which is a
 range of rows of one head, until none is left; see :mod:`pyg_match.ops.team`. Within a task one table of nodes is read
 for all rows before the next one is: first all keys, then all values. So only one of them has to stay in a core's
-cache, and nothing is stored per edge but a score. The innermost loops are in :mod:`pyg_match.ops.vectors`.
+cache, and nothing is stored per edge but a score. A table that no cache holds is read in tiles, one after the other
+for all rows; the edges of a row are in the order of the tiles then, and ``rowptr[row * tiles + tile]`` is the first
+from a tile. The innermost loops are in :mod:`pyg_match.ops.vectors`.
 
 All arrays are flat, and all indices unsigned: for a view or a signed index numba would count references and mind
 negative values in the innermost loop, which then is not vectorised. Node ``i``'s channels of the head at hand start at
@@ -25,7 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from pyg_match.ops import vectors
-from pyg_match.ops.vectors import EDGES, REGISTER, dot_rows, exponentials, largest, sum_rows
+from pyg_match.ops.vectors import EDGES, REGISTER, dot_few_rows, dot_rows, exponentials, fetch_row, largest, sum_rows
 
 # What a task needs to know: addresses of arrays (0 for none), steps between nodes and between heads, and sizes.
 JOB = np.dtype(
@@ -33,8 +35,9 @@ JOB = np.dtype(
         (name, np.uint64)
         for name in (
             "next_task", "next_worker", "heads", "heads_at_once", "chunks", "bounds",  # tasks: heads x chunks of rows
-            "scratch", "scratch_length", "totals_at",  # a stretch for each worker: numbers of edges, then of rows
+            "scratch", "scratch_length", "totals_at", "part_at",  # a stretch for each worker: of edges, rows, [rows, C]
             "rowptr", "col", "perm", "edges",
+            "num_rows", "num_sources", "tiles", "tile_start", "tile_col", "tile_perm",  # the last three to be written
             "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
             "grad", "grad_step", "grad_head", "channels", "value_channels",
             "bias", "bias_head", "keep", "removes", "out", "out_step", "out_head", "lse", "lse_step", "weight", "slope",
@@ -53,6 +56,8 @@ _UNKNOWN = (1 << 40) + zlib.crc32(vectors.__loader__.get_data(vectors.__file__))
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
 _EDGES = np.uint64(EDGES)
+_AHEAD = np.uint64(8)  # rows from the one at hand to the one whose place in memory is fetched
+_ROWS = np.uint64(64)  # whose scores are made coefficients at a time
 
 
 def pack_job(fields: dict[str, Any], **more: Any) -> "ctypes.Array[ctypes.c_char]":
@@ -114,13 +119,14 @@ def dots(
 ) -> None:  # fmt: skip
     """``out[into + e] = scale * <a[at:], b[col[first + e]]>`` for the edges of a row."""
     e = U0
-    if channels % np.uint64(REGISTER // b.itemsize) == U0 and count >= _EDGES:
+    if channels % np.uint64(REGISTER // b.itemsize) == U0:
         while e + _EDGES <= count:
-            dot_rows(a, at, b, step, offset, col, first + e, channels, scale, out, into + e)
+            dot_rows(a, at, b, step, offset, col, first + e, _EDGES, channels, scale, out, into + e)
             e += _EDGES
-        if e < count:  # some edges once more rather than each of the rest by itself
-            e = count - _EDGES
-            dot_rows(a, at, b, step, offset, col, first + e, channels, scale, out, into + e)
+        if e + _EDGES // U2 < count:
+            dot_rows(a, at, b, step, offset, col, first + e, count - e, channels, scale, out, into + e)
+        elif e < count:
+            dot_few_rows(a, at, b, step, offset, col, first + e, count - e, channels, scale, out, into + e)
         return
     while e + U4 <= count:
         b0, b1 = col[first + e] * step + offset, col[first + e + U1] * step + offset
@@ -145,40 +151,71 @@ def dots(
 
 def weighted_sum(
     weight: Any, origin: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any, channels: Any,
-    zero: Any, out: Any, at: Any,
+    zero: Any, anew: Any, part: Any, part_at: Any, out: Any, at: Any,
 ) -> None:  # fmt: skip
-    """``out[at:] = sum_e weight[origin + e] b[col[first + e]]`` over the edges of a row."""
+    """``out[at:] = part[part_at:] + sum_e weight[origin + e] b[col[first + e]]``, without the part if ``anew``."""
     whole = channels - channels % np.uint64(REGISTER // b.itemsize)
-    sum_rows(weight, origin, b, step, offset, col, first, count, whole, out, at)
+    sum_rows(weight, origin, b, step, offset, col, first, count, whole, anew, part, part_at, out, at)
     if whole < channels:
         for c in range(whole, channels):
-            out[at + c] = zero
+            out[at + c] = zero if anew else part[part_at + c]
         for e in range(count):
             row = col[first + e] * step + offset
             for c in range(whole, channels):
                 out[at + c] += weight[origin + e] * b[row + c]
 
 
-def edge_dots(
-    rowptr: Any, col: Any, start: Any, stop: Any, a: Any, a_step: Any, a_at: Any, b: Any, b_step: Any, b_at: Any,
-    channels: Any, scale: Any, zero: Any, out: Any, into: Any,
+def tile_dots(
+    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, tile: Any, a: Any, a_step: Any, a_at: Any, b: Any,
+    b_step: Any, b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
 ) -> None:  # fmt: skip
-    """``out[into + e] = scale * <a[row], b[col[e]]>`` for all edges ``e`` of a range of rows."""
+    """``out[into + e] = scale * <a[row], b[col[e]]>`` for the edges ``e`` of a range of rows from one tile."""
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        first = rowptr[row * tiles + tile]
+        count = rowptr[row * tiles + tile + U1] - first
         dots(a, row * a_step + a_at, b, b_step, b_at, col, first, count, channels, scale, zero, out,
              into + first)  # fmt: skip
 
 
-def edge_sums(
-    rowptr: Any, col: Any, start: Any, stop: Any, weight: Any, origin: Any, b: Any, b_step: Any, b_at: Any,
-    channels: Any, zero: Any, out: Any, out_step: Any, out_at: Any,
+def edge_dots(
+    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, a: Any, a_step: Any, a_at: Any, b: Any, b_step: Any,
+    b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
 ) -> None:  # fmt: skip
-    """``out[row] = sum_e weight[origin + e] b[col[e]]`` over the edges of each of a range of rows."""
+    """The same for the edges from all tiles."""
+    for tile in range(tiles):
+        tile_dots(rowptr, col, start, stop, tiles, tile, a, a_step, a_at, b, b_step, b_at, channels, scale, zero,
+                  out, into)  # fmt: skip
+
+
+def edge_sums(
+    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, weight: Any, origin: Any, b: Any, b_step: Any, b_at: Any,
+    channels: Any, zero: Any, part: Any, out: Any, out_step: Any, out_at: Any,
+) -> None:  # fmt: skip
+    """``out[row] = sum_e weight[origin + e] b[col[e]]`` over the edges of each of a range of rows.
+
+    Sums of edges from some of the tiles wait in ``part``, where rows lie side by side.
+    """
+    whole = channels - channels % np.uint64(REGISTER // b.itemsize)
+    if tiles == U1:
+        for row in range(start, stop):
+            first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+            fetch_row(out, (row + _AHEAD) * out_step + out_at, whole)
+            weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, True, out, U0,
+                         out, row * out_step + out_at)  # fmt: skip
+        return
+    for tile in range(tiles - U1):
+        for row in range(start, stop):
+            at, first = (row - start) * channels, rowptr[row * tiles + tile]
+            count = rowptr[row * tiles + tile + U1] - first
+            if tile == U0 or count != U0:
+                weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, tile == U0,
+                             part, at, part, at)  # fmt: skip
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-        weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, out,
-                     row * out_step + out_at)  # fmt: skip
+        first = rowptr[row * tiles + tiles - U1]
+        count = rowptr[row * tiles + tiles] - first
+        fetch_row(out, (row + _AHEAD) * out_step + out_at, whole)
+        weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, False, part,
+                     (row - start) * channels, out, row * out_step + out_at)  # fmt: skip
 
 
 def adjust_scores(
@@ -234,21 +271,16 @@ def any_nan(score: Any, at: Any, count: Any) -> bool:
     return found != U0
 
 
-def _forward_rows(
-    job: Any, rowptr: Any, col: Any, query: Any, key: Any, value: Any, bias: Any, keep: Any, out: Any, lse: Any,
-    weight: Any, totals: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
+def _softmax_rows(
+    job: Any, rowptr: Any, base: Any, bias: Any, keep: Any, lse: Any, weight: Any, totals: Any, zero: Any, head: Any,
+    start: Any, stop: Any,
 ) -> None:  # fmt: skip
-    """Attention of a range of rows, and the logarithm of the sum of the exponentials of their scores.
-
-    Edges that are not kept lose their coefficient after the softmax, or before it if the job ``removes`` them.
-    """
-    base, removes, one = rowptr[start], job.removes != U0, weight.dtype.type(1)
-    masked = job.keep != U0
-    bias_at = head * job.bias_head
-    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
-              head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
+    """Make coefficients of the scores of a range of rows."""
+    tiles, removes, one = job.tiles, job.removes != U0, weight.dtype.type(1)
+    masked, bias_at = job.keep != U0, head * job.bias_head
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        first = rowptr[row * tiles]
+        count = rowptr[row * tiles + tiles] - first
         at, of_row = first - base, row * job.lse_step + head
         adjust_scores(weight, at, first, count, bias, job.bias != U0, bias_at, keep, removes and masked)
         top = largest(weight, at, count)
@@ -272,8 +304,27 @@ def _forward_rows(
                 weight[at + e] *= keep[first + e]
     for row in range(start, stop):
         lse[row * job.lse_step + head] += logarithm(totals[row - start])
-    edge_sums(rowptr, col, start, stop, weight, U0 - base, value, job.value_step, head * job.value_head,
-              job.value_channels, zero, out, job.out_step, head * job.out_head)  # fmt: skip
+
+
+def _forward_rows(
+    job: Any, rowptr: Any, col: Any, query: Any, key: Any, value: Any, bias: Any, keep: Any, out: Any, lse: Any,
+    weight: Any, totals: Any, part: Any, scale: Any, zero: Any, head: Any, start: Any, stop: Any,
+) -> None:  # fmt: skip
+    """Attention of a range of rows, and the logarithm of the sum of the exponentials of their scores.
+
+    Edges that are not kept lose their coefficient after the softmax, or before it if the job ``removes`` them.
+    """
+    tiles, base = job.tiles, rowptr[start * job.tiles]
+    for tile in range(tiles):
+        for block in range(start, stop, _ROWS):
+            end = min(block + _ROWS, stop)
+            tile_dots(rowptr, col, block, end, tiles, tile, query, job.query_step, head * job.query_head, key,
+                      job.key_step, head * job.key_head, job.channels, scale, zero, weight,
+                      U0 - base)  # fmt: skip
+            if tile + U1 == tiles:  # while the scores are at hand
+                _softmax_rows(job, rowptr, base, bias, keep, lse, weight, totals, zero, head, block, end)
+    edge_sums(rowptr, col, start, stop, tiles, weight, U0 - base, value, job.value_step, head * job.value_head,
+              job.value_channels, zero, part, out, job.out_step, head * job.out_head)  # fmt: skip
 
 
 def _backward_rows(
@@ -284,15 +335,16 @@ def _backward_rows(
 
     With the coefficients p and their gradients <g, v>, the gradient of a score is p (<g, v> - <g, out>).
     """
-    base, removes, one = rowptr[start], job.removes != U0, weight.dtype.type(1)
-    masked = job.keep != U0
+    tiles, removes, one = job.tiles, job.removes != U0, weight.dtype.type(1)
+    base, masked = rowptr[start * tiles], job.keep != U0
     bias_at, of_head = head * job.bias_head, head * job.edges
-    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
+    edge_dots(rowptr, col, start, stop, tiles, query, job.query_step, head * job.query_head, key, job.key_step,
               head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
-    edge_dots(rowptr, col, start, stop, grad, job.grad_step, head * job.grad_head, value, job.value_step,
+    edge_dots(rowptr, col, start, stop, tiles, grad, job.grad_step, head * job.grad_head, value, job.value_step,
               head * job.value_head, job.value_channels, one, zero, slope, of_head)  # fmt: skip
     for row in range(start, stop):
-        first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
+        first = rowptr[row * tiles]
+        count = rowptr[row * tiles + tiles] - first
         at, into = first - base, of_head + first
         log_total = lse[row * job.lse_step + head]
         if log_total == -np.inf:
@@ -320,22 +372,23 @@ def _backward_rows(
 
 
 def _gather_rows(
-    job: Any, rowptr: Any, col: Any, perm: Any, weight: Any, value: Any, out: Any, factor: Any, scale: Any,
-    zero: Any, head: Any, start: Any, stop: Any,
+    job: Any, rowptr: Any, col: Any, perm: Any, weight: Any, value: Any, out: Any, factor: Any, part: Any,
+    scale: Any, zero: Any, head: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[row] = scale * sum_e weight[perm[e]] value[col[e]]`` for a range of rows.
 
     ``weight [H, E]`` is in the order that ``perm`` refers to; without ``perm``, in that of ``col``.
     """
-    base, of_head, edges = rowptr[start], head * job.edges, rowptr[stop] - rowptr[start]
+    base, of_head = rowptr[start * job.tiles], head * job.edges
+    edges = rowptr[stop * job.tiles] - base
     if job.perm != U0:
         for e in range(edges):
             factor[e] = scale * weight[of_head + perm[base + e]]
     else:
         for e in range(edges):
             factor[e] = scale * weight[of_head + base + e]
-    edge_sums(rowptr, col, start, stop, factor, U0 - base, value, job.value_step, head * job.value_head,
-              job.value_channels, zero, out, job.out_step, head * job.out_head)  # fmt: skip
+    edge_sums(rowptr, col, start, stop, job.tiles, factor, U0 - base, value, job.value_step, head * job.value_head,
+              job.value_channels, zero, part, out, job.out_step, head * job.out_head)  # fmt: skip
 
 
 def _score_rows(
@@ -343,7 +396,7 @@ def _score_rows(
     start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of a range of rows."""
-    edge_dots(rowptr, col, start, stop, query, job.query_step, head * job.query_head, key, job.key_step,
+    edge_dots(rowptr, col, start, stop, job.tiles, query, job.query_step, head * job.query_head, key, job.key_step,
               head * job.key_head, job.channels, scale, zero, out,
               head * job.edges)  # fmt: skip
 
@@ -364,13 +417,13 @@ def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
         lse, bounds = carray(_pointer(job.lse), size, real), carray(_pointer(job.bounds), size, np.uint64)
         own = job.scratch + _take(pointer, WORKER) * job.scratch_length
         totals = carray(_pointer(own + job.totals_at), size, real)
-        weight = carray(_pointer(own), size, real)
+        weight, part = carray(_pointer(own), size, real), carray(_pointer(own + job.part_at), size, real)
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
-            _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, totals, scale, zero,
-                          head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
+            _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, totals, part, scale,
+                          zero, head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
 
     return attention_forward
@@ -413,13 +466,13 @@ def _gather_sum(real: Any, size: Any) -> Callable[[Any], None]:
         value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
         bounds = carray(_pointer(job.bounds), size, np.uint64)
         own = job.scratch + _take(pointer, WORKER) * job.scratch_length
-        factor = carray(_pointer(own), size, real)
+        factor, part = carray(_pointer(own), size, real), carray(_pointer(own + job.part_at), size, real)
         scale, zero = real(job.scale), real(0)
         task = _take(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
-            _gather_rows(job, rowptr, col, perm, weight, value, out, factor, scale, zero, head, bounds[chunk],
-                         bounds[chunk + U1])  # fmt: skip
+            _gather_rows(job, rowptr, col, perm, weight, value, out, factor, part, scale, zero, head,
+                         bounds[chunk], bounds[chunk + U1])  # fmt: skip
             task = _take(pointer, TASK)
 
     return gather_sum
@@ -445,6 +498,37 @@ def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
     return edge_scores
 
 
+def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
+    index = np.uint64 if real == np.float64 else np.uint32  # of sources before
+
+    def sort_by_tile(pointer: Any) -> None:
+        job = carray(pointer, 1, JOB)[0]
+        rowptr, start = carray(_pointer(job.rowptr), size, np.uint64), carray(_pointer(job.tile_start), size, np.uint64)
+        col, source = carray(_pointer(job.col), size, index), carray(_pointer(job.tile_col), size, np.uint32)
+        perm, place = carray(_pointer(job.perm), size, np.uint32), carray(_pointer(job.tile_perm), size, np.uint32)
+        bounds, tiles, placed, named = carray(_pointer(job.bounds), size, np.uint64), job.tiles, job.tile_perm, job.perm
+        chunk = _take(pointer, TASK)
+        while chunk < job.chunks:
+            slot, end = rowptr[bounds[chunk]], rowptr[bounds[chunk + U1]]
+            for row in range(bounds[chunk], bounds[chunk + U1]):
+                low = index(0)
+                for tile in range(tiles):
+                    start[row * tiles + tile] = slot
+                    high = index((tile + U1) * job.num_sources // tiles)
+                    for e in range(rowptr[row], rowptr[row + U1]):
+                        if slot < end:  # an edge from elsewhere is overwritten: cheaper than to go around it
+                            source[slot] = col[e]
+                            if placed != U0:
+                                place[slot] = perm[e] if named != U0 else e
+                        slot += np.uint64(index(col[e] - low) < index(high - low))
+                    low = high
+                if slot != rowptr[row + U1]:  # an edge is in no tile
+                    start[job.num_rows * tiles] = U0
+            chunk = _take(pointer, TASK)
+
+    return sort_by_tile
+
+
 def transpose(rowptr: Any, col: Any, num_sources: Any) -> Any:
     """Group edges by source: pointer, targets, and the position of each edge in the order by target."""
     edges = np.uint64(col.shape[0])
@@ -464,19 +548,21 @@ def transpose(rowptr: Any, col: Any, num_sources: Any) -> Any:
     return pointer, target, perm
 
 
-def fits(rowptr: Any, col: Any, num_sources: Any, short: Any) -> Any:
-    """Whether a pointer rises from 0 to the number of edges, and all of these come from sources that exist.
-
-    Copies the sources to ``short``, which takes half the memory: kernels read them twice for each head.
-    """
-    falls, last, rows = U0, U0, np.uint64(rowptr.shape[0]) - U1
+def rises(rowptr: Any, num_edges: Any) -> Any:
+    """Whether a pointer rises from 0 to the number of edges."""
+    falls, rows = U0, np.uint64(rowptr.shape[0]) - U1
     for row in range(rows):
         falls += np.uint64(rowptr[row + U1] < rowptr[row])
+    return rowptr[U0] == U0 and rowptr[rows] == np.uint64(num_edges) and falls == U0
+
+
+def shorten(col: Any, num_sources: Any, short: Any) -> Any:
+    """Copy sources to half the memory, as kernels read them twice for each head; returns whether all of them exist."""
+    last = U0
     for e in range(np.uint64(col.shape[0])):
         last = max(last, col[e])
         short[e] = np.uint32(col[e])
-    whole = rowptr[U0] == U0 and rowptr[rows] == np.uint64(col.shape[0]) and falls == U0
-    return whole and (col.shape[0] == 0 or last < np.uint64(num_sources))
+    return col.shape[0] == 0 or last < np.uint64(num_sources)
 
 
 def share_out(rowptr: Any, bounds: Any) -> Any:
@@ -511,14 +597,14 @@ class Kernels:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
         module = globals()
         for name in (
-            "place", "dots", "weighted_sum", "edge_dots", "edge_sums", "adjust_scores", "any_nan",
-            "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
+            "place", "dots", "weighted_sum", "tile_dots", "edge_dots", "edge_sums", "adjust_scores", "any_nan",
+            "_softmax_rows", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
         ):  # fmt: skip
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
                 module[name] = njit(forceinline=True, **options)(module[name])
-        self.transpose, self.fits, self.share_out = (
-            njit(cache=cache, **options)(function) for function in (transpose, fits, share_out)
+        self.transpose, self.rises, self.shorten, self.share_out = (
+            njit(cache=cache, **options)(function) for function in (transpose, rises, shorten, share_out)
         )
 
         def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:
@@ -529,8 +615,9 @@ class Kernels:
             return int(compiled.address)
 
         self._compiled: list[Any] = []
-        # Where the code for single or double precision starts.
+        # Where the code for single or double precision starts, or for sources of 32 or 64 bits.
         self.attention_forward = functools.cache(functools.partial(address, _attention_forward))
         self.attention_backward = functools.cache(functools.partial(address, _attention_backward))
         self.gather_sum = functools.cache(functools.partial(address, _gather_sum))
         self.edge_scores = functools.cache(functools.partial(address, _edge_scores))
+        self.sort_by_tile = functools.cache(functools.partial(address, _sort_by_tile))

@@ -49,6 +49,18 @@ class _Code:
         place = self.builder.bitcast(self.builder.gep(data, [index]), value.type.as_pointer())
         self.builder.store(value, place, align=self.bytes)
 
+    def store_some(self, value: Any, data: Any, index: Any, count: Any) -> None:
+        """Store the first numbers of a vector, and touch nothing behind them."""
+        builder, places = self.builder, ir.VectorType(_INDEX, value.type.count)
+        numbers = ir.Constant(places, list(range(places.count)))
+        inside = builder.icmp_unsigned("<", numbers, self.spread(count, places.count))
+        place = builder.bitcast(builder.gep(data, [index]), value.type.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [value.type, place.type, ir.IntType(32), inside.type])
+        numbers_name = f"v{places.count}f{8 * self.bytes}"
+        name = f"llvm.masked.store.{numbers_name}.p0{numbers_name}"
+        store = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(store, [value, place, ir.Constant(ir.IntType(32), self.bytes), inside])
+
     def add(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b, flags=_FLAGS)
 
@@ -121,52 +133,66 @@ def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return context.make_array(kind)(context, builder, value).data
 
 
-@intrinsic
-def dot_rows(
-    context: Any, a: Any, at: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, channels: Any, scale: Any,
-    out: Any, into: Any,
-) -> Any:  # fmt: skip
-    """``out[into + e] = scale * <a[at:], b[col[first + e] * step + offset:]>`` for eight edges and whole registers."""
+def _dot_rows(edges: int) -> Any:
+    """The function for so many edges at a time."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = signature.args
-        code = _Code(context, builder, kinds[0].dtype)
-        a, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 9))
-        at, step, offset, first, channels, scale, into = (args[i] for i in (1, 3, 4, 6, 7, 8, 10))
-        rows, totals = [], []
-        for e in range(EDGES):
-            edge = builder.add(first, ir.Constant(_INDEX, e))
-            rows.append(code.row(b, col, edge, step, offset))
-            totals.append(cgutils.alloca_once_value(builder, code.zero))
+    @intrinsic
+    def dot_rows(
+        context: Any, a: Any, at: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any,
+        channels: Any, scale: Any, out: Any, into: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            code = _Code(context, builder, kinds[0].dtype)
+            a, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 10))
+            at, step, offset, first, count, channels, scale, into = (args[i] for i in (1, 3, 4, 6, 7, 8, 9, 11))
+            last = builder.sub(count, ir.Constant(_INDEX, 1))
+            rows, totals = [], []
+            for e in range(edges):
+                place = ir.Constant(_INDEX, e)
+                edge = builder.add(first, builder.select(builder.icmp_unsigned("<", place, last), place, last))
+                rows.append(code.row(b, col, edge, step, offset))
+                totals.append(cgutils.alloca_once_value(builder, code.zero))
 
-        def block(start: Any, registers: int) -> None:
-            for i in range(registers):
-                place = builder.add(start, ir.Constant(_INDEX, i * code.lanes))
-                x = code.load(a, builder.add(at, place))
-                for row, total in zip(rows, totals, strict=True):
-                    y = code.load(row, place)
-                    builder.store(code.multiply_add(x, y, builder.load(total)), total)
+            def block(start: Any, registers: int) -> None:
+                for i in range(registers):
+                    place = builder.add(start, ir.Constant(_INDEX, i * code.lanes))
+                    x = code.load(a, builder.add(at, place))
+                    for row, total in zip(rows, totals, strict=True):
+                        y = code.load(row, place)
+                        builder.store(code.multiply_add(x, y, builder.load(total)), total)
 
-        code.for_blocks(channels, block)
-        found = _summed(code, [builder.load(total) for total in totals])
-        code.store(code.multiply(code.spread(scale, EDGES), found), out, into)
-        return context.get_dummy_value()
+            code.for_blocks(channels, block)
+            found = _summed(code, [builder.load(total) for total in totals])
+            code.store_some(code.multiply(code.spread(scale, edges), found), out, into, count)
+            return context.get_dummy_value()
 
-    return types.void(a, at, b, step, offset, col, first, channels, scale, out, into), generate
+        return types.void(a, at, b, step, offset, col, first, count, channels, scale, out, into), generate
+
+    return dot_rows
+
+
+# ``out[into + e] = scale * <a[at:], b[col[first + e] * step + offset:]>`` for whole registers and ``count`` edges: from
+# one to eight, or to four. The last edge is read again in place of those that are missing.
+dot_rows, dot_few_rows = _dot_rows(EDGES), _dot_rows(EDGES // 2)
 
 
 @intrinsic
 def sum_rows(
     context: Any, weight: Any, origin: Any, b: Any, step: Any, offset: Any, col: Any, first: Any, count: Any,
-    channels: Any, out: Any, at: Any,
+    channels: Any, anew: Any, part: Any, part_at: Any, out: Any, at: Any,
 ) -> Any:  # fmt: skip
-    """``out[at:] = sum_e weight[origin + e] b[col[first + e] * step + offset:]`` for whole registers."""
+    """``out[at:] = part[part_at:] + sum_e weight[origin + e] b[col[first + e] * step + offset:]``, whole registers.
+
+    If ``anew``, the part is taken as 0.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds = signature.args
         code = _Code(context, builder, kinds[0].dtype)
-        weight, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 9))
-        origin, step, offset, first, count, channels, at = (args[i] for i in (1, 3, 4, 6, 7, 8, 10))
+        weight, b, col, part, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 10, 12))
+        origin, step, offset, first, count, channels = (args[i] for i in (1, 3, 4, 6, 7, 8))
+        anew, part_at, at = (args[i] for i in (9, 11, 13))
         zero, one, two = (ir.Constant(_INDEX, number) for number in range(3))
         paired = builder.and_(count, ir.Constant(_INDEX, -2))
 
@@ -182,6 +208,9 @@ def sum_rows(
                     y = code.load(row, place)
                     builder.store(code.multiply_add(factor, y, builder.load(total)), total)
 
+            with builder.if_then(builder.not_(anew)):
+                for place, total in zip(places, totals[0], strict=True):
+                    builder.store(code.load(part, builder.add(part_at, place)), total)
             with cgutils.for_range_slice(builder, zero, paired, two, _INDEX) as (edge, _):
                 add(edge, totals[0])
                 add(builder.add(edge, one), totals[1])
@@ -193,7 +222,31 @@ def sum_rows(
         code.for_blocks(channels, block)
         return context.get_dummy_value()
 
-    return types.void(weight, origin, b, step, offset, col, first, count, channels, out, at), generate
+    kinds = (weight, origin, b, step, offset, col, first, count, channels, types.boolean, part, part_at, out, at)
+    return types.void(*kinds), generate
+
+
+@intrinsic
+def fetch_row(context: Any, a: Any, at: Any, channels: Any) -> Any:
+    """Have the cache lines of ``a[at:]`` ready to be written; they may lie outside of the array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code, (at, channels) = _Code(context, builder, signature.args[0].dtype), args[1:]
+        data = _data(context, builder, signature.args[0], args[0])
+        word, place = ir.IntType(32), cgutils.voidptr_t
+        kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+
+        def block(start: Any, registers: int) -> None:
+            for i in range(registers):
+                number = builder.add(builder.add(at, start), ir.Constant(_INDEX, i * code.lanes))
+                line = builder.bitcast(builder.gep(data, [number]), place)
+                builder.call(prefetch, [line, *(ir.Constant(word, flag) for flag in (1, 3, 1))])
+
+        code.for_blocks(channels, block)
+        return context.get_dummy_value()
+
+    return types.void(a, at, channels), generate
 
 
 @intrinsic
@@ -274,7 +327,7 @@ def _exp(code: _Code, x: Any) -> Any:
 
 
 def _summed(code: _Code, registers: list[Any]) -> Any:
-    """The sums of eight registers, as one vector of eight numbers."""
+    """The sums of some registers, as a vector."""
     width = code.lanes  # of what belongs to one sum, within a register
     while len(registers) > 1:
         half = len(registers) // 2
