@@ -56,6 +56,14 @@ def warmup(*dtypes: torch.dtype) -> float:
     return time.perf_counter() - start
 
 
+def empty_result(query: Tensor, value: Tensor) -> Tensor:
+    """Memory for a result, which lies as the queries do, node by node or head by head."""
+    nodes, heads, channels = query.size(0), query.size(1), value.size(2)
+    if query.stride(1) > query.stride(0):
+        return query.new_empty(heads, nodes, channels).transpose(0, 1)
+    return query.new_empty(nodes, heads, channels)
+
+
 def attention_forward(
     query: Tensor,
     key: Tensor,
@@ -69,7 +77,7 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``."""
     compiled = _kernels()
-    out = query.new_empty(query.size(0), query.size(1), value.size(2))
+    out = empty_result(query, value)
     lse = query.new_empty(query.shape[:2])
     weighted = bias is not None or keep is not None
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value, placed=weighted)
@@ -99,14 +107,19 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
     compiled = _kernels()
-    grad_query, grad_key, grad_value = (t.new_empty(t.shape) for t in (query, key, value))
+    grad_query, grad_key, grad_value = (torch.empty_like(t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value)
     # Sources gather from their targets what these sent them.
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source = by_source.tiled(compiled, query, grad)
-    bias, keep, order, edges = _in_order(edges, bias), _in_order(edges, keep), edges, edges._replace(perm=None)
+    bias, keep, order, edges = (
+        _in_order(edges, bias),
+        _in_order(edges, keep),
+        edges,
+        edges._replace(perm=None),
+    )
     gather = functools.partial(run, compiled, compiled.gather_sum)
     for heads in rounds(edges, query, key, value, grad):
         k = packed(heads(key), edges, KEY)
@@ -156,7 +169,7 @@ def scores_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
     compiled = _kernels()
-    grad_query, grad_key = (t.new_empty(t.shape) for t in (query, key))
+    grad_query, grad_key = (torch.empty_like(t) for t in (query, key))
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source, edges = by_source.tiled(compiled, query), edges.tiled(compiled, key)

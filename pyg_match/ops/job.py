@@ -22,7 +22,7 @@ _TILE_BYTES = 3 << 19  # of a head's nodes that a core's cache keeps while a thr
 _TILE_DEGREE = 6  # edges from one tile to one row from which on tiles pay
 _TILE_USES = 16  # edges of a task for each node from which on it pays to bring a tile into the cache
 _MOST_TILES = 8  # each costs a look at all edges
-_PACKED_BYTES = 1 << 23  # of nodes copied at a time
+_PACKED_BYTES = 1 << 24  # of nodes copied at a time
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
@@ -44,7 +44,9 @@ class Edges(NamedTuple):
     col: np.ndarray
     perm: Optional[np.ndarray] = None  # where the edges are in the order of their weights, if not in this one
     tiles: int = 1  # parts of the sources, by which the edges of a row are sorted
-    tile_start: Optional[np.ndarray] = None  # the first edge of each row from each tile, and their number at the end
+    tile_start: Optional[np.ndarray] = (
+        None  # the first edge of each row from each tile, and last their number
+    )
 
     @classmethod
     def checked(
@@ -115,10 +117,10 @@ def _num_tiles(rows: int, count: int, tables: tuple[Tensor, ...]) -> int:
     if not tables:
         return 1
     (num_sources, heads, _), threads = tables[0].shape, torch.get_num_threads()
-    tiles = -(-num_sources * max(table.size(2) * table.element_size() for table in tables) // _TILE_BYTES)
+    tiles = max(1, -(-num_sources * max(t.size(2) * t.element_size() for t in tables) // _TILE_BYTES))
     uses = count * min(heads, threads) / max(num_sources * threads, 1)  # of a node by a thread
-    pays = 1 < tiles <= _MOST_TILES and count >= _TILE_DEGREE * rows * tiles and uses >= _TILE_USES
-    return tiles if pays else 1
+    enough = count > 0 and count >= _TILE_DEGREE * rows * tiles and uses >= _TILE_USES
+    return tiles if enough and tiles <= _MOST_TILES else 1
 
 
 def _address(numbers: Optional[np.ndarray]) -> int:
@@ -131,8 +133,10 @@ def rounds(edges: Edges, *tables: Tensor) -> Iterator[Callable[..., Tensor]]:
     They take a tensor and the dimension of its heads, 1 by default.
     """
     heads = tables[0].size(1)
-    copied = sum(table.size(0) * table.size(2) * table.element_size() for table in tables if _scattered(table, edges))
-    step = max(_PACKED_BYTES // max(copied, 1), torch.get_num_threads())  # each thread has a head of its own
+    copied = sum(
+        table.size(0) * table.size(2) * table.element_size() for table in tables if _scattered(table, edges)
+    )
+    step = max(_PACKED_BYTES // max(copied, 1), 1)
     if step >= heads:
         yield lambda tensor, dim=1: tensor
         return
@@ -156,9 +160,7 @@ def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
 def _scattered(nodes: Tensor, edges: Edges) -> bool:
     """Whether it pays to copy them."""
     apart, size = nodes.stride(0) != nodes.size(2), nodes.numel() * nodes.element_size()
-    return (
-        apart and size > _CACHED_BYTES * nodes.size(1) and len(edges.col) >= _PACKED_DEGREE * nodes.size(0)
-    )
+    return apart and size > _CACHED_BYTES * nodes.size(1) and len(edges.col) >= _PACKED_DEGREE * nodes.size(0)
 
 
 def _workspace(place: int, size: int) -> Tensor:
@@ -222,17 +224,20 @@ def run(
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
     if len(col) * width * heads < _INLINE_WORK:
         threads = 1
-    bounds, longest = _shares(compiled, edges, given["value" if "value" in given else "key"].size(0), heads, threads)
-    totals_at = _lines(longest * itemsize)
-    part_at = totals_at + _lines(len(rowptr) * itemsize)
-    rows = int(np.diff(bounds).max()) if tiles > 1 else 0
-    own = part_at + _lines(rows * fields["value_channels"] * itemsize)
+    bounds, longest = _shares(
+        compiled, edges, given["value" if "value" in given else "key"].size(0), heads, threads
+    )
+    most_rows = int(np.diff(bounds).max())
+    parts = most_rows * fields["value_channels"] if tiles > 1 else 0
+    totals_at = _lines(longest * itemsize)  # behind the scores
+    part_at = totals_at + _lines(most_rows * itemsize)
+    own = part_at + _lines(parts * itemsize)
     scratch = _workspace(SCRATCH, threads * own)
     job = pack_job(
-        fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, edges=len(col),
-        scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at,
-        bounds=bounds.ctypes.data,
-        tiles=tiles, rowptr=(rowptr if tile_start is None else tile_start).ctypes.data, col=col.ctypes.data, perm=_address(perm),
+        fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, bounds=_address(bounds),
+        scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at, edges=len(col),
+        tiles=tiles, rowptr=_address(rowptr if tile_start is None else tile_start), col=_address(col),
+        perm=_address(perm),
     )  # fmt: skip
     run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 
@@ -249,7 +254,7 @@ def _shares(
     rows, count = len(edges.rowptr) - 1, len(edges.col)
     shares = 1
     if edges.tiles > 1:  # few, as each reads all tiles, but as many for one thread as for another
-        shares = max(1, count // (2 * _TILE_USES * num_sources))
+        shares = max(1, int(count / (2 * _TILE_USES * num_sources)))
         shares = min(rows, shares * threads // math.gcd(shares * heads, threads))
     elif threads > 1 or count > _TASK_EDGES:
         shares = min(rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))

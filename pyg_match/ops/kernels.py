@@ -27,7 +27,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from pyg_match.ops import vectors
-from pyg_match.ops.vectors import EDGES, REGISTER, dot_few_rows, dot_rows, exponentials, fetch_row, largest, sum_rows
+from pyg_match.ops.vectors import (
+    EDGES,
+    REGISTER,
+    dot_few_rows,
+    dot_rows,
+    exponentials,
+    fetch_row,
+    largest,
+    sum_rows,
+)
 
 # What a task needs to know: addresses of arrays (0 for none), steps between nodes and between heads, and sizes.
 JOB = np.dtype(
@@ -503,10 +512,21 @@ def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
 
     def sort_by_tile(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
-        rowptr, start = carray(_pointer(job.rowptr), size, np.uint64), carray(_pointer(job.tile_start), size, np.uint64)
-        col, source = carray(_pointer(job.col), size, index), carray(_pointer(job.tile_col), size, np.uint32)
-        perm, place = carray(_pointer(job.perm), size, np.uint32), carray(_pointer(job.tile_perm), size, np.uint32)
-        bounds, tiles, placed, named = carray(_pointer(job.bounds), size, np.uint64), job.tiles, job.tile_perm, job.perm
+        rowptr, bounds = (
+            carray(_pointer(job.rowptr), size, np.uint64),
+            carray(_pointer(job.bounds), size, np.uint64),
+        )
+        col, start = carray(_pointer(job.col), size, index), carray(_pointer(job.tile_start), size, np.uint64)
+        perm, source = (
+            carray(_pointer(job.perm), size, np.uint32),
+            carray(_pointer(job.tile_col), size, np.uint32),
+        )
+        place, placed = carray(_pointer(job.tile_perm), size, np.uint32), job.tile_perm != U0
+        named, tiles, width = (
+            job.perm != U0,
+            job.tiles,
+            index((job.num_sources + job.tiles - U1) // job.tiles),
+        )
         chunk = _take(pointer, TASK)
         while chunk < job.chunks:
             slot, end = rowptr[bounds[chunk]], rowptr[bounds[chunk + U1]]
@@ -514,14 +534,14 @@ def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
                 low = index(0)
                 for tile in range(tiles):
                     start[row * tiles + tile] = slot
-                    high = index((tile + U1) * job.num_sources // tiles)
+                    share = min(width, index(job.num_sources - low))
                     for e in range(rowptr[row], rowptr[row + U1]):
                         if slot < end:  # an edge from elsewhere is overwritten: cheaper than to go around it
                             source[slot] = col[e]
-                            if placed != U0:
-                                place[slot] = perm[e] if named != U0 else e
-                        slot += np.uint64(index(col[e] - low) < index(high - low))
-                    low = high
+                            if placed:
+                                place[slot] = perm[e] if named else e
+                        slot += np.uint64(index(col[e] - low) < share)
+                    low += share
                 if slot != rowptr[row + U1]:  # an edge is in no tile
                     start[job.num_rows * tiles] = U0
             chunk = _take(pointer, TASK)

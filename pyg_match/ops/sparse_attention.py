@@ -39,12 +39,12 @@ _library.impl("edge_scores_backward", cpu.scores_backward, "CPU")
 
 @torch.library.register_fake("pyg_match::attention")
 def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.size(0), query.size(1), value.size(2)), query.new_empty(query.shape[:2])
+    return cpu.empty_result(query, value), query.new_empty(query.shape[:2])
 
 
 @torch.library.register_fake("pyg_match::attention_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, rowptr: Tensor, col: Tensor, *_: Any) -> Any:
-    like = [t.new_empty(t.shape) for t in (query, key, value)]
+    like = [torch.empty_like(t) for t in (query, key, value)]
     return (*like, query.new_empty(query.size(1), col.size(0)))
 
 
@@ -55,7 +55,7 @@ def _(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> 
 
 @torch.library.register_fake("pyg_match::edge_scores_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape)
+    return torch.empty_like(query), torch.empty_like(key)
 
 
 def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -118,7 +118,8 @@ def sparse_attention(
         edge_index: Edges from source to target, as a tensor of any order, an :class:`~torch_geometric.EdgeIndex`, a
             transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, or :class:`~pyg_match.ops.Blocks` for
             complete graphs. Edges that are sorted by target are fastest, with queries, keys and values that lie head
-            by head in memory (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed.
+            by head in memory (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed. The
+            result lies in memory as the queries do.
         bias: Added to the scores, in the order of the edges (for matrices: row by row).
         mask: ``False`` at edges to forbid, in the same order.
         mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient

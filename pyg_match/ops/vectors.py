@@ -56,8 +56,8 @@ class _Code:
         inside = builder.icmp_unsigned("<", numbers, self.spread(count, places.count))
         place = builder.bitcast(builder.gep(data, [index]), value.type.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [value.type, place.type, ir.IntType(32), inside.type])
-        numbers_name = f"v{places.count}f{8 * self.bytes}"
-        name = f"llvm.masked.store.{numbers_name}.p0{numbers_name}"
+        suffix = f"v{places.count}f{8 * self.bytes}"
+        name = f"llvm.masked.store.{suffix}.p0{suffix}"
         store = cgutils.get_or_insert_function(builder.module, kind, name)
         builder.call(store, [value, place, ir.Constant(ir.IntType(32), self.bytes), inside])
 
@@ -145,12 +145,14 @@ def _dot_rows(edges: int) -> Any:
             kinds = signature.args
             code = _Code(context, builder, kinds[0].dtype)
             a, b, col, out = (_data(context, builder, kinds[i], args[i]) for i in (0, 2, 5, 10))
-            at, step, offset, first, count, channels, scale, into = (args[i] for i in (1, 3, 4, 6, 7, 8, 9, 11))
+            at, step, offset, first, count = (args[i] for i in (1, 3, 4, 6, 7))
+            channels, scale, into = (args[i] for i in (8, 9, 11))
             last = builder.sub(count, ir.Constant(_INDEX, 1))
             rows, totals = [], []
             for e in range(edges):
-                place = ir.Constant(_INDEX, e)
-                edge = builder.add(first, builder.select(builder.icmp_unsigned("<", place, last), place, last))
+                number = ir.Constant(_INDEX, e)
+                number = builder.select(builder.icmp_unsigned("<", number, last), number, last)
+                edge = builder.add(first, number)
                 rows.append(code.row(b, col, edge, step, offset))
                 totals.append(cgutils.alloca_once_value(builder, code.zero))
 
@@ -222,8 +224,8 @@ def sum_rows(
         code.for_blocks(channels, block)
         return context.get_dummy_value()
 
-    kinds = (weight, origin, b, step, offset, col, first, count, channels, types.boolean, part, part_at, out, at)
-    return types.void(*kinds), generate
+    kinds = (weight, origin, b, step, offset, col, first, count, channels)
+    return types.void(*kinds, types.boolean, part, part_at, out, at), generate
 
 
 @intrinsic

@@ -1,3 +1,4 @@
+import contextlib
 import ctypes
 import math
 import multiprocessing
@@ -23,6 +24,7 @@ from pyg_match.ops import (
     Blocks,
     attention_weights,
     edge_scores,
+    job,
     sparse_attention,
     to_csr,
     warmup,
@@ -69,6 +71,24 @@ def random_case(
     return q, k, v, torch.stack([source, target]), 3 * randn(edges, heads), mask
 
 
+@contextlib.contextmanager
+def small_tiles(wanted=True):
+    """Read keys and values in tiles of some nodes, as on graphs too large for a test; yields how often it was done."""
+    sorted_ones = []
+    by_tile = job.Edges._by_tile
+
+    def spy(edges, *args, **options):
+        sorted_ones.append(by_tile(edges, *args, **options))
+        return sorted_ones[-1]
+
+    limits = {"_TILE_BYTES": 128, "_TILE_DEGREE": 0, "_TILE_USES": 0.01, "_MOST_TILES": 1000}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, limit in limits.items() if wanted else ():
+            patch.setattr(job, name, limit)
+        patch.setattr(job.Edges, "_by_tile", spy)
+        yield sorted_ones
+
+
 cases = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 99),
@@ -105,7 +125,7 @@ def test_a_bias_may_be_shared_by_heads(mask_mode):
     case=cases,
     with_bias=st.booleans(),
     mask_mode=st.sampled_from([None, "remove", "zero"]),
-    backend=st.sampled_from(["kernel", "reference"]),
+    backend=st.sampled_from(["kernel", "tiles", "reference"]),
 )
 def test_forward_and_gradients_equal_dense(case, with_bias, mask_mode, backend):
     q, k, v, edge_index, bias, mask = random_case(**case)
@@ -115,12 +135,16 @@ def test_forward_and_gradients_equal_dense(case, with_bias, mask_mode, backend):
     options = {"bias": bias if with_bias else None}
     if mask_mode:
         options |= {"mask": mask, "mask_mode": mask_mode}
-    out = sparse_attention(q, k, v, edge_index, **options, backend=backend)
     expected = dense(q, k, v, edge_index, **options)
+    weight = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(1))
+    with small_tiles(backend == "tiles"):
+        out = sparse_attention(
+            q, k, v, edge_index, **options, backend="kernel" if backend == "tiles" else backend
+        )
+        gradients = torch.autograd.grad((out * weight).sum(), variables)
     assert torch.allclose(out, expected, rtol=1e-10, atol=1e-10)
-    weight = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(
-        torch.autograd.grad((out * weight).sum(), variables),
+        gradients,
         torch.autograd.grad((expected * weight).sum(), variables, allow_unused=True),
         strict=True,
     ):
@@ -151,14 +175,17 @@ def test_precisions(dtype, tolerance):
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=cases)
-def test_single_precision_on_any_graph(case):
+@given(case=cases, tiles=st.booleans())
+def test_single_precision_on_any_graph(case, tiles):
     q, k, v, edge_index, bias, _ = random_case(**case)
     single = [t.float().requires_grad_() for t in (q, k, v, bias)]
     double = [t.detach().double().requires_grad_() for t in single]
-    out, expected = (sparse_attention(*t[:3], edge_index, t[3]) for t in (single, double))
+    expected = sparse_attention(*double[:3], edge_index, double[3])
+    with small_tiles(tiles):
+        out = sparse_attention(*single[:3], edge_index, single[3])
+        gradients = torch.autograd.grad(out.sum(), single)
     for mine, theirs in zip(
-        (out, *torch.autograd.grad(out.sum(), single)),
+        (out, *gradients),
         (expected, *torch.autograd.grad(expected.sum(), double)),
         strict=True,
     ):
@@ -169,8 +196,6 @@ def test_single_precision_on_any_graph(case):
 @pytest.mark.parametrize("heads_apart", [True, False])
 def test_many_nodes_on_several_threads(heads_apart, monkeypatch):
     """Tasks, copies of heads and rounds of them, which small graphs do without."""
-    from pyg_match.ops import job
-
     monkeypatch.setattr(job, "_PACKED_BYTES", 1 << 21)
     q, k, v, edge_index, bias, mask = random_case(0, 2000, 1500, 40000, 4, 64, 32, hub=True)
     if heads_apart:
@@ -188,6 +213,71 @@ def test_many_nodes_on_several_threads(heads_apart, monkeypatch):
         torch.set_num_threads(threads)
     for mine, theirs in zip(*found, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("channels", [(64, 64), (48, 100), (32, 7)])
+def test_tiles_of_many_nodes(threads, channels):
+    """What a core's cache does not hold is read in parts, in single precision with whole and partial registers."""
+    q, k, v, edge_index, bias, mask = random_case(0, 900, 1100, 60000, 3, *channels, torch.float, hub=True)
+    double = [t.double().requires_grad_() for t in (q, k, v, bias)]
+    single = [t.detach().float().requires_grad_() for t in double]
+    found = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for tensors, tiles in ((single, True), (double, False)):
+            backend = "kernel" if tiles else "reference"
+            with small_tiles(tiles) as used, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(job, "_TILE_BYTES", 1 << 14)
+                out = sparse_attention(*tensors[:3], edge_index, tensors[3], mask, backend=backend)
+                found.append((out, *torch.autograd.grad(out.square().sum(), tensors)))
+                score = edge_scores(*tensors[:2], edge_index, backend=backend)
+                found[-1] += (score, *torch.autograd.grad(score.square().sum(), tensors[:2]))
+            assert [edges.tiles > 2 for edges in used] == [True] * (5 if tiles else 0)
+    finally:
+        torch.set_num_threads(before)
+    for mine, theirs in zip(*found, strict=True):
+        assert (mine - theirs).abs().max() < 2e-5 * theirs.abs().max()
+
+
+def test_large_graphs_are_read_in_tiles():
+    """Without changed limits: of 64 channels in single precision, a tile holds about 6000 nodes."""
+    q, k, v, edge_index, _, _ = random_case(1, 5000, 7000, 200000, 2, 64, 64, torch.float)
+    edge_index = edge_index[:, edge_index[1].argsort(stable=True)]
+    with small_tiles(False) as used:
+        out = sparse_attention(q, k, v, edge_index)
+        sparse_attention(q[:, :, :32], k[:, :, :32], v[:, :, :32], edge_index)  # these fit into a cache
+    assert [edges.tiles for edges in used] == [2]
+    expected = sparse_attention(q, k, v, edge_index, backend="reference")
+    assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_wrong_sources_are_found_while_edges_are_sorted():
+    q, k, v, edge_index, _, _ = random_case(2, 50, 60, 900, 2, 32, 32)
+    for wrong in (60, -1):
+        edges = edge_index.clone()
+        edges[0, 700] = wrong
+        with (
+            small_tiles() as used,
+            pytest.raises(ValueError, match=f"names source {wrong}, but there are 60"),
+        ):
+            sparse_attention(q, k, v, edges)
+        assert len(used) == 1
+
+
+def test_results_lie_in_memory_as_queries_do():
+    q, k, v, edge_index, _, _ = random_case(3, 40, 30, 200, 4, 8, 16)
+    by_head = [t.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for t in (q, k, v)]
+    out = sparse_attention(*by_head, edge_index)
+    assert out.transpose(0, 1).is_contiguous()
+    assert sparse_attention(q, *by_head[1:], edge_index).is_contiguous()
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), by_head), by_head, strict=True):
+        assert grad.stride() == tensor.stride()
+    csr = to_csr(edge_index, 40)
+    torch.library.opcheck(
+        torch.ops.pyg_match.attention.default, (*by_head, csr.rowptr, csr.col, None, None, False, 0.5)
+    )
 
 
 def test_large_hub_and_many_heads():
