@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "a1952eb05408cca0064175bf1a352ad5c8d5f06e43295b9873b13fae16dbcdca"
+        "aliked-sparse.safetensors", "978603f6acc7ec0e0c4ffe07459f4400f6eecde0d543a069e3ec9bce93debca0"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
