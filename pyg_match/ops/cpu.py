@@ -79,9 +79,9 @@ def attention_forward(
     compiled = _kernels()
     out = empty_result(query, value)
     lse = query.new_empty(query.shape[:2])
-    weighted = bias is not None or keep is not None
-    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value, placed=weighted)
-    bias, keep = _in_order(edges, bias), _in_order(edges, keep)
+    # To sort biases and masks as well would cost more than tiles save.
+    tables = (key, value) if bias is None and keep is None else ()
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), *tables)
     for heads in rounds(edges, key, value):
         run(
             compiled, compiled.attention_forward, edges, scale, removes,
@@ -110,16 +110,11 @@ def attention_backward(
     grad_query, grad_key, grad_value = (torch.empty_like(t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
-    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), key, value)
+    tables = (key, value) if bias is None and keep is None else ()
+    edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), *tables)
     # Sources gather from their targets what these sent them.
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source = by_source.tiled(compiled, query, grad)
-    bias, keep, order, edges = (
-        _in_order(edges, bias),
-        _in_order(edges, keep),
-        edges,
-        edges._replace(perm=None),
-    )
     gather = functools.partial(run, compiled, compiled.gather_sum)
     for heads in rounds(edges, query, key, value, grad):
         k = packed(heads(key), edges, KEY)
@@ -144,11 +139,7 @@ def attention_backward(
             value=packed(heads(grad), edges, GRAD),
             out=heads(grad_value),
         )
-    if bias is None or order.perm is None:
-        return grad_query, grad_key, grad_value, slope
-    given = torch.empty_like(slope)
-    given[:, torch.from_numpy(order.perm.astype(np.int64))] = slope
-    return grad_query, grad_key, grad_value, given
+    return grad_query, grad_key, grad_value, slope
 
 
 def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:
@@ -190,13 +181,6 @@ def scores_backward(
             out=heads(grad_key),
         )
     return grad_query, grad_key
-
-
-def _in_order(edges: Edges, values: Optional[Tensor]) -> Optional[Tensor]:
-    """Bring values of edges, in the last dimension, into the order of tiles."""
-    if values is None or edges.perm is None:
-        return values
-    return values[..., torch.from_numpy(edges.perm.astype(np.int64))]
 
 
 def _kernels() -> "Kernels":

@@ -57,7 +57,6 @@ class Edges(NamedTuple):
         num_targets: int,
         num_sources: int,
         *tables: Tensor,
-        placed: bool = True,
     ) -> "Edges":
         """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError.
 
@@ -68,7 +67,6 @@ class Edges(NamedTuple):
             num_targets: How many targets there are.
             num_sources: How many sources there are.
             *tables: What is read of the sources, ``[N, H, C]`` each, if the edges of a target may be sorted by tile.
-            placed: Whether it must be known where the edges were before.
         """
         if max(num_targets, num_sources, col.numel()) > 1 << 32:
             raise ValueError(
@@ -79,7 +77,7 @@ class Edges(NamedTuple):
         good = len(pointer) == num_targets + 1 and compiled.rises(pointer, len(source))
         tiles = _num_tiles(num_targets, len(source), tables) if good else 1
         if tiles > 1:
-            edges = cls(pointer, source)._by_tile(compiled, num_sources, tiles, placed)
+            edges = cls(pointer, source)._by_tile(compiled, num_sources, tiles, placed=False)
             good = edges.tile_start[-1] == len(source)  # type: ignore[index]
         else:
             edges = cls(pointer, np.empty(len(source), np.uint32))
