@@ -349,7 +349,7 @@ def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
     centre = to_photo @ torch.tensor([(width - 1) / 2, (height - 1) / 2, 1], dtype=torch.float64)
     # The area that a pixel of the view covers in the photo, at the centre of the view.
     area = abs(float(torch.linalg.det(to_photo)) / float(centre[2]) ** 3)
-    oversampling = round(_foreshortening(to_photo, centre) ** 0.5)
+    oversampling = round(min(_foreshortening(to_photo, centre), _MOST_FORESHORTENED) ** 0.5)
     longest = max(photo.shape[1:])
     if area > 2:
         photo, scale = resize_image(
@@ -361,6 +361,9 @@ def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
     # In double precision, so that the sampled positions are as exact as the homography.
     warped = warp_perspective(photo[None].double(), to_view[None], fine, align_corners=True)
     return avg_pool2d(warped, oversampling)[0].float().clamp(0, 1)
+
+
+_MOST_FORESHORTENED = 64.0  # what is averaged in full: more would take memory without a limit
 
 
 def _foreshortening(to_photo: Tensor, point: Tensor) -> float:

@@ -45,7 +45,7 @@ class Edges(NamedTuple):
     perm: Optional[np.ndarray] = None  # where the edges are in the order of their weights, if not in this one
     tiles: int = 1  # parts of the sources, by which the edges of a row are sorted
     tile_start: Optional[np.ndarray] = (
-        None  # the first edge of each row from each tile, and last their number
+        None  # where the edges of each row from each tile start, and at last end
     )
 
     @classmethod

@@ -512,21 +512,13 @@ def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
 
     def sort_by_tile(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
-        rowptr, bounds = (
-            carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.bounds), size, np.uint64),
-        )
+        rowptr = carray(_pointer(job.rowptr), size, np.uint64)
+        bounds = carray(_pointer(job.bounds), size, np.uint64)
         col, start = carray(_pointer(job.col), size, index), carray(_pointer(job.tile_start), size, np.uint64)
-        perm, source = (
-            carray(_pointer(job.perm), size, np.uint32),
-            carray(_pointer(job.tile_col), size, np.uint32),
-        )
+        source = carray(_pointer(job.tile_col), size, np.uint32)
+        perm, named = carray(_pointer(job.perm), size, np.uint32), job.perm != U0
         place, placed = carray(_pointer(job.tile_perm), size, np.uint32), job.tile_perm != U0
-        named, tiles, width = (
-            job.perm != U0,
-            job.tiles,
-            index((job.num_sources + job.tiles - U1) // job.tiles),
-        )
+        tiles, width = job.tiles, index((job.num_sources + job.tiles - U1) // job.tiles)
         chunk = _take(pointer, TASK)
         while chunk < job.chunks:
             slot, end = rowptr[bounds[chunk]], rowptr[bounds[chunk + U1]]

@@ -565,6 +565,16 @@ def test_a_shortened_direction_is_averaged_not_skipped():
     assert float((view[:, 5:-5, 5:-5] - 0.5).abs().max()) < 0.05
 
 
+def test_what_is_averaged_has_a_limit():
+    """A view that shows next to nothing of one direction is no reason to run out of memory."""
+    from pyg_match.datasets.synthetic_homographies import _warp
+
+    to_view = torch.diag(torch.tensor([1e-9, 1.0, 1.0], dtype=torch.float64))
+    view = _warp(torch.rand(3, 40, 60), to_view, (60, 40))
+    assert view.shape == (3, 40, 60)
+    assert bool(view.isfinite().all())
+
+
 def test_a_shortened_view_stays_in_its_place():
     """A photo whose grey values are its coordinates shows, in a pixel, where the homography says that it looks."""
     from pyg_match.datasets.synthetic_homographies import _warp
