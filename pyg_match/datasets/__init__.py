@@ -3,6 +3,7 @@
 from pyg_match.datasets.feature_cache import FeatureCache
 from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.hpatches import HPatches, HPatchesPair, read_homography, rescale_homography
+from pyg_match.datasets.photo_pairs import PhotoPairs
 from pyg_match.datasets.photometric import Photometric
 from pyg_match.datasets.shards import CorruptShardError
 from pyg_match.datasets.synthetic import WarpedPair, random_homography, warped_pair
@@ -14,6 +15,7 @@ __all__ = [
     "HPatches",
     "HPatchesPair",
     "HomographyWarps",
+    "PhotoPairs",
     "Photometric",
     "SyntheticHomographies",
     "WarpedPair",

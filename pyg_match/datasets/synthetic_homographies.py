@@ -1,10 +1,8 @@
 """Training pairs from any folder of photos."""
 
-import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -13,25 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
 from pyg_match.datasets.homography_warps import HomographyWarps, Views, inside_photo
 from pyg_match.datasets.photometric import Photometric
 from pyg_match.datasets.repeats import repeated_structure
-from pyg_match.datasets.shards import CorruptShardError, PairShards, rounded
+from pyg_match.datasets.shards import PairShards, rounded
+from pyg_match.datasets.sources import describe_images, describe_module, find_images, make_extractor
 from pyg_match.datasets.synthetic import WarpedPair
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _MARGIN = 4.0  # pixels; keypoints nearer to the edge of the photo describe the edge
 _POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
-_SAMPLE = 4096  # bytes at the start and at the end of a file that tell it from others
 
 
-class SyntheticHomographies(Dataset[KeypointPair]):
+class SyntheticHomographies(CachedPairs):
     r"""Pairs of views of photos, warped by random homographies and changed in light, with true matches.
 
     Pair :math:`i` depends on the photos, ``seed`` and :math:`i` only: photos are drawn in shuffled rounds, and
@@ -101,7 +98,7 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         extractor_options: Mapping[str, Any] | None = None,
         negative_threshold: float = _NEGATIVE,
     ) -> None:
-        self.paths, names = _find_images(images)
+        self.paths, names = find_images(images)
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
         for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
             if value < 1:
@@ -123,7 +120,7 @@ class SyntheticHomographies(Dataset[KeypointPair]):
             )
         self.min_num_keypoints = min_num_keypoints
         self.negative_threshold = negative_threshold
-        self.extractor = _make_extractor(extractor, max_num_keypoints, extractor_options or {})
+        self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
         self.seed = seed
         self.max_num_keypoints = max_num_keypoints
         self.size = (int(size[0]), int(size[1]))
@@ -135,8 +132,8 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         self.shards: PairShards | None = None
         if cache is not None:
             settings = {
-                "images": _describe_images(self.paths, names),
-                "extractor": _describe_extractor(self.extractor),
+                "images": describe_images(self.paths, names),
+                "extractor": describe_module(self.extractor),
                 "seed": seed,
                 "max_num_keypoints": max_num_keypoints,
                 "size": self.size,
@@ -146,100 +143,27 @@ class SyntheticHomographies(Dataset[KeypointPair]):
             }
             self.shards = PairShards(Path(cache), settings, self.num_pairs, shard_size)
 
-    def __len__(self) -> int:
-        return self.num_pairs
-
     def __getitem__(self, index: int) -> KeypointPair:
         index = self._index(index)
-        pair = self._cached(index)
-        if pair is None:
-            pair = self._extract(index)
+        pair = self.load(index)
         limit = None
         if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
-            limit = self._limit(index, self.min_num_keypoints, self.max_num_keypoints)
+            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
         if limit is not None or self.negative_threshold != _NEGATIVE:
             pair = _relabelled(pair, limit, self.negative_threshold)
         return pair if self.transform is None else self.transform(pair)
 
-    def __iter__(self) -> Iterator[KeypointPair]:
-        return (self[index] for index in range(len(self)))
-
-    def _limit(self, index: int, smallest: int, largest: int) -> int:
-        generator = torch.Generator().manual_seed(_derived_seed(self.seed, "keypoints", index))
-        share = float(torch.rand((), generator=generator, dtype=torch.float64))
-        return round(smallest * (largest / smallest) ** share)
-
     def path(self, index: int) -> Path:
         """The photo that a pair shows."""
         round_, place = divmod(self._index(index), len(self.paths))
-        return self.paths[_shuffled(len(self.paths), _derived_seed(self.seed, "round", round_))[place]]
+        return self.paths[_shuffled(len(self.paths), derived_seed(self.seed, "round", round_))[place]]
 
     def render(self, index: int) -> WarpedPair:
         """The two views of a pair as images, to look at, and the homography between them."""
         return self._render(self._index(index))[0]
 
-    def prepare(self, num_workers: int = 0, progress: bool = False) -> int:
-        """Fill the cache: find the keypoints of all pairs that it lacks, in order.
-
-        It may be killed at any moment and goes on with the shard that it was at. Processes that prepare the same
-        cache at once do not harm each other, but do not share the work either.
-
-        Args:
-            num_workers: Processes that find keypoints, with one thread each. 0 does it in this process, with
-                all threads that torch uses.
-            progress: Whether to show a progress bar.
-
-        Returns:
-            The number of pairs that were made.
-
-        Raises:
-            ValueError: If there is no cache, an image cannot be read, or a shard is corrupt and is not to be
-                repaired.
-            OSError: If a shard cannot be written, for instance to a full disk. The shards before it remain.
-        """
-        shards = self.shards
-        if shards is None:
-            raise ValueError("there is nothing to prepare without a cache; pass cache=FOLDER")
-        shards.sweep()
-        missing = [shard for shard in range(len(shards)) if not self._has(shards, shard)]
-        order = [index for shard in missing for index in shards.indices(shard)]
-        # With a generator of its own, since a loader draws from torch's global one otherwise.
-        loader = DataLoader(
-            _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
-        )
-        with _progress(len(self), len(self) - len(order), progress) as advance:
-            pairs = iter(loader)
-            for shard in missing:
-                made = []
-                for _ in shards.indices(shard):
-                    made.append(next(pairs))
-                    advance()
-                if not shards.file(shard).is_file():  # else another process was faster
-                    shards.write(shard, made)
-        return len(order)
-
-    def _has(self, shards: PairShards, shard: int) -> bool:
-        try:
-            return shards.is_whole(shard)
-        except CorruptShardError:
-            if not self.repair:
-                raise
-            shards.remove(shard)
-            return False
-
-    def _cached(self, index: int) -> KeypointPair | None:
-        if self.shards is None:
-            return None
-        try:
-            return self.shards.read(index)
-        except CorruptShardError:
-            if not self.repair:
-                raise
-        shard = index // self.shards.shard_size
-        self.shards.write(shard, [self._extract(other) for other in self.shards.indices(shard)])
-        return self.shards.read(index)
-
-    def _extract(self, index: int) -> KeypointPair:
+    def make(self, index: int) -> KeypointPair:
+        """Render both views of a pair and find their keypoints."""
         rendered, views, photo_size = self._render(index)
         device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
         sets = []
@@ -250,15 +174,15 @@ class SyntheticHomographies(Dataset[KeypointPair]):
             margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
             keep = inside_photo(found.pos, to_view, photo_size, margin.clamp(min=_MARGIN)).nonzero().flatten()
             if self.max_num_keypoints is not None:
-                keep = keep[_best(found.score[keep], self.max_num_keypoints)]
-            sets.append(_subset(found, keep, views.size))
+                keep = keep[best(found.score[keep], self.max_num_keypoints)]
+            sets.append(subset(found, keep, views.size))
         return rounded(_labelled(sets[0], sets[1], rendered.homography))
 
     def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
         from pyg_match.features.image import load_image
 
         photo = load_image(self.path(index))
-        generator = torch.Generator().manual_seed(_derived_seed(self.seed, "warps", index))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "warps", index))
         if float(torch.rand((), generator=generator)) < self.repeats:
             photo = repeated_structure(photo, generator)
         photo_size = (photo.size(2), photo.size(1))
@@ -266,61 +190,19 @@ class SyntheticHomographies(Dataset[KeypointPair]):
         image0, image1 = (_warp(photo, to_view, views.size) for to_view in (views.to_view0, views.to_view1))
         if self.photometric is not None:
             if float(torch.rand((), generator=generator)) < self.photometric.reference:
-                image0 = self.photometric(image0, _derived_seed(self.seed, "view 0", index))
-            image1 = self.photometric(image1, _derived_seed(self.seed, "view 1", index))
+                image0 = self.photometric(image0, derived_seed(self.seed, "view 0", index))
+            image1 = self.photometric(image1, derived_seed(self.seed, "view 1", index))
         return WarpedPair(image0, image1, views.homography), views, photo_size
-
-    def _index(self, index: int) -> int:
-        if not -self.num_pairs <= index < self.num_pairs:
-            raise IndexError(f"pair {index} does not exist, there are {self.num_pairs}")
-        return int(index) % self.num_pairs
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(images={len(self.paths)}, pairs={len(self)}, seed={self.seed})"
-
-
-class _Extraction(Dataset[KeypointPair]):
-    """The pairs of a dataset, past its cache."""
-
-    def __init__(self, dataset: SyntheticHomographies) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> KeypointPair:
-        return self.dataset._extract(index)
-
-
-@contextmanager
-def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar, moved on by calling what it yields."""
-    if not show:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("finding keypoints", total=total, completed=done)
-        yield lambda: bar.advance(task)
-
-
-def _best(score: Tensor, count: int) -> Tensor:
-    """Places of the highest scores; all, in their order, if there are no more."""
-    if len(score) <= count:
-        return torch.arange(len(score), device=score.device)
-    return torch.argsort(score, descending=True, stable=True)[:count]
-
-
-def _subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
-    names = ("pos", "x", "score", "scale", "orientation")
-    kept = {name: keypoints[name][keep].cpu() for name in names if name in keypoints}
-    return KeypointSet(**kept, image_size=size)
 
 
 def _relabelled(pair: KeypointPair, count: int | None, negative_threshold: float) -> KeypointPair:
     """At most ``count`` keypoints of each view, with labels of their own: partners may be gone, others be next."""
     sets = [pair.image(index) for index in (0, 1)]
     if count is not None:
-        sets = [_subset(each, _best(each.score, count), each.image_size) for each in sets]
+        sets = [subset(each, best(each.score, count), each.image_size) for each in sets]
     return _labelled(sets[0], sets[1], pair.homography[0], negative_threshold)
 
 
@@ -378,89 +260,3 @@ def _foreshortening(to_photo: Tensor, point: Tensor) -> float:
 def _shuffled(count: int, seed: int) -> list[int]:
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return order
-
-
-def _derived_seed(seed: int, purpose: str, index: int) -> int:
-    """Independent seeds for each pair and purpose, also for neighbouring numbers."""
-    digest = hashlib.sha256(f"{seed} {purpose} {index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _make_extractor(
-    extractor: "Extractor | str", max_num_keypoints: int | None, options: Mapping[str, Any]
-) -> "Extractor":
-    from pyg_match.features.extractor import Extractor
-    from pyg_match.features.extractor import extractor as by_name
-
-    if isinstance(extractor, str):
-        # A quarter more than wanted, as those outside of the photo do not count.
-        limit = None if max_num_keypoints is None else max_num_keypoints + -(-max_num_keypoints // 4)
-        with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are loaded
-            try:
-                return by_name(extractor, max_num_keypoints=limit, **options)
-            except TypeError as error:
-                raise ValueError(f"'extractor_options' do not fit {extractor!r}: {error}") from None
-    if not isinstance(extractor, Extractor):
-        raise TypeError(f"'extractor' must be a name or an Extractor, got {type(extractor).__name__}")
-    if options:
-        raise ValueError(f"'extractor_options' are for an extractor given by name, got them with {extractor}")
-    return extractor
-
-
-def _find_images(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> tuple[list[Path], list[str]]:
-    """Absolute paths of the images, and the names that they have wherever their folder is."""
-    if not isinstance(images, str | os.PathLike):
-        paths = [Path(os.path.abspath(path)) for path in images]
-        if not paths:
-            raise ValueError("the list of images is empty, expected at least one path")
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"no image at '{missing[0]}' ({len(missing)} of {len(paths)} are missing)"
-            )
-        return paths, [path.name for path in paths]
-    root = Path(os.path.abspath(Path(images).expanduser()))
-    if not root.is_dir():
-        raise FileNotFoundError(f"'{images}' is not a folder, expected a folder of images")
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
-            Path(folder, name)
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-    if not found:
-        raise ValueError(f"no images under '{images}', expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    relative = sorted(path.relative_to(root).as_posix() for path in found)
-    return [root / name for name in relative], relative
-
-
-def _describe_images(paths: Sequence[Path], names: Sequence[str]) -> str:
-    """A digest of names, file sizes and samples of the content, the same for a copy of the folder."""
-    digest = hashlib.sha256()
-    for path, name in zip(paths, names, strict=True):
-        size = os.stat(path).st_size
-        with open(path, "rb") as stream:
-            start = stream.read(_SAMPLE)
-            stream.seek(max(0, size - _SAMPLE))
-            digest.update(repr((name, size, start, stream.read(_SAMPLE))).encode())
-    return digest.hexdigest()
-
-
-def _describe_extractor(extractor: "Extractor") -> dict[str, Any]:
-    """Class, plain attributes of all its modules, and a digest of its weights."""
-    weights = hashlib.sha256()
-    for name, value in sorted(extractor.state_dict().items()):
-        weights.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    plain = (bool, int, float, str)
-    attributes = {
-        f"{prefix}.{name}": value
-        for prefix, module in extractor.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, plain) and not name.startswith("_") and name != "training"
-    }
-    return {"class": type(extractor).__qualname__, "attributes": attributes, "weights": weights.hexdigest()}

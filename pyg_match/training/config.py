@@ -34,6 +34,9 @@ class DataConfig:
         6.0  # pixels from every keypoint of the other view that prove a keypoint unmatched
     )
     repeats: float = 0.0  # share of pairs with repeated structure
+    photo_pairs: Optional[str] = (
+        None  # file of pairs of photos of the same scene to train on as well; see PhotoPairs
+    )
     warps: dict[str, Any] = field(default_factory=dict)  # arguments of HomographyWarps
     photometric: dict[str, Any] = field(default_factory=dict)  # arguments of Photometric
     seed: int = 0  # of warps and of the split of the photos
@@ -117,6 +120,8 @@ class TrainingConfig:
         graph_from_recipe(self.graph)
         if (self.loss.distill_assignment or self.loss.distill_descriptors) and self.teacher is None:
             raise ValueError("the distillation losses need a 'teacher', got None")
+        if self.data.photo_pairs is not None and self.teacher is None:
+            raise ValueError("'data.photo_pairs' are labelled by a 'teacher', got None")
 
 
 def load_config(source: Union[str, Path], overrides: Sequence[str] = ()) -> TrainingConfig:

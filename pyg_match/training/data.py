@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, Union
 
 import torch
+from torch.utils.data import ConcatDataset
 
+from pyg_match.data import KeypointPair
+from pyg_match.datasets.cached_pairs import CachedPairs
 from pyg_match.training.config import TrainingConfig
 from pyg_match.transforms import graph_from_recipe
 
@@ -40,12 +43,16 @@ def make_datasets(
 ) -> tuple[Any, Any]:
     """Pairs for training and validation from a folder of photos, with their edges; validation sees other photos.
 
+    Pairs of photos (``data.photo_pairs``) follow those of warped photos; those that contain a photo which is held out
+    for validation are left out.
+
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If there are too few photos, or an argument of the warps or changes does not exist.
     """
-    from pyg_match.datasets import SyntheticHomographies
+    from pyg_match.datasets import PhotoPairs, SyntheticHomographies
     from pyg_match.datasets.homography_warps import HomographyWarps
+    from pyg_match.datasets.photo_pairs import read_pairs
     from pyg_match.datasets.photometric import Photometric
 
     data = config.data
@@ -67,7 +74,7 @@ def make_datasets(
     }
     photos = SyntheticHomographies(images, data.extractor).paths
     train, valid = split_photos(photos, data.validation_photos, data.seed)
-    return (
+    warped, held_out = (
         SyntheticHomographies(
             train,
             data.extractor,
@@ -80,3 +87,40 @@ def make_datasets(
             valid, data.extractor, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, **settings
         ),
     )
+    if data.photo_pairs is None:
+        return warped, held_out
+    pairs = [pair for pair in read_pairs(data.photo_pairs, images) if not set(pair) & set(valid)]
+    photo_pairs = PhotoPairs(
+        pairs,
+        extractor=data.extractor,
+        teacher=config.teacher or "",
+        max_num_keypoints=data.max_num_keypoints,
+        min_num_keypoints=data.min_num_keypoints,
+        resize=max(data.size),
+        seed=data.seed,
+        cache=cache,
+        transform=settings["transform"],
+        extractor_options=data.extractor_options,
+    )
+    return JoinedPairs([warped, photo_pairs]), held_out
+
+
+class JoinedPairs(ConcatDataset[KeypointPair]):
+    """The pairs of several datasets after each other, without the homography that only some of them have."""
+
+    datasets: list[CachedPairs]  # type: ignore[assignment]
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        pair = super().__getitem__(index)
+        if "homography" in pair:
+            del pair.homography
+        return pair
+
+    @property
+    def paths(self) -> list[Path]:
+        """The photos of all parts."""
+        return [path for part in self.datasets for path in part.paths]
+
+    def prepare(self, progress: bool = False) -> int:
+        """Fill the caches of all parts; returns the number of pairs that were made."""
+        return sum(part.prepare(progress=progress) for part in self.datasets)

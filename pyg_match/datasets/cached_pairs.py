@@ -1,0 +1,159 @@
+"""Pairs that take long to make, kept on disk."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.shards import CorruptShardError, PairShards
+
+
+class CachedPairs(Dataset[KeypointPair]):
+    """What datasets share that make a pair from its number alone, which a subclass does in :meth:`make`.
+
+    Attributes:
+        paths: The photos.
+        num_pairs: Number of pairs.
+        shards: The cache; ``None`` makes each pair anew whenever it is asked for.
+        repair: Make corrupt files of the cache anew instead of raising an error.
+    """
+
+    paths: Sequence[Path]
+    num_pairs: int
+    shards: PairShards | None
+    repair: bool
+
+    def make(self, index: int) -> KeypointPair:
+        """Make a pair, past the cache, as it would come back from there."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.num_pairs
+
+    def __iter__(self) -> Iterator[KeypointPair]:
+        return (self[index] for index in range(len(self)))
+
+    def prepare(self, num_workers: int = 0, progress: bool = False) -> int:
+        """Fill the cache: find the keypoints of all pairs that it lacks, in order.
+
+        It may be killed at any moment and goes on with the shard that it was at. Processes that prepare the same
+        cache at once do not harm each other, but do not share the work either.
+
+        Args:
+            num_workers: Processes that find keypoints, with one thread each. 0 does it in this process, with
+                all threads that torch uses.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The number of pairs that were made.
+
+        Raises:
+            ValueError: If there is no cache, an image cannot be read, or a shard is corrupt and is not to be
+                repaired.
+            OSError: If a shard cannot be written, for instance to a full disk. The shards before it remain.
+        """
+        shards = self.shards
+        if shards is None:
+            raise ValueError("there is nothing to prepare without a cache; pass cache=FOLDER")
+        shards.sweep()
+        missing = [shard for shard in range(len(shards)) if not self._has(shards, shard)]
+        order = [index for shard in missing for index in shards.indices(shard)]
+        # With a generator of its own, since a loader draws from torch's global one otherwise.
+        loader = DataLoader(
+            _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
+        )
+        with _progress(len(self), len(self) - len(order), progress) as advance:
+            pairs = iter(loader)
+            for shard in missing:
+                made = []
+                for _ in shards.indices(shard):
+                    made.append(next(pairs))
+                    advance()
+                if not shards.file(shard).is_file():  # else another process was faster
+                    shards.write(shard, made)
+        return len(order)
+
+    def _has(self, shards: PairShards, shard: int) -> bool:
+        try:
+            return shards.is_whole(shard)
+        except CorruptShardError:
+            if not self.repair:
+                raise
+            shards.remove(shard)
+            return False
+
+    def load(self, index: int) -> KeypointPair:
+        """A pair from the cache; made, and not kept, if its shard is not there."""
+        if self.shards is None:
+            return self.make(index)
+        try:
+            found = self.shards.read(index)
+        except CorruptShardError:
+            if not self.repair:
+                raise
+            shard = index // self.shards.shard_size
+            self.shards.write(shard, [self.make(other) for other in self.shards.indices(shard)])
+            found = self.shards.read(index)
+        return self.make(index) if found is None else found
+
+    def _index(self, index: int) -> int:
+        if not -self.num_pairs <= index < self.num_pairs:
+            raise IndexError(f"pair {index} does not exist, there are {self.num_pairs}")
+        return int(index) % self.num_pairs
+
+
+class _Extraction(Dataset[KeypointPair]):
+    """The pairs of a dataset, past its cache."""
+
+    def __init__(self, dataset: CachedPairs) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        return self.dataset.make(index)
+
+
+@contextmanager
+def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar, moved on by calling what it yields."""
+    if not show:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("finding keypoints", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def best(score: Tensor, count: int) -> Tensor:
+    """Places of the highest scores; all, in their order, if there are no more."""
+    if len(score) <= count:
+        return torch.arange(len(score), device=score.device)
+    return torch.argsort(score, descending=True, stable=True)[:count]
+
+
+def subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
+    """Some keypoints of an image, on the CPU."""
+    names = ("pos", "x", "score", "scale", "orientation")
+    kept = {name: keypoints[name][keep].cpu() for name in names if name in keypoints}
+    return KeypointSet(**kept, image_size=size)
+
+
+def derived_seed(seed: int, purpose: str, index: int) -> int:
+    """Independent seeds for each pair and purpose, also for neighbouring numbers."""
+    digest = hashlib.sha256(f"{seed} {purpose} {index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def keypoint_limit(seed: int, index: int, smallest: int, largest: int) -> int:
+    """The number of keypoints that the views of a pair are limited to, log-uniformly drawn."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "keypoints", index))
+    share = float(torch.rand((), generator=generator, dtype=torch.float64))
+    return round(smallest * (largest / smallest) ** share)

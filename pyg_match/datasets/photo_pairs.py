@@ -1,0 +1,251 @@
+"""Training pairs of real photos, labelled by a matcher that is trusted."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.cached_pairs import CachedPairs, best, keypoint_limit, subset
+from pyg_match.datasets.shards import PairShards, rounded
+from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
+from pyg_match.features.image import load_image, resize_image
+from pyg_match.geometry import estimate_fundamental
+from pyg_match.nn.assignment import mutual_matches
+
+if TYPE_CHECKING:
+    from pyg_match.features import Extractor
+    from pyg_match.nn import GraphMatcher
+
+_UNKNOWN = -2  # the label of a keypoint that is to be ignored
+_PHOTOS = 64  # whose keypoints are remembered, as a photo may be part of many pairs
+_SEEN = 0.02  # score from which on a match of the teacher counts; geometry sorts out the wrong ones
+
+
+class PhotoPairs(CachedPairs):
+    r"""Pairs of photos of the same scene, with the matches of a teacher that agree with one epipolar geometry.
+
+    Warped photos are planes. These pairs bring depth, occlusion and real changes of light and viewpoint to
+    training, without any ground truth: a teacher, by default LightGlue on complete graphs, matches each pair, a
+    fundamental matrix is estimated from its matches, and the inliers become labels. All other keypoints are
+    labelled -2, unknown, so train with a loss that imitates the teacher's assignment as well. A pair of which
+    fewer than ``min_matches`` matches, or than a share of ``min_inliers`` of them, agree has unknown keypoints
+    only.
+
+    Pairs are made once, by :meth:`prepare`, if there is a ``cache``; it knows by a fingerprint of the photos,
+    the extractor and the teacher with their weights, and all settings whether a shard is of use.
+
+    Args:
+        pairs: Paths of both photos of each pair; or a text file with two names in a line, relative to ``images``.
+            What follows the names in a line is ignored, as are empty lines.
+        images: The folder that names in a file are relative to; by default that of the file.
+        extractor: Finds the keypoints; or its name, see :func:`pyg_match.features.extractor`.
+        teacher: A matcher for these keypoints; or the name of its weights.
+        max_num_keypoints: Keep at most this many keypoints of a photo, those with the highest scores.
+        min_num_keypoints: Limit the photos of each pair to a number of its own, as in
+            :class:`SyntheticHomographies`.
+        resize: Longer side in pixels at which keypoints are found; ``None`` for the original size.
+        threshold: Largest epipolar error of a label in pixels of the photos at that size.
+        min_matches: Fewest labels of a pair.
+        min_inliers: Smallest share of the teacher's matches that must be labels, in [0, 1].
+        seed: Chooses the limits on keypoints.
+        cache: Folder for the pairs; ``None`` keeps nothing.
+        transform: Applied to every pair after it was loaded, for instance to draw edges. Never cached.
+        shard_size: Pairs in one file of the cache.
+        repair: Make corrupt files of the cache anew instead of raising an error.
+        extractor_options: Arguments of an extractor that is given by name, such as ``detection_threshold``.
+
+    Raises:
+        FileNotFoundError: If the file of pairs or a photo does not exist.
+        ValueError: If there are no pairs, a line has no two names, a number is out of its range, or the
+            teacher is one for other keypoints.
+
+    Example:
+        >>> dataset = PhotoPairs("pairs.txt", cache="cache")  # doctest: +SKIP
+        >>> dataset.prepare()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        pairs: str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
+        images: str | os.PathLike[str] | None = None,
+        extractor: "Extractor | str" = "aliked",
+        teacher: "GraphMatcher | str" = "aliked-lightglue",
+        max_num_keypoints: int | None = 1024,
+        min_num_keypoints: int | None = None,
+        resize: int | None = 640,
+        threshold: float = 1.5,
+        min_matches: int = 20,
+        min_inliers: float = 0.35,
+        seed: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        transform: Callable[[KeypointPair], KeypointPair] | None = None,
+        shard_size: int = 64,
+        repair: bool = False,
+        extractor_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        from pyg_match.nn import GraphMatcher
+
+        self.pairs = read_pairs(pairs, images)
+        self.paths = sorted({path for pair in self.pairs for path in pair})
+        self.num_pairs = len(self.pairs)
+        if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
+            raise ValueError(
+                f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
+                f"got {min_num_keypoints}"
+            )
+        if not threshold > 0:
+            raise ValueError(f"'threshold' must be a positive number of pixels, got {threshold}")
+        if min_matches < 8:
+            raise ValueError(f"'min_matches' must be at least 8, which any geometry fits, got {min_matches}")
+        if not 0 <= min_inliers <= 1:
+            raise ValueError(f"'min_inliers' must be in [0, 1], got {min_inliers}")
+        self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
+        self.teacher = GraphMatcher.from_pretrained(teacher) if isinstance(teacher, str) else teacher
+        if self.extractor.descriptor_dim != self.teacher.config.in_channels:
+            raise ValueError(
+                f"the detector gives descriptors of width {self.extractor.descriptor_dim}, but the teacher expects "
+                f"{self.teacher.config.in_channels}"
+            )
+        self.max_num_keypoints = max_num_keypoints
+        self.min_num_keypoints = min_num_keypoints
+        self.resize = resize
+        self.threshold = threshold
+        self.min_matches = min_matches
+        self.min_inliers = min_inliers
+        self.seed = seed
+        self.transform = transform
+        self.repair = repair
+        self._found: OrderedDict[Path, KeypointSet] = OrderedDict()
+        self.shards: PairShards | None = None
+        if cache is not None:
+            number = {path: index for index, path in enumerate(self.paths)}
+            settings = {
+                "images": describe_images(self.paths, [path.name for path in self.paths]),
+                "pairs": [[number[path] for path in pair] for pair in self.pairs],
+                "extractor": describe_module(self.extractor),
+                "teacher": describe_module(self.teacher),
+                "max_num_keypoints": max_num_keypoints,
+                "resize": resize,
+                "threshold": threshold,
+                "min_matches": min_matches,
+                "min_inliers": min_inliers,
+            }
+            self.shards = PairShards(Path(cache), settings, self.num_pairs, shard_size)
+
+    def __getitem__(self, index: int) -> KeypointPair:
+        index = self._index(index)
+        pair = self.load(index)
+        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
+            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
+            pair = _limited(pair, limit)
+        return pair if self.transform is None else self.transform(pair)
+
+    @torch.inference_mode()
+    def make(self, index: int) -> KeypointPair:
+        """Find the keypoints of both photos, match them and keep the matches that agree."""
+        sets = [self._keypoints(path) for path in self.pairs[index]]
+        pair = KeypointPair.from_sets(sets[0], sets[1])
+        device = next(self.teacher.parameters()).device
+        log_assignment = self.teacher(pair.to(device)).log_assignment
+        if log_assignment is None:
+            raise ValueError("'teacher' must have a dense assignment head, got one with assign_on_edges=True")
+        matched, _, _, _ = mutual_matches(log_assignment[0].cpu(), _SEEN)
+        first = (matched >= 0).nonzero().flatten()
+        labels = self._agreeing(sets, torch.stack([first, matched[first]], dim=1))
+        return rounded(_labelled(sets[0], sets[1], labels))
+
+    def _keypoints(self, path: Path) -> KeypointSet:
+        found = self._found.get(path)
+        if found is None:
+            image = load_image(path)
+            if self.resize is not None:
+                image, _ = resize_image(image, self.resize)
+            device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
+            found = self.extractor(image.to(device))
+            keep = torch.arange(found.num_keypoints, device=found.pos.device)
+            if self.max_num_keypoints is not None:
+                keep = best(found.score, self.max_num_keypoints)
+            found = subset(found, keep, found.image_size)
+            self._found[path] = found
+            if len(self._found) > _PHOTOS:
+                self._found.popitem(last=False)
+        return found
+
+    def _agreeing(self, sets: Sequence[KeypointSet], matches: Tensor) -> Tensor:
+        """The matches that one fundamental matrix explains; none if those are too few."""
+        points0, points1 = (each.pos[index] for each, index in zip(sets, matches.unbind(1), strict=True))
+        _, inliers = estimate_fundamental(points0, points1, threshold=self.threshold)
+        count = int(inliers.sum())
+        enough = count >= max(self.min_matches, self.min_inliers * len(matches))
+        return matches[torch.from_numpy(inliers)] if enough else matches[:0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_found": OrderedDict()}  # workers find their own
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(photos={len(self.paths)}, pairs={len(self)})"
+
+
+def read_pairs(
+    pairs: str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
+    images: str | os.PathLike[str] | None = None,
+) -> list[tuple[Path, Path]]:
+    """Absolute paths of the photos of each pair; see :class:`PhotoPairs`.
+
+    Raises:
+        FileNotFoundError: If the file of pairs or a photo does not exist.
+        ValueError: If there are no pairs, or a line has no two names.
+    """
+    if isinstance(pairs, str | os.PathLike):
+        file = Path(pairs).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"no file of pairs at '{file}'")
+        root = file.parent if images is None else Path(images).expanduser()
+        named = []
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            words = line.split()
+            if len(words) == 1:
+                raise ValueError(
+                    f"line {number} of '{file}' must begin with the names of two photos, got {line!r}"
+                )
+            if words:
+                named.append((root / words[0], root / words[1]))
+    else:
+        root = Path() if images is None else Path(images).expanduser()
+        named = [(root / one, root / other) for one, other in pairs]
+    if not named:
+        raise ValueError("there are no pairs of photos, expected at least one")
+    found = [(Path(os.path.abspath(one)), Path(os.path.abspath(other))) for one, other in named]
+    missing = sorted({path for pair in found for path in pair if not path.is_file()})
+    if missing:
+        raise FileNotFoundError(f"no photo at '{missing[0]}' ({len(missing)} are missing)")
+    return found
+
+
+def _labelled(set0: KeypointSet, set1: KeypointSet, matches: Tensor) -> KeypointPair:
+    """A pair in which the matches are known, and nothing about other keypoints."""
+    y0, y1 = (torch.full((each.num_keypoints,), _UNKNOWN) for each in (set0, set1))
+    y0[matches[:, 0]] = matches[:, 1]
+    y1[matches[:, 1]] = matches[:, 0]
+    return KeypointPair.from_sets(set0, set1, y=torch.cat([y0, y1]))
+
+
+def _limited(pair: KeypointPair, count: int) -> KeypointPair:
+    """The best ``count`` keypoints of each photo, and the labels between them."""
+    sets = [pair.image(index) for index in (0, 1)]
+    kept = [best(each.score, count) for each in sets]
+    place = [torch.full((each.num_keypoints,), -1) for each in sets]
+    for numbers, keep in zip(place, kept, strict=True):
+        numbers[keep] = torch.arange(len(keep))
+    y: Any = pair.y
+    y0 = y[: sets[0].num_keypoints]
+    first = (y0 >= 0).nonzero().flatten()
+    matches = torch.stack([place[0][first], place[1][y0[first]]], dim=1)
+    matches = matches[(matches >= 0).all(dim=1)]
+    set0, set1 = (subset(each, keep, each.image_size) for each, keep in zip(sets, kept, strict=True))
+    return _labelled(set0, set1, matches)

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Batch
+
+from pyg_match.datasets import CorruptShardError, PhotoPairs
+from pyg_match.features import SIFT
+from pyg_match.nn import GraphMatcher
+from pyg_match.training import config_from_dict
+from pyg_match.training.data import make_datasets
+from pyg_match.transforms import KNNGraph
+
+SIZE = (450, 300)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A stereo pair with its disparity, a photo of something else, and a file that names them."""
+    data = pytest.importorskip("skimage.data")
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("scene")
+    left, right, disparity = data.stereo_motorcycle()
+    for name, image in (("left", left), ("right", right), ("cat", data.chelsea())):
+        Image.fromarray(image).resize(SIZE).save(folder / f"{name}.png")
+    (folder / "pairs.txt").write_text("left.png right.png 0 0 more numbers\n\nleft.png cat.png\n")
+    return folder, disparity
+
+
+def make(folder, **kwargs):
+    kwargs = {"extractor": "aliked", "max_num_keypoints": 256, "resize": SIZE[0], **kwargs}
+    return PhotoPairs(folder / "pairs.txt", **kwargs)
+
+
+def equal(pair, other):
+    names = sorted(pair.keys())
+    return names == sorted(other.keys()) and all(torch.equal(pair[name], other[name]) for name in names)
+
+
+def test_labels_agree_with_the_disparity(scene):
+    folder, disparity = scene
+    pair, unrelated = make(folder)
+    assert pair.validate() and unrelated.validate()
+    count0 = int(pair.num_keypoints[0, 0])
+    y0, y1 = pair.y[:count0], pair.y[count0:]
+    first = (y0 >= 0).nonzero().flatten()
+    assert len(first) > 80 and torch.equal(y1[y0[first]], first)
+    assert set(pair.y[pair.y < 0].tolist()) == {-2}  # nothing is known about the others
+    pos0, pos1 = pair.pos[:count0][first], pair.pos[count0:][y0[first]]
+    # Corners lie on the edges of objects, so that any disparity within 3 pixels may be meant.
+    scale = disparity.shape[1] / SIZE[0]
+    row, column = np.round(pos0.numpy() * scale).astype(int).T[::-1]
+    offsets = [(i, j) for i in (-3, 0, 3) for j in (-3, 0, 3)]
+    places = [
+        ((row + i).clip(0, disparity.shape[0] - 1), (column + j).clip(0, disparity.shape[1] - 1))
+        for i, j in offsets
+    ]
+    near = torch.from_numpy(np.stack([disparity[place] for place in places])) / scale
+    error = ((pos0 - pos1)[:, 0] - near).abs().nan_to_num(posinf=1e9).amin(0)
+    assert float((error < 2).float().mean()) > 0.85  # the rest lies where one object hides another
+    assert set(unrelated.y.tolist()) == {-2}
+
+
+def test_the_cache_changes_nothing_and_knows_what_it_holds(scene, tmp_path):
+    folder, _ = scene
+    plain = list(make(folder))
+    dataset = make(folder, cache=tmp_path, shard_size=1)
+    assert dataset.prepare() == 2 and dataset.prepare() == 0
+    assert all(equal(*pairs) for pairs in zip(plain, dataset, strict=True))
+    assert make(folder, cache=tmp_path, shard_size=1, threshold=1.0).prepare() == 2
+    with torch.no_grad():
+        dataset.teacher.lin_in.bias += 1
+    other = make(folder, cache=tmp_path, shard_size=1, teacher=dataset.teacher)
+    assert other.shards.fingerprint != dataset.shards.fingerprint
+    file = dataset.shards.file(0)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CorruptShardError, match="delete it, or pass repair=True"):
+        make(folder, cache=tmp_path, shard_size=1)[0]
+    assert equal(make(folder, cache=tmp_path, shard_size=1, repair=True)[0], plain[0])
+
+
+def test_fewer_keypoints_keep_the_labels_between_them(scene):
+    folder, _ = scene
+    whole = make(folder)[0]
+    pair = make(folder, min_num_keypoints=64, transform=KNNGraph(4))[0]
+    count0 = int(pair.num_keypoints[0, 0])
+    assert 64 <= count0 < 256 and pair.edge_index.size(1) == 4 * int(pair.num_keypoints.sum())
+    split = int(whole.num_keypoints[0, 0])
+    partner = {}
+    for index in (whole.y[:split] >= 0).nonzero().flatten().tolist():
+        ends = whole.pos[index], whole.pos[split + int(whole.y[index])]
+        partner[tuple(ends[0].tolist())] = tuple(ends[1].tolist())
+    kept = {tuple(p.tolist()) for p in pair.pos[count0:]}
+    for index in range(count0):
+        expected = partner.get(tuple(pair.pos[index].tolist()))
+        if expected not in kept:
+            assert int(pair.y[index]) == -2
+        else:
+            assert tuple(pair.pos[count0 + int(pair.y[index])].tolist()) == expected
+
+
+def test_wrong_input_is_named(scene, tmp_path):
+    folder, _ = scene
+    for text, error, message in (
+        ("left.png\n", ValueError, "line 1 of .* must begin with the names of two photos, got 'left.png'"),
+        ("\n", ValueError, "there are no pairs of photos"),
+        ("left.png none.png\n", FileNotFoundError, "no photo at .*none.png"),
+    ):
+        (tmp_path / "pairs.txt").write_text(text)
+        with pytest.raises(error, match=message):
+            PhotoPairs(tmp_path / "pairs.txt", folder)
+    with pytest.raises(FileNotFoundError, match="no file of pairs"):
+        PhotoPairs(tmp_path / "none.txt")
+    for wrong, message in (
+        ({"threshold": 0.0}, "'threshold' must be a positive number of pixels, got 0.0"),
+        ({"min_matches": 3}, "'min_matches' must be at least 8"),
+        ({"min_inliers": 2.0}, r"'min_inliers' must be in \[0, 1\], got 2.0"),
+        ({"min_num_keypoints": 999}, "'min_num_keypoints' must be None or between 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(folder, **wrong)
+    with pytest.raises(ValueError, match="width 128, but the teacher expects 64"):
+        PhotoPairs([("left.png", "right.png")], folder, SIFT(64), GraphMatcher(in_channels=64))
+
+
+def test_training_joins_them_with_warped_photos(scene, tmp_path):
+    folder, _ = scene
+    config = {
+        "teacher": "aliked-lightglue",
+        "graph": [{"KNNGraph": {"k": 4, "loop": True}}],
+        "data": {
+            "size": list(SIZE),
+            "max_num_keypoints": 128,
+            "num_pairs": 2,
+            "validation_pairs": 1,
+            "validation_photos": 0.3,
+            "photo_pairs": str(folder / "pairs.txt"),
+        },
+    }
+    train, valid = make_datasets(config_from_dict(config), folder, tmp_path)
+    # One of three photos is held out, and with it the pairs that contain it.
+    assert len(valid.paths) == 1 and not set(valid.paths) & set(train.paths)
+    assert train.prepare() == len(train)
+    batch = Batch.from_data_list([train[0], train[len(train) - 1]])
+    assert "homography" not in batch and batch.num_keypoints.shape == (2, 2)
+    with pytest.raises(ValueError, match="labelled by a 'teacher'"):
+        config_from_dict({**config, "teacher": None})
