@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -15,6 +16,16 @@ from pyg_match.ops.team import run_together
 if TYPE_CHECKING:
     from pyg_match.ops.kernels import Kernels
 
+
+def _core_cache() -> int:
+    """Bytes of the second level of a core's cache, 0 if the system does not tell."""
+    try:
+        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 0)
+    except (AttributeError, OSError, ValueError):  # as on Windows and macOS
+        return 0
+
+
+_CORE_CACHE = _core_cache()
 _INLINE_WORK = 1 << 15  # multiply-adds below which handing work to another thread costs more than it saves
 _TASKS = 4  # for each thread, so that one that is held up does not hold up all
 _TASK_EDGES = 1 << 15  # scores that a core's cache has room for beside the nodes
@@ -111,8 +122,11 @@ class Edges(NamedTuple):
 
 
 def _num_tiles(rows: int, count: int, tables: tuple[Tensor, ...]) -> int:
-    """Parts of the sources that a core's cache holds one at a time; a single one unless more would pay."""
-    if not tables:
+    """Parts of the sources that a core's cache holds one at a time; a single one unless more would pay.
+
+    They do not where that cache is smaller than a tile: smaller tiles leave each row a few edges from each.
+    """
+    if not tables or _CORE_CACHE < _TILE_BYTES:
         return 1
     (num_sources, heads, _), threads = tables[0].shape, torch.get_num_threads()
     tiles = max(1, -(-num_sources * max(t.size(2) * t.element_size() for t in tables) // _TILE_BYTES))

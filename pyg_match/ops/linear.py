@@ -12,10 +12,10 @@ _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into it
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     r"""The affine map :math:`\mathbf{x} \mathbf{W}^\top + \mathbf{b}`.
 
-    In inference on the CPU the product is oneDNN's. On AMD processors, for the shapes of a matcher, it takes a fifth to
-    a third less time than MKL's, which :func:`torch.nn.functional.linear` uses where torch comes with it; the results
-    differ by rounding. Everywhere else that function does the work. Under autocast to bfloat16, ``x`` and ``weight``
-    are rounded to it, and so is the result.
+    In inference on a CPU with AVX-512 the product is oneDNN's. On AMD processors that have it, for the shapes of a
+    matcher, it takes a fifth to a third less time than MKL's, which :func:`torch.nn.functional.linear` uses where torch
+    comes with it (on those with AVX2 only it takes a tenth more); the results differ by rounding. Everywhere else that
+    function does the work. Under autocast to bfloat16, ``x`` and ``weight`` are rounded to it, and so is the result.
 
     Args:
         x: Features.
@@ -66,4 +66,5 @@ def _onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[
             torch.bfloat16,
         )
         return torch.bfloat16 if halves and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-    return torch.float if x.dtype == weight.dtype == torch.float else None
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.float if wide and x.dtype == weight.dtype == torch.float else None

@@ -55,11 +55,14 @@ def test_works_without_onednn():
         assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
 
 
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 @torch.inference_mode()
-def test_uses_onednn_where_it_can():
+def test_uses_onednn_where_it_pays(capability, monkeypatch):
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("torch has no oneDNN here")
-    assert _onednn_type(*problem()) == torch.float
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert _onednn_type(*problem()) == (torch.float if capability == "AVX512" else None)
+    torch.testing.assert_close(linear(*problem()), F.linear(*problem()), rtol=1e-5, atol=1e-4)
     assert _onednn_type(*problem(dtype=torch.double)) is None
     assert _onednn_type(*problem(rows=3)) is None
 

@@ -81,7 +81,13 @@ def small_tiles(wanted=True):
         sorted_ones.append(by_tile(edges, *args, **options))
         return sorted_ones[-1]
 
-    limits = {"_TILE_BYTES": 128, "_TILE_DEGREE": 0, "_TILE_USES": 0.01, "_MOST_TILES": 1000}
+    limits = {
+        "_CORE_CACHE": 1 << 21,
+        "_TILE_BYTES": 128,
+        "_TILE_DEGREE": 0,
+        "_TILE_USES": 0.01,
+        "_MOST_TILES": 1000,
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, limit in limits.items() if wanted else ():
             patch.setattr(job, name, limit)
@@ -241,14 +247,16 @@ def test_tiles_of_many_nodes(threads, channels):
         assert (mine - theirs).abs().max() < 2e-5 * theirs.abs().max()
 
 
-def test_large_graphs_are_read_in_tiles():
-    """Without changed limits: of 64 channels in single precision, a tile holds about 6000 nodes."""
+@pytest.mark.parametrize(("core_cache", "tiles"), [(1 << 21, [2]), (1 << 19, []), (0, [])])
+def test_large_graphs_are_read_in_tiles(core_cache, tiles, monkeypatch):
+    """Of 64 channels in single precision, a tile holds about 6000 nodes; there are none where no cache holds one."""
+    monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
     q, k, v, edge_index, _, _ = random_case(1, 5000, 7000, 200000, 2, 64, 64, torch.float)
     edge_index = edge_index[:, edge_index[1].argsort(stable=True)]
     with small_tiles(False) as used:
         out = sparse_attention(q, k, v, edge_index)
         sparse_attention(q[:, :, :32], k[:, :, :32], v[:, :, :32], edge_index)  # these fit into a cache
-    assert [edges.tiles for edges in used] == [2]
+    assert [edges.tiles for edges in used] == tiles
     expected = sparse_attention(q, k, v, edge_index, backend="reference")
     assert torch.allclose(out, expected, atol=1e-5)
 
