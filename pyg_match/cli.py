@@ -164,6 +164,10 @@ def export(
         Optional[str],
         typer.Option(help="Graph to match on, in YAML as in settings; that of the run by default."),
     ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(help="What similarities are divided by; below 1 the matcher is surer of its matches."),
+    ] = 1.0,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
     try:
@@ -171,7 +175,7 @@ def export(
         from pyg_match.training.export import export_matcher
 
         recipe = None if graph is None else parse_yaml(graph, "--graph")
-        digest = export_matcher(source, target, half, filter_threshold, recipe)
+        digest = export_matcher(source, target, half, filter_threshold, recipe, temperature)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -1,9 +1,12 @@
 """Trained matchers as files to hand on."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
+
+import torch
 
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
@@ -16,6 +19,7 @@ def export_matcher(
     half: bool = False,
     filter_threshold: Optional[float] = None,
     graph: Optional[Sequence[Mapping[str, Any]]] = None,
+    temperature: float = 1.0,
 ) -> str:
     """Copy a trained matcher to a file, with its graph and its detector.
 
@@ -27,13 +31,17 @@ def export_matcher(
         filter_threshold: Least probability of a match from now on, in [0, 1]; ``None`` for that of the source.
         graph: Recipe of the graph to match on from now on, for instance a denser one than in training, as
             :func:`pyg_match.transforms.graph_from_recipe` takes it; ``None`` for that of the source.
+        temperature: What the similarities of all assignments are divided by. Below 1 a matcher is surer of the best
+            match of each keypoint, which may go with a higher threshold. Where it rests on few training pairs,
+            or on ones easier than those to come, it is often less sure than it is right.
 
     Returns:
         The SHA-256 of the file.
 
     Raises:
         FileNotFoundError: If there is no such matcher.
-        ValueError: If the file is damaged, the threshold is no probability, or the graph cannot be drawn.
+        ValueError: If the file is damaged, the threshold is no probability, the graph cannot be drawn, or the
+            temperature is not positive or the matcher has no softmax to apply it to.
     """
     source = Path(source)
     choices = (source, source.with_name(source.name + ".safetensors"), source / "best.safetensors")
@@ -44,10 +52,28 @@ def export_matcher(
         )
     if filter_threshold is not None and not 0 <= filter_threshold <= 1:
         raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"'temperature' must be a positive number, got {temperature}")
     metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)
     changes: dict[str, Any] = {} if filter_threshold is None else {"filter_threshold": filter_threshold}
-    GraphMatcher.from_pretrained(file, **changes).save(target, half=half, metadata=metadata)
+    matcher = GraphMatcher.from_pretrained(file, **changes)
+    if temperature != 1:
+        _apply_temperature(matcher, temperature)
+    matcher.save(target, half=half, metadata=metadata)
     return hashlib.sha256(Path(target).read_bytes()).hexdigest()
+
+
+@torch.no_grad()
+def _apply_temperature(matcher: GraphMatcher, temperature: float) -> None:
+    """Divide similarities, which are products of two projections, by it."""
+    if matcher.config.assignment != "dual_softmax":
+        raise ValueError(
+            f"'temperature' needs assignment='dual_softmax', but the matcher has {matcher.config.assignment!r}"
+        )
+    for head in matcher.assignments:
+        lin: Any = head.lin
+        for parameter in lin.parameters():
+            parameter.mul_(temperature**-0.5)
