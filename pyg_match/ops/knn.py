@@ -13,6 +13,7 @@ KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
 _PARALLEL_WORK = 1 << 14  # neighbours to find, from which on the k-d tree is searched by several threads
+_FEW_POINTS = 8  # times as many as are looked for: comparing all is faster than a k-d tree
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
@@ -54,7 +55,7 @@ def knn_graph(
             backends choose for themselves.
         batch_size: Number of examples, if known.
         backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"``, or ``"auto"``:
-            the k-d tree for points of few dimensions on the CPU, torch otherwise.
+            the k-d tree for points of few dimensions on the CPU if there are many, torch otherwise.
 
     Shapes:
         - **x:** :math:`(N, F)`
@@ -133,13 +134,19 @@ def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
 
 
 def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Search:
+    def tree(points: Tensor, rows: Tensor, depth: int) -> Tensor:
+        return _search_scipy(points, rows, depth, num_workers)
+
+    def best(points: Tensor, rows: Tensor, depth: int) -> Tensor:
+        few = points.size(0) <= _FEW_POINTS * depth
+        return _search_torch(points, rows, depth) if few else tree(points, rows, depth)
+
     if backend == "auto":
-        few_dimensions = points.size(1) <= _SCIPY_MAX_DIM and points.device.type == "cpu"
-        backend = "scipy" if few_dimensions else "torch"
+        return best if points.size(1) <= _SCIPY_MAX_DIM and points.device.type == "cpu" else _search_torch
     if backend == "torch":
         return _search_torch
     if backend == "scipy":
-        return lambda points, rows, depth: _search_scipy(points, rows, depth, num_workers)
+        return tree
     if backend == "torch_cluster":
         if find_spec("torch_cluster") is None:
             raise ImportError(

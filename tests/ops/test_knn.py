@@ -23,7 +23,7 @@ def brute_force(points, k, loop):
     return torch.tensor(edges, dtype=torch.long).view(-1, 2).t()
 
 
-@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("backend", ["auto", *available_backends()])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_equals_brute_force_ties_included(backend, data):
