@@ -11,7 +11,7 @@ from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
-from pyg_match.ops import CSR, Blocks
+from pyg_match.ops import CSR, Anchored, Blocks
 from pyg_match.ops.linear import linear
 
 _NODES = 2048  # whose hidden features the caches nearly hold
@@ -60,7 +60,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        edge_index: Union[Adj, CSR, Blocks],
+        edge_index: Union[Adj, CSR, Blocks, Anchored],
         rotation: Optional[Tensor] = None,
         edge_mask: Optional[Tensor] = None,
         x_value: Optional[Tensor] = None,

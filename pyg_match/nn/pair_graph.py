@@ -1,7 +1,7 @@
 """The part of a batch of pairs that a matcher is still working on."""
 
 from dataclasses import dataclass, replace
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import scales, sorted_edges
-from pyg_match.ops import CSR, Blocks, to_csr
+from pyg_match.ops import CSR, Anchored, Blocks, to_csr
+from pyg_match.ops.anchored import fuses_anchors
 
-Edges = Union[CSR, Blocks]
+Edges = Union[CSR, Blocks, Anchored]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PairGraph:
         counts: Number of remaining keypoints of image 0 and 1 of each remaining pair.
         pairs: Number of each remaining pair in the batch.
         nodes: Number of each remaining node in the batch.
-        edges: Edges within images.
+        edges: Edges within images, and anchors if there are any that they do not list.
         cross_edges: Edges between images.
         edge_mask: Which edges within images may be attended to; ``None`` for all.
         cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
@@ -51,19 +52,19 @@ class PairGraph:
         """Take the edges of a pair or a batch of pairs; absent ones are complete."""
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
         num_nodes = sum(map(sum, counts))
-        edges = pair.get("edge_index")
+        edges, edge_bias = _self_edges(pair, counts, num_nodes)
         cross_edges = pair.get("cross_edge_index")
         return cls(
             counts=counts,
             pairs=tuple(range(len(counts))),
             nodes=torch.arange(num_nodes, device=pair.pos.device),
-            edges=_within(counts) if edges is None else to_csr(_sorted(edges, num_nodes), num_nodes),
+            edges=edges,
             cross_edges=_between(counts)
             if cross_edges is None
             else to_csr(_sorted(cross_edges, num_nodes), num_nodes),
             edge_mask=pair.get("edge_mask"),
             cross_edge_mask=pair.get("cross_edge_mask"),
-            edge_bias=_log_weight(pair, "edge_weight"),
+            edge_bias=edge_bias,
             cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
             scales=tuple(_sorted(scale, num_nodes) for scale in scales(pair)),
             cross_edge_ids=None
@@ -118,15 +119,32 @@ class PairGraph:
         )
 
 
-def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[CSR], Optional[Tensor]]:
+def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[Edges], Optional[Tensor]]:
     """The edges between kept nodes, renumbered, and the mask of them; ``None`` for edges that are not listed."""
     if isinstance(edges, Blocks):
         return None, None
+    if isinstance(edges, Anchored):
+        return _subset_anchored(edges, keep), None
     kept = keep[edges.col] & keep[edges.target()]
     count = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
     rowptr = count[edges.rowptr]
     number = keep.cumsum(0) - 1
     return CSR(torch.cat([rowptr[:1], rowptr[1:][keep]]), number[edges.col[kept]]), kept
+
+
+def _subset_anchored(edges: Anchored, keep: Tensor) -> Anchored:
+    """The edges between kept nodes and to kept anchors, renumbered; groups of which none is kept stay, empty."""
+    others: Any = _subset_edges(edges.edges, keep)[0]
+    number = torch.cat([keep.new_zeros(1, dtype=torch.long), keep.cumsum(0)])
+    kept = keep[edges.anchor]
+    seen = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
+    return Anchored(
+        others,
+        tuple(number[list(edges.target_ptr)].tolist()),
+        number[edges.anchor[kept]],
+        tuple(seen[list(edges.anchor_ptr)].tolist()),
+        edges.log_weight[keep],
+    )
 
 
 def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
@@ -135,6 +153,30 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
     number = keep.cumsum(0) - 1
     kept = keep[listed[0]] & keep[listed[1]]
     return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True)
+
+
+def _self_edges(
+    pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
+) -> tuple[Edges, Optional[Tensor]]:
+    """The edges within images and what they add to their scores."""
+    listed, weight = pair.get("edge_index"), pair.get("anchor_weight")
+    edges = None if listed is None else to_csr(_sorted(listed, num_nodes), num_nodes)
+    if weight is None:
+        return (_within(counts) if edges is None else edges), _log_weight(pair, "edge_weight")
+    for name in ("edge_weight", "edge_mask"):
+        if pair.get(name) is not None:
+            raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
+    if edges is None or pair.get("anchor") is None:
+        raise ValueError("'anchor_weight' needs 'anchor' and 'edge_index', as AnchorEdges sets them")
+    if weight.shape != (num_nodes,) or not bool((weight > 0).all()):
+        raise ValueError(
+            f"'anchor_weight' must hold a positive number for each of {num_nodes} nodes, got {list(weight.shape)}"
+        )
+    anchor = pair.anchor.nonzero().squeeze(1)
+    ptr = _ptr(counts)
+    starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
+    anchored = Anchored(edges, ptr, anchor, tuple(starts.tolist()), weight.log())
+    return (anchored, None) if fuses_anchors(anchor.device) else anchored.listed()
 
 
 def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:

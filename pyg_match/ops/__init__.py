@@ -1,5 +1,6 @@
 """Operators on graphs: fused attention along edges, and k-nearest-neighbour graphs."""
 
+from pyg_match.ops.anchored import Anchored
 from pyg_match.ops.blocks import Blocks
 from pyg_match.ops.cpu import warmup
 from pyg_match.ops.csr import CSR, to_csr
@@ -8,6 +9,7 @@ from pyg_match.ops.sparse_attention import attention_weights, edge_scores, spars
 
 __all__ = [
     "CSR",
+    "Anchored",
     "Blocks",
     "attention_weights",
     "edge_scores",

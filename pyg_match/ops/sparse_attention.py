@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops import cpu
+from pyg_match.ops.anchored import Anchored, anchored_attention, fuses_anchors
 from pyg_match.ops.blocks import Blocks, block_attention
 from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.reference import (
@@ -92,7 +93,7 @@ def sparse_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    edge_index: Union[EdgesLike, Blocks],
+    edge_index: Union[EdgesLike, Blocks, Anchored],
     bias: Optional[Tensor] = None,
     mask: Optional[Tensor] = None,
     mask_mode: MaskMode = "remove",
@@ -116,10 +117,11 @@ def sparse_attention(
         key: Keys of the sources.
         value: Values of the sources.
         edge_index: Edges from source to target, as a tensor of any order, an :class:`~torch_geometric.EdgeIndex`, a
-            transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, or :class:`~pyg_match.ops.Blocks` for
-            complete graphs. Edges that are sorted by target are fastest, with queries, keys and values that lie head
-            by head in memory (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed. The
-            result lies in memory as the queries do.
+            transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, :class:`~pyg_match.ops.Blocks` for
+            complete graphs, or :class:`~pyg_match.ops.Anchored` for edges and anchors. Edges that are sorted by target
+            are fastest, with queries, keys and values that lie head by head in memory
+            (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed. The result lies in
+            memory as the queries do.
         bias: Added to the scores, in the order of the edges (for matrices: row by row).
         mask: ``False`` at edges to forbid, in the same order.
         mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient
@@ -153,14 +155,23 @@ def sparse_attention(
         return block_attention(query, key, value, edge_index, scale)
     if mask_mode not in ("remove", "zero"):
         raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
-    csr = to_csr(edge_index, query.size(0))
-    bias, mask = _edge_values(csr, query.size(1), bias, mask)
     dtype = wide = query.dtype
     q, k, v = query, key, value
     if not (key.dtype == value.dtype == dtype and dtype in (torch.float, torch.double)):
         dtype = torch.promote_types(dtype, torch.promote_types(key.dtype, value.dtype))
         wide = torch.promote_types(dtype, torch.float)
         q, k, v = (t.to(wide) for t in (query, key, value))
+    if isinstance(edge_index, Anchored):
+        if bias is not None or mask is not None:
+            raise ValueError(
+                "Anchored does not list its edges, so that neither a bias nor a mask can be given for them"
+            )
+        if backend != "reference" and fuses_anchors(query.device) and key.size(2) == value.size(2):
+            return anchored_attention(q, k, v, edge_index, scale).to(dtype)
+        edge_index, bias = edge_index.listed()
+        bias = bias.to(wide).unsqueeze(1).expand(-1, query.size(1))
+    csr = to_csr(edge_index, query.size(0))
+    bias, mask = _edge_values(csr, query.size(1), bias, mask)
     if _uses_kernel(backend, query):
         by_head = None if bias is None else _by_head(bias.to(wide))
         out, _ = torch.ops.pyg_match.attention.default(

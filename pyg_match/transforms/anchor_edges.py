@@ -38,6 +38,11 @@ class AnchorEdges(BaseTransform):
     with :math:`N` keypoints in the image of the anchors, of which :math:`i` sees :math:`A_i` anchors and the
     others :math:`\mathcal{N}(i)`. :class:`~pyg_match.nn.GraphMatcher` counts a weight of :math:`w` as :math:`w` edges.
 
+    With ``listed=False`` the edges of anchors are not listed, which takes less time and memory, both to draw and to
+    use: ``edge_index`` keeps the edges from other keypoints, and ``anchor_weight`` holds the weight of all anchors for
+    each keypoint, or 1. :class:`~pyg_match.nn.GraphMatcher` gives the same answer; what else reads ``edge_index`` sees
+    no anchors.
+
     * ``method="parts"``: the keypoint nearest to the centre of each part of an equal division
       (:class:`~pyg_match.transforms.EqualPartition`), which follows the density of the keypoints;
     * ``method="farthest"``: the keypoint nearest to the centre of the image's keypoints, and then again and again the
@@ -49,10 +54,12 @@ class AnchorEdges(BaseTransform):
         loop: Whether an anchor is joined to itself.
         weighted: Whether edges from anchors weigh as much as all keypoints that they stand for.
         cross: Whether to join keypoints to the anchors of the other image.
+        listed: Whether edges are listed. If not, an anchor always sees itself, so that ``loop`` must be set.
 
     Raises:
         TypeError: If ``cross=True`` and the data is no :class:`~pyg_match.data.KeypointPair`.
-        ValueError: If an argument is out of range, or if the edges carry attributes, which new ones would lack.
+        ValueError: If an argument is out of range or does not fit the others, or if the edges carry attributes,
+            which new ones would lack.
 
     Example:
         >>> data = Data(pos=torch.arange(5.0).view(5, 1))
@@ -67,16 +74,22 @@ class AnchorEdges(BaseTransform):
         loop: bool = False,
         weighted: bool = False,
         cross: bool = False,
+        listed: bool = True,
     ) -> None:
         if num_anchors < 1:
             raise ValueError(f"'num_anchors' must be positive, got {num_anchors}")
         if method not in ("parts", "farthest"):
             raise ValueError(f"'method' must be 'parts' or 'farthest', got {method!r}")
+        if not listed and (cross or not loop):
+            raise ValueError(
+                f"listed=False needs loop=True and cross=False, got loop={loop} and cross={cross}"
+            )
         self.num_anchors = num_anchors
         self.method = method
         self.loop = loop
         self.weighted = weighted
         self.cross = cross
+        self.listed = listed
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target, and ``data.anchor``; of the cross edges with ``cross=True``."""
@@ -97,24 +110,30 @@ class AnchorEdges(BaseTransform):
         choose = _part_centres if self.method == "parts" else _farthest_points
         anchor = choose(pos.double(), self.num_anchors, node_groups(data))
         ptr = group_ptr(data)
-        present = data.get(key)
-        edge_index, weight = self._join(present, _anchor_edges(anchor, ptr, self.cross), anchor, ptr)
+        edge_index, weight = self._join(data.get(key), anchor, ptr)
         store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
         store_values(data, f"{prefix}anchor", anchor)
-        if self.weighted:
-            store_values(data, f"{prefix}edge_weight", weight.to(pos.dtype), edges=key)
+        weight = weight.to(pos.dtype)
+        if not self.listed:
+            store_values(data, "anchor_weight", weight if self.weighted else torch.ones_like(weight))
+        elif self.weighted:
+            of_edge = torch.where(anchor[edge_index[0]], weight[edge_index[1]], 1)
+            store_values(data, f"{prefix}edge_weight", of_edge, edges=key)
         return data
 
-    def _join(
-        self, present: Optional[Tensor], edges: Tensor, anchor: Tensor, ptr: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """The edges that were there and those of the anchors, each once and sorted by target, and their weights."""
+    def _join(self, present: Optional[Tensor], anchor: Tensor, ptr: list[int]) -> tuple[Tensor, Tensor]:
+        """The edges to list, each once and sorted by target, and the weight of anchors for each target."""
         num_nodes = anchor.numel()
+        edges = (
+            _anchor_edges(anchor, ptr, self.cross)
+            if self.listed
+            else anchor.new_empty(2, 0, dtype=torch.long)
+        )
         if not self.loop:
             edges = edges[:, edges[0] != edges[1]]
         if present is not None:
             present = present.as_tensor() if isinstance(present, EdgeIndex) else present
-            # The new edges hold all that start at anchors, but for loops unless they are asked for.
+            # The edges of anchors hold all that start there, but for loops unless they are asked for.
             kept = ~anchor[present[0]]
             if not self.loop:
                 kept |= present[0] == present[1]
@@ -127,13 +146,16 @@ class AnchorEdges(BaseTransform):
         anchors, others = (
             torch.bincount(edges[1, mask], minlength=num_nodes) for mask in (is_anchor, ~is_anchor)
         )
+        if not self.listed:
+            counts = [int(anchor[start:stop].sum()) for start, stop in zip(ptr[:-1], ptr[1:], strict=True)]
+            anchors = torch.tensor(counts, device=anchor.device).repeat_interleave(sizes)
         # At least itself, also where edges are listed twice.
-        share = ((could - others) / anchors.clamp(min=1)).clamp(min=1)
-        return edges, torch.where(is_anchor, share[edges[1]], 1)
+        return edges, ((could - others) / anchors.clamp(min=1)).clamp(min=1)
 
     def __repr__(self) -> str:
         options = [f"method={self.method!r}", f"loop={self.loop}"]
         options += [f"{name}=True" for name in ("weighted", "cross") if getattr(self, name)]
+        options += [] if self.listed else ["listed=False"]
         return f"{self.__class__.__name__}({self.num_anchors}, {', '.join(options)})"
 
 

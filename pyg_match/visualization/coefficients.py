@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.nn.conv import MaskedAttentionConv
-from pyg_match.ops import CSR, Blocks, attention_weights, to_csr
+from pyg_match.ops import CSR, Anchored, Blocks, attention_weights, to_csr
 
 # Coefficients, or gathered channels, that are in memory at a time.
 CHUNK = 1 << 22
@@ -34,7 +34,7 @@ class EdgeAttention(NamedTuple):
 def edge_attention(
     conv: MaskedAttentionConv,
     x: Tensor,
-    edges: Union[CSR, Blocks, Tensor],
+    edges: Union[CSR, Blocks, Anchored, Tensor],
     rotation: Optional[Tensor] = None,
     edge_mask: Optional[Tensor] = None,
     targets: Optional[Tensor] = None,
@@ -57,6 +57,8 @@ def edge_attention(
         ValueError: If all coefficients of a large complete graph are asked for.
     """
     query, key, _ = conv._project(x, x, rotation, x[:0])
+    if isinstance(edges, Anchored):
+        edges, edge_bias = edges.listed()
     wide = torch.promote_types(query.dtype, torch.float)
     query, key = query.to(wide), key.to(wide)
     targets = torch.arange(x.size(0), device=x.device) if targets is None else targets

@@ -12,7 +12,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
 from pyg_match.nn.encoding import rotate
-from pyg_match.ops import CSR, Blocks, sparse_attention
+from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
 from pyg_match.ops.linear import linear
 
 MaskMode = Literal["remove", "zero"]
@@ -61,8 +61,8 @@ class MaskedAttentionConv(MessagePassing):
 
     Shapes:
         - **input:** node features :math:`(N, F_{in})` or :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices
-          :math:`(2, E)`, a transposed sparse adjacency matrix, :class:`pyg_match.ops.CSR`, or
-          :class:`pyg_match.ops.Blocks`; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
+          :math:`(2, E)`, a transposed sparse adjacency matrix, or :class:`pyg_match.ops.CSR`, ``Blocks`` or
+          ``Anchored``; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
         - **output:** :math:`(N_t, H \cdot C)`, or :math:`(N_t, C)` if ``concat=False``;
           with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
 
@@ -126,7 +126,7 @@ class MaskedAttentionConv(MessagePassing):
     def forward(
         self,
         x: Union[Tensor, PairTensor],
-        edge_index: Union[Adj, CSR, Blocks],
+        edge_index: Union[Adj, CSR, Blocks, Anchored],
         edge_bias: OptTensor = None,
         edge_mask: OptTensor = None,
         rotation: Union[Tensor, PairTensor, None] = None,
@@ -155,13 +155,19 @@ class MaskedAttentionConv(MessagePassing):
             edge_bias = edge_bias.expand(-1, self.heads)
 
         attention: Any = None
+        fuses = self._fuses(return_attention_weights)
+        if isinstance(edge_index, Anchored) and not fuses:
+            edge_index, log_weight = edge_index.listed()
+            edge_bias = log_weight.unsqueeze(-1).expand(-1, self.heads)
         if isinstance(edge_index, Blocks):
             if return_attention_weights:
                 raise ValueError(
                     "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
                 )
             out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
-        elif self._fuses(return_attention_weights):
+        elif isinstance(edge_index, Anchored):
+            out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
+        elif fuses:
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
