@@ -4,7 +4,8 @@
     python examples/hpatches_eval.py outputs/synthetic
 
 Each sequence has an image `1.png`, a copy of it `2.png`, and the homography between them in `H_1_2`. With
-`--held-out` only those photos are used that `pyg-match train` keeps for validation under its default settings.
+`--held-out` only those photos are used that `pyg-match train` keeps for validation under its default settings, and with
+`--without` none that are in a file of pairs, for weights that were trained on these.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyg_match.datasets import HomographyWarps, SyntheticHomographies
+from pyg_match.datasets.photo_pairs import read_pairs
 from pyg_match.training.config import DataConfig
 from pyg_match.training.data import split_photos
 
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--repeats", type=float, default=0.1, help="share of repeated structure (%(default)s)"
     )
     parser.add_argument("--held-out", action="store_true", help="only photos that training does not see")
+    parser.add_argument(
+        "--without", type=Path, metavar="PAIRS", help="file of pairs whose photos are not used"
+    )
     args = parser.parse_args(arguments)
     try:
         warps = HomographyWarps(rotation=args.rotation, scale=args.scale, min_overlap=0.4, both=0.0)
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         photos = SyntheticHomographies(args.photos, "aliked").paths
         if args.held_out:
             photos = split_photos(photos, DataConfig().validation_photos, DataConfig().seed)[1]
+        if args.without is not None:
+            seen = {photo for pair in read_pairs(args.without, args.photos) for photo in pair}
+            photos = [photo for photo in photos if photo not in seen]
         pairs = SyntheticHomographies(photos, "aliked", **options)
         args.out.mkdir(parents=True)
     except (OSError, ValueError) as error:

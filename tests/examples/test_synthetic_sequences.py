@@ -46,6 +46,23 @@ def test_sequences_can_be_read_and_fit_their_homographies(synthetic_sequences, t
         assert inside.sum() > 50 and np.corrcoef(seen, source)[0, 1] > 0.4
 
 
+def test_photos_of_pairs_are_left_out(synthetic_sequences, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, colour in (("a.png", (255, 0, 0)), ("b.png", (0, 255, 0)), ("c.png", (0, 0, 255))):
+        Image.new("RGB", (160, 120), colour).save(photos / name)
+    (tmp_path / "pairs.txt").write_text("a.png c.png\n")
+    monkeypatch.chdir(tmp_path)  # whether paths are relative or not
+    options = ["--sequences", "2", "--repeats", "0", "--without", "pairs.txt"]
+    synthetic_sequences.main(["photos", "sequences", *options])
+    assert "2 sequences" in capsys.readouterr().out
+    for sequence in sorted((tmp_path / "sequences").iterdir()):
+        assert np.asarray(Image.open(sequence / "1.png")).mean((0, 1)).argmax() == 1
+    (tmp_path / "pairs.txt").write_text("a.png b.png\nb.png c.png\n")
+    with pytest.raises(SystemExit, match="error"):
+        synthetic_sequences.main(["photos", "none", *options])
+
+
 def test_existing_folder_is_not_overwritten(synthetic_sequences, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit, match="error"):
