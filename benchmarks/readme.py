@@ -5,8 +5,10 @@
     python benchmarks/readme.py --hpatches outputs/hpatches/results.json
 
 A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
-are. `--hpatches` takes over results of examples/hpatches_eval.py, without the folders of whoever ran it; those of a
-folder named "synthetic", and of another limit than 1024 keypoints, get files of their own.
+are. Results of another kind of machine have a folder of their own beside the others, and sections: those in `avx2`, of
+a CPU without AVX-512, are named `NAME avx2`. `--hpatches` takes over results of examples/hpatches_eval.py, without the
+folders of whoever ran it; those of a folder named "synthetic", and of another limit than 1024 keypoints, get files of
+their own.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -403,6 +406,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "trained": trained,
     "graphs": graphs,
 }
+PLACES = ("", "avx2")  # folders of results
 PAGES = [Path("README.md"), Path("pyg_match/weights/aliked-sparse.md")]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 
@@ -414,13 +418,14 @@ def read(folder: Path, name: str) -> Results | None:
 
 def rewritten(text: str, folder: Path, images: Path) -> str:
     """A page with all its sections that have results."""
-    for name, make in SECTIONS.items():
-        marked = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
-        made = make(folder) if marked.search(text) else None
+    for (name, make), place in product(SECTIONS.items(), PLACES):
+        label = f"{name} {place}".strip()
+        marked = re.compile(rf"(<!-- begin: {label} -->\n).*?(<!-- end: {label} -->)", re.DOTALL)
+        made = make(folder / place) if marked.search(text) else None
         if made is None:
             continue
         body, results = made
-        content = "\n\n".join([body, *_pictures(name, images), caption(*results)])
+        content = "\n\n".join([body, *_pictures(label, images), caption(*results)])
         text = marked.sub(rf"\1{SLOT}\n\2", text).replace(SLOT, content)
     return text
 

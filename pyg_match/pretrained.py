@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "978603f6acc7ec0e0c4ffe07459f4400f6eecde0d543a069e3ec9bce93debca0"
+        "aliked-sparse.safetensors", "c3e83935ef7f5216aa46afbed2d0b280867b76ff1fecd7a9a4aa8f54eb5b3ce1"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"

@@ -388,6 +388,19 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 |" in written
     assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) |" in written
 
+    text.write_text(
+        "<!-- begin: knn avx2 -->\nSTALE\n<!-- end: knn avx2 -->\n<!-- begin: knn -->\n<!-- end: knn -->"
+    )
+    assert readme.main(options) == 0
+    assert "| 5, uniform | 12.3 |" in text.read_text() and "STALE" in text.read_text()
+    (folder / "avx2").mkdir()
+    slower = [timing(0.0456, n=5, peer="auto", points="uniform", k=8)]
+    (folder / "avx2" / "knn.json").write_text(json.dumps(benchmark("knn", slower)))
+    assert readme.main(options) == 0
+    first, second = text.read_text().split("<!-- end: knn avx2 -->")
+    assert "| 5, uniform | 45.6 |" in first and "| 5, uniform | 12.3 |" in second
+
+    text.write_text(written)
     other = benchmark("attention_ops", rows, machine={"cpu": "Another CPU", "cores": 4})
     (folder / "attention_backward.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="ran on another machine"):
