@@ -168,10 +168,13 @@ def _self_edges(
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
     if edges is None or pair.get("anchor") is None:
         raise ValueError("'anchor_weight' needs 'anchor' and 'edge_index', as AnchorEdges sets them")
-    if weight.shape != (num_nodes,) or not bool((weight > 0).all()):
-        raise ValueError(
-            f"'anchor_weight' must hold a positive number for each of {num_nodes} nodes, got {list(weight.shape)}"
-        )
+    for name in ("anchor", "anchor_weight"):
+        if pair[name].shape != (num_nodes,):
+            raise ValueError(
+                f"'{name}' must hold one value for each of {num_nodes} nodes, got {list(pair[name].shape)}"
+            )
+    if not bool((weight > 0).all()):
+        raise ValueError(f"'anchor_weight' must be positive, got {float(weight[~(weight > 0)][0])}")
     anchor = pair.anchor.nonzero().squeeze(1)
     ptr = _ptr(counts)
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))

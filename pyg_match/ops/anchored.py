@@ -53,6 +53,24 @@ class Anchored(NamedTuple):
         return CSR(rowptr, col), bias
 
 
+@torch.compiler.disable  # looking at values would break the graph
+def check_anchors(edges: Anchored, num_targets: int, num_sources: int) -> None:
+    """Refuse anchors that do not exist, and groups that do not hold all targets."""
+    anchor, groups = edges.anchor, len(edges.target_ptr)
+    if edges.target_ptr[-1] != num_targets or edges.log_weight.shape != (num_targets,):
+        raise ValueError(
+            f"expected groups and weights of {num_targets} targets, got groups of {edges.target_ptr[-1]} and weights "
+            f"{list(edges.log_weight.shape)}"
+        )
+    if len(edges.anchor_ptr) != groups or edges.anchor_ptr[-1] != anchor.numel():
+        raise ValueError(
+            f"'anchor_ptr' must lead to {anchor.numel()} anchors in {groups - 1} steps, got {edges.anchor_ptr}"
+        )
+    wrong = anchor[(anchor < 0) | (anchor >= num_sources)]
+    if wrong.numel() > 0:
+        raise ValueError(f"an anchor is source {int(wrong[0])}, but there are {num_sources}")
+
+
 def fuses_anchors(device: torch.device) -> bool:
     """Whether :func:`anchored_attention` can be used, which has no gradients."""
     flash = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")

@@ -12,10 +12,10 @@ _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into it
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     r"""The affine map :math:`\mathbf{x} \mathbf{W}^\top + \mathbf{b}`.
 
-    In inference on a CPU with AVX-512 the product is oneDNN's. On AMD processors that have it, for the shapes of a
-    matcher, it takes a fifth to a third less time than MKL's, which :func:`torch.nn.functional.linear` uses where torch
-    comes with it (on those with AVX2 only it takes a tenth more); the results differ by rounding. Everywhere else that
-    function does the work. Under autocast to bfloat16, ``x`` and ``weight`` are rounded to it, and so is the result.
+    In inference on a CPU with AVX-512 the product is oneDNN's: on AMD processors, for the shapes of a matcher, it is
+    faster there than MKL's, which :func:`torch.nn.functional.linear` uses where torch comes with it, but slower where
+    there is AVX2 only. The results differ by rounding. Everywhere else that function does the work. Under autocast to
+    bfloat16, ``x`` and ``weight`` are rounded to it, and so is the result.
 
     Args:
         x: Features.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops import cpu
-from pyg_match.ops.anchored import Anchored, anchored_attention, fuses_anchors
+from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
 from pyg_match.ops.blocks import Blocks, block_attention
 from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.reference import (
@@ -166,6 +166,7 @@ def sparse_attention(
             raise ValueError(
                 "Anchored does not list its edges, so that neither a bias nor a mask can be given for them"
             )
+        check_anchors(edge_index, query.size(0), key.size(0))
         if backend != "reference" and fuses_anchors(query.device) and key.size(2) == value.size(2):
             return anchored_attention(q, k, v, edge_index, scale).to(dtype)
         edge_index, bias = edge_index.listed()

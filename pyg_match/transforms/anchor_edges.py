@@ -147,8 +147,8 @@ class AnchorEdges(BaseTransform):
             torch.bincount(edges[1, mask], minlength=num_nodes) for mask in (is_anchor, ~is_anchor)
         )
         if not self.listed:
-            counts = [int(anchor[start:stop].sum()) for start, stop in zip(ptr[:-1], ptr[1:], strict=True)]
-            anchors = torch.tensor(counts, device=anchor.device).repeat_interleave(sizes)
+            before = torch.cat([anchor.new_zeros(1, dtype=torch.long), anchor.cumsum(0)])
+            anchors = before[ptr].diff().repeat_interleave(sizes)
         # At least itself, also where edges are listed twice.
         return edges, ((could - others) / anchors.clamp(min=1)).clamp(min=1)
 

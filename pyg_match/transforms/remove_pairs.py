@@ -101,6 +101,8 @@ class RemovePairs(BaseTransform):
                 raise ValueError(
                     f"the data has no '{key}' to remove pairs from; draw it first, as CompleteGraph does"
                 )
+            if key == "edge_index" and data.get("anchor_weight") is not None:
+                raise ValueError("edges of anchors must be listed for pairs to be removed, got listed=False")
             plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
             allowed = ~self._forbidden(data, plain[0], plain[1])
             order = plain[1].argsort(stable=True)

@@ -8,8 +8,12 @@ from torch_geometric.edge_index import CatMetadata, SortOrder
 
 
 def carried(data: Data, key: str) -> list[str]:
-    """The attributes that say something about each edge of ``data[key]``, such as ``edge_mask`` for ``edge_index``."""
-    names = (key.replace("index", kind) for kind in ("attr", "weight", "mask"))
+    """The attributes that say something about the edges of ``data[key]``, such as ``edge_mask`` for ``edge_index``.
+
+    One of them is ``anchor_weight``, which stands for edges within images that ``edge_index`` does not list.
+    """
+    names = [key.replace("index", kind) for kind in ("attr", "weight", "mask")]
+    names += ["anchor_weight"] if key == "edge_index" else []
     return [name for name in names if data.get(name) is not None]
 
 

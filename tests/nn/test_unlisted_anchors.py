@@ -11,7 +11,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher, MaskedAttentionConv
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.ops import CSR, Anchored, sparse_attention
-from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
+from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph, RemovePairs
 from pyg_match.visualization import record_attention
 
 
@@ -104,6 +104,25 @@ def test_layer_lists_them_when_asked():
     assert torch.equal(found[1][0], edge_index)
     torch.testing.assert_close(found[1][1], alpha)
     torch.testing.assert_close(found[0], expected)
+    for options in ({"edge_bias": torch.zeros(7)}, {"edge_mask": torch.ones(7, dtype=torch.bool)}):
+        for asked in (None, True):
+            with pytest.raises(ValueError, match="neither a bias nor a mask"):
+                conv(x, graph, return_attention_weights=asked, **options)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_operator_refuses_what_does_not_exist(grad):
+    *tensors, graph = anchored()
+    wrong = {
+        "an anchor is source 12, but there are 12": {"anchor": torch.tensor([0, 2, 4, 6, 12])},
+        "an anchor is source -1": {"anchor": torch.tensor([-1, 2, 4, 6, 9])},
+        "groups and weights of 12 targets, got groups of 11": {"target_ptr": (0, 5, 5, 10, 11)},
+        r"and weights \[3\]": {"log_weight": torch.zeros(3)},
+        "must lead to 5 anchors in 4 steps": {"anchor_ptr": (0, 3, 3, 5)},
+    }
+    for message, fields in wrong.items():
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=message):
+            sparse_attention(*tensors, graph._replace(**fields))
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -206,9 +225,14 @@ def test_wrong_attributes():
         "edge_weight": (torch.ones(pair.edge_index.size(1)), "'edge_weight' cannot be used with anchors"),
         "edge_mask": (torch.ones(pair.edge_index.size(1)) > 0, "'edge_mask' cannot be used with anchors"),
         "anchor": (None, "'anchor_weight' needs 'anchor' and 'edge_index'"),
-        "anchor_weight": (torch.zeros(55), "must hold a positive number for each of 55 nodes"),
+        "anchor_weight": (torch.full((55,), torch.nan), "'anchor_weight' must be positive, got nan"),
     }
-    for name, (value, message) in wrong.items():
+    shapes = {
+        name: (torch.ones(54) > 0, f"'{name}' must hold one value for each of 55 nodes, got")
+        for name in wrong
+    }
+    cases = [*wrong.items(), *((name, shapes[name]) for name in ("anchor", "anchor_weight"))]
+    for name, (value, message) in cases:
         bad = pair.clone()
         bad[name] = value
         with pytest.raises(ValueError, match=message):
@@ -218,6 +242,35 @@ def test_wrong_attributes():
     with pytest.raises(ValueError, match="got loop=True and cross=True"):
         AnchorEdges(3, loop=True, cross=True, listed=False)
     assert str(AnchorEdges(3, loop=True, listed=False)).endswith("loop=True, listed=False)")
+
+
+def test_edges_drawn_anew_drop_the_anchors():
+    """As they would drop listed edges of anchors."""
+    graph = graphs()[1]
+    pair = KNNGraph(3)(graph(pair_of_images()))
+    assert "anchor_weight" not in pair
+    assert "anchor_weight" in CandidateEdges(2)(graph(pair_of_images()))
+    with pytest.raises(ValueError, match="draw the edges of anchors before setting anchor_weight"):
+        AnchorEdges(3, loop=True)(graph(pair_of_images()))
+    with pytest.raises(ValueError, match="edges of anchors must be listed for pairs to be removed"):
+        RemovePairs(min_distance=5.0)(graph(pair_of_images()))
+
+
+@pytest.mark.parametrize("options", [{"bfloat16": True}, {}], ids=str)
+def test_half_precision(options):
+    model = matcher(**options)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        listed, unlisted = (model(graph(pair_of_images())).log_assignment[0] for graph in graphs())
+    torch.testing.assert_close(listed, unlisted, rtol=0.1, atol=0.1)
+
+
+def test_compiled():
+    torch._dynamo.reset()
+    model, pair = matcher(), graphs()[1](pair_of_images())
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        expected = model(pair).log_assignment[0]
+        torch.testing.assert_close(compiled(pair).log_assignment[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_other_edges():

@@ -156,16 +156,16 @@ class MaskedAttentionConv(MessagePassing):
 
         attention: Any = None
         fuses = self._fuses(return_attention_weights)
+        if isinstance(edge_index, Blocks) and return_attention_weights:
+            raise ValueError(
+                "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
+            )
         if isinstance(edge_index, Anchored) and not fuses:
+            if edge_bias is not None or edge_mask is not None:
+                raise ValueError("neither a bias nor a mask can be given for anchors that are not listed")
             edge_index, log_weight = edge_index.listed()
             edge_bias = log_weight.unsqueeze(-1).expand(-1, self.heads)
-        if isinstance(edge_index, Blocks):
-            if return_attention_weights:
-                raise ValueError(
-                    "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
-                )
-            out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
-        elif isinstance(edge_index, Anchored):
+        if isinstance(edge_index, (Blocks, Anchored)):
             out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
         elif fuses:
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
