@@ -12,6 +12,7 @@ keypoints each. All matchers get the same keypoints and run all nine layers: nei
     sparse            ours with these and self edges to the 64 nearest keypoints only, dense assignment
     sparse-edges      the same with the assignment on the cross edges
     trained           weights trained on a sparse graph, on that graph, dense assignment
+    trained-listed    the same with a list of the edges of its anchors
     GEMMs alone       the linear layers of the matcher on tensors of the same shapes, and nothing else
 
 What a matcher costs includes neither detection nor, in its own row, drawing the edges, which is timed beside it; the
@@ -48,12 +49,26 @@ from pyg_match.transforms import CandidateEdges, KNNGraph, graph_from_recipe
 
 WEIGHTS, TRAINED = "aliked-lightglue", "aliked-sparse"
 PEERS = ("kornia", "official")
+
+
+def with_anchors_listed(recipe: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """The same graph in which the edges of anchors are listed."""
+    return [
+        {
+            name: {**options, "listed": True} if name == "AnchorEdges" else options
+            for name, options in step.items()
+        }
+        for step in recipe
+    ]
+
+
 GRAPHS: dict[str, Callable[[KeypointPair], KeypointPair] | None] = {
     "complete": None,
     "candidates-16": CandidateEdges(16),
     "sparse": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "sparse-edges": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "trained": graph_from_recipe(read_metadata(TRAINED)["graph"]),
+    "trained-listed": graph_from_recipe(with_anchors_listed(read_metadata(TRAINED)["graph"])),
 }
 SHOWN = (
     "trained",
@@ -149,7 +164,7 @@ class Contest:
         for name in GRAPHS:
             options = {"assign_on_edges": True} if name.endswith("-edges") else {}
             self.models[name] = GraphMatcher.from_pretrained(
-                TRAINED if name == "trained" else WEIGHTS, **options
+                TRAINED if name.startswith("trained") else WEIGHTS, **options
             )
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:

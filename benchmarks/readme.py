@@ -51,6 +51,7 @@ MATCHER_NAMES = {
     "sparse": "self 64, cross 16",
     "sparse-edges": "self 64, cross 16, assigned on edges",
     "trained": "aliked-sparse",
+    "trained-listed": "aliked-sparse, anchors listed",
 }
 
 
