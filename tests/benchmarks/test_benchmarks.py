@@ -233,6 +233,7 @@ def test_matcher(load, tmp_path, hpatches, capsys):
         "edges of candidates-16",
         "edges of sparse",
         "edges of trained",
+        "edges of trained-listed",
         "GEMMs alone",
     }
     whole = {row["peer"]: row for row in results["summary"]}
