@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor
 
 from pyg_match.data import KeypointPair, KeypointSet
-from pyg_match.datasets.cached_pairs import CachedPairs, best, keypoint_limit, subset
+from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
+from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
+from pyg_match.datasets.views import render_view, view_keypoints
 from pyg_match.features.image import load_image, resize_image
 from pyg_match.geometry import estimate_fundamental
+from pyg_match.metrics import homography_ground_truth
 from pyg_match.nn.assignment import mutual_matches
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = -2  # the label of a keypoint that is to be ignored
 _PHOTOS = 64  # whose keypoints are remembered, as a photo may be part of many pairs
+_NEAR = 1.5  # pixels; what two keypoints of views that stand for a label may be off adds up
 _SEEN = 0.02  # score from which on a match of the teacher counts; geometry sorts out the wrong ones
 
 
@@ -35,6 +40,11 @@ class PhotoPairs(CachedPairs):
     labelled -2, unknown, so train with a loss that imitates the teacher's assignment as well. A pair of which
     fewer than ``min_matches`` matches, or than a share of ``min_inliers`` of them, agree has unknown keypoints
     only.
+
+    Few scenes are soon learned by heart. With ``warps`` each pair shows views of its photos, each through a homography
+    of its own, in which keypoints are found anew; those within 1.5 pixels of where the keypoints of a label went take
+    its place. There may then be more pairs than were given, in rounds, each with other warps. Whether views overlap
+    is known for the photos only, so some pairs have few labels.
 
     Pairs are made once, by :meth:`prepare`, if there is a ``cache``; it knows by a fingerprint of the photos,
     the extractor and the teacher with their weights, and all settings whether a shard is of use.
@@ -52,7 +62,10 @@ class PhotoPairs(CachedPairs):
         threshold: Largest epipolar error of a label in pixels of the photos at that size.
         min_matches: Fewest labels of a pair.
         min_inliers: Smallest share of the teacher's matches that must be labels, in [0, 1].
-        seed: Chooses the limits on keypoints.
+        warps: How the photos are warped; the second one always, as it is with pairs of one photo. ``None`` leaves
+            them as they are.
+        num_pairs: Number of pairs; ``None`` for as many as are given.
+        seed: Chooses the limits on keypoints, and the warps.
         cache: Folder for the pairs; ``None`` keeps nothing.
         transform: Applied to every pair after it was loaded, for instance to draw edges. Never cached.
         shard_size: Pairs in one file of the cache.
@@ -81,6 +94,8 @@ class PhotoPairs(CachedPairs):
         threshold: float = 1.5,
         min_matches: int = 20,
         min_inliers: float = 0.35,
+        warps: HomographyWarps | None = None,
+        num_pairs: int | None = None,
         seed: int = 0,
         cache: str | os.PathLike[str] | None = None,
         transform: Callable[[KeypointPair], KeypointPair] | None = None,
@@ -92,7 +107,11 @@ class PhotoPairs(CachedPairs):
 
         self.pairs = read_pairs(pairs, images)
         self.paths = sorted({path for pair in self.pairs for path in pair})
-        self.num_pairs = len(self.pairs)
+        self.num_pairs = len(self.pairs) if num_pairs is None else num_pairs
+        if self.num_pairs < 1:
+            raise ValueError(f"'num_pairs' must be at least 1, got {self.num_pairs}")
+        if warps is None and self.num_pairs > len(self.pairs):
+            raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
             raise ValueError(
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
@@ -117,6 +136,7 @@ class PhotoPairs(CachedPairs):
         self.threshold = threshold
         self.min_matches = min_matches
         self.min_inliers = min_inliers
+        self.warps = warps
         self.seed = seed
         self.transform = transform
         self.repair = repair
@@ -134,6 +154,7 @@ class PhotoPairs(CachedPairs):
                 "threshold": threshold,
                 "min_matches": min_matches,
                 "min_inliers": min_inliers,
+                "warps": None if warps is None else {"seed": seed, **asdict(warps)},
             }
             self.shards = PairShards(Path(cache), settings, self.num_pairs, shard_size)
 
@@ -148,7 +169,8 @@ class PhotoPairs(CachedPairs):
     @torch.inference_mode()
     def make(self, index: int) -> KeypointPair:
         """Find the keypoints of both photos, match them and keep the matches that agree."""
-        sets = [self._keypoints(path) for path in self.pairs[index]]
+        paths = self.pairs[index % len(self.pairs)]
+        sets = [self._keypoints(path) for path in paths]
         pair = KeypointPair.from_sets(sets[0], sets[1])
         device = next(self.teacher.parameters()).device
         log_assignment = self.teacher(pair.to(device)).log_assignment
@@ -157,14 +179,18 @@ class PhotoPairs(CachedPairs):
         matched, _, _, _ = mutual_matches(log_assignment[0].cpu(), _SEEN)
         first = (matched >= 0).nonzero().flatten()
         labels = self._agreeing(sets, torch.stack([first, matched[first]], dim=1))
+        if self.warps is not None:
+            sets, labels = self._warped(self.warps, index, paths, sets, labels)
         return rounded(_labelled(sets[0], sets[1], labels))
+
+    def _photo(self, path: Path) -> Tensor:
+        image = load_image(path)
+        return image if self.resize is None else resize_image(image, self.resize)[0]
 
     def _keypoints(self, path: Path) -> KeypointSet:
         found = self._found.get(path)
         if found is None:
-            image = load_image(path)
-            if self.resize is not None:
-                image, _ = resize_image(image, self.resize)
+            image = self._photo(path)
             device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
             found = self.extractor(image.to(device))
             keep = torch.arange(found.num_keypoints, device=found.pos.device)
@@ -183,6 +209,30 @@ class PhotoPairs(CachedPairs):
         count = int(inliers.sum())
         enough = count >= max(self.min_matches, self.min_inliers * len(matches))
         return matches[torch.from_numpy(inliers)] if enough else matches[:0]
+
+    def _warped(
+        self,
+        warps: HomographyWarps,
+        index: int,
+        paths: Sequence[Path],
+        sets: Sequence[KeypointSet],
+        matches: Tensor,
+    ) -> tuple[list[KeypointSet], Tensor]:
+        """The keypoints of a view of each photo, and the matches between those at the places of others."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "photo pairs", index))
+        seen, ends = [], []
+        for side, (path, keypoints) in enumerate(zip(paths, sets, strict=True)):
+            photo = self._photo(path)
+            size = (photo.size(2), photo.size(1))
+            views = warps.draw(size, size, generator)
+            to_view = (views.to_view0, views.to_view1)[side]
+            view = render_view(photo, to_view, views.size)
+            found = view_keypoints(self.extractor, view, to_view, size, self.max_num_keypoints)
+            place, _ = homography_ground_truth(keypoints.pos, found.pos, to_view, threshold=_NEAR)
+            seen.append(found)
+            ends.append(place[matches[:, side]])
+        matches = torch.stack(ends, dim=1)
+        return seen, matches[(matches >= 0).all(dim=1)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_found": OrderedDict()}  # workers find their own

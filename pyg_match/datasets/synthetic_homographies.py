@@ -1,6 +1,5 @@
 """Training pairs from any folder of photos."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
-from pyg_match.datasets.homography_warps import HomographyWarps, Views, inside_photo
+from pyg_match.datasets.homography_warps import HomographyWarps, Views
 from pyg_match.datasets.photometric import Photometric
 from pyg_match.datasets.repeats import repeated_structure
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, find_images, make_extractor
 from pyg_match.datasets.synthetic import WarpedPair
+from pyg_match.datasets.views import render_view, view_keypoints
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
-_MARGIN = 4.0  # pixels; keypoints nearer to the edge of the photo describe the edge
 _POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
 
 
@@ -165,18 +163,12 @@ class SyntheticHomographies(CachedPairs):
     def make(self, index: int) -> KeypointPair:
         """Render both views of a pair and find their keypoints."""
         rendered, views, photo_size = self._render(index)
-        device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
-        sets = []
         images = ((rendered.image0, views.to_view0), (rendered.image1, views.to_view1))
-        for image, to_view in images:
-            found = self.extractor(image.to(device))
-            # A coarse keypoint sees the edge of the photo from further away.
-            margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
-            keep = inside_photo(found.pos, to_view, photo_size, margin.clamp(min=_MARGIN)).nonzero().flatten()
-            if self.max_num_keypoints is not None:
-                keep = keep[best(found.score[keep], self.max_num_keypoints)]
-            sets.append(subset(found, keep, views.size))
-        return rounded(_labelled(sets[0], sets[1], rendered.homography))
+        set0, set1 = (
+            view_keypoints(self.extractor, image, to_view, photo_size, self.max_num_keypoints)
+            for image, to_view in images
+        )
+        return rounded(_labelled(set0, set1, rendered.homography))
 
     def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
         from pyg_match.features.image import load_image
@@ -187,7 +179,9 @@ class SyntheticHomographies(CachedPairs):
             photo = repeated_structure(photo, generator)
         photo_size = (photo.size(2), photo.size(1))
         views = self.warps.draw(photo_size, self.size, generator)
-        image0, image1 = (_warp(photo, to_view, views.size) for to_view in (views.to_view0, views.to_view1))
+        image0, image1 = (
+            render_view(photo, to_view, views.size) for to_view in (views.to_view0, views.to_view1)
+        )
         if self.photometric is not None:
             if float(torch.rand((), generator=generator)) < self.photometric.reference:
                 image0 = self.photometric(image0, derived_seed(self.seed, "view 0", index))
@@ -214,46 +208,6 @@ def _labelled(
     sizes = set0.image_size, set1.image_size
     truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
     return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
-
-
-def _warp(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a view shows; a photo that is shrunk is smoothed before, by averaging over areas.
-
-    Where the view shortens one direction only, it is drawn larger and averaged instead.
-    """
-    from kornia.geometry import warp_perspective
-
-    from pyg_match.datasets.hpatches import rescale_homography
-    from pyg_match.features.image import resize_image
-
-    width, height = size
-    to_photo = torch.linalg.inv(to_view)
-    centre = to_photo @ torch.tensor([(width - 1) / 2, (height - 1) / 2, 1], dtype=torch.float64)
-    # The area that a pixel of the view covers in the photo, at the centre of the view.
-    area = abs(float(torch.linalg.det(to_photo)) / float(centre[2]) ** 3)
-    oversampling = round(min(_foreshortening(to_photo, centre), _MOST_FORESHORTENED) ** 0.5)
-    longest = max(photo.shape[1:])
-    if area > 2:
-        photo, scale = resize_image(
-            photo, max(1, round(longest / area**0.5)), upscale=False, interpolation="area", antialias=False
-        )
-        to_view = rescale_homography(to_view, scale, torch.ones(2))
-    to_view = rescale_homography(to_view, torch.ones(2), torch.full((2,), float(oversampling)))
-    fine = (oversampling * height, oversampling * width)
-    # In double precision, so that the sampled positions are as exact as the homography.
-    warped = warp_perspective(photo[None].double(), to_view[None], fine, align_corners=True)
-    return avg_pool2d(warped, oversampling)[0].float().clamp(0, 1)
-
-
-_MOST_FORESHORTENED = 64.0  # what is averaged in full: more would take memory without a limit
-
-
-def _foreshortening(to_photo: Tensor, point: Tensor) -> float:
-    """How much longer one direction is than the other in a view, where the view shows ``point`` of the photo."""
-    jacobian = to_photo[:2, :2] - (point[:2] / point[2]).outer(to_photo[2, :2])
-    # Of the singular values, the sum of squares and the product; the ratio plus its inverse is their quotient.
-    half = float(jacobian.square().sum() / jacobian.det().abs()) / 2
-    return half + math.sqrt(max(half * half - 1, 0.0))
 
 
 @lru_cache(maxsize=4)

@@ -37,6 +37,10 @@ class DataConfig:
     photo_pairs: Optional[str] = (
         None  # file of pairs of photos of the same scene to train on as well; see PhotoPairs
     )
+    num_photo_pairs: Optional[int] = None  # of them; more than there are need photo_warps
+    photo_warps: Optional[dict[str, Any]] = (
+        None  # arguments of HomographyWarps; None shows the photos as they are
+    )
     warps: dict[str, Any] = field(default_factory=dict)  # arguments of HomographyWarps
     photometric: dict[str, Any] = field(default_factory=dict)  # arguments of Photometric
     seed: int = 0  # of warps and of the split of the photos

@@ -61,8 +61,9 @@ def make_datasets(
             "warps": HomographyWarps(**data.warps),
             "photometric": Photometric(**data.photometric),
         }
+        photo_warps = None if data.photo_warps is None else HomographyWarps(**data.photo_warps)
     except TypeError as error:
-        raise ValueError(f"'data.warps' or 'data.photometric': {error}") from None
+        raise ValueError(f"'data.warps', 'data.photo_warps' or 'data.photometric': {error}") from None
     settings |= {
         "max_num_keypoints": data.max_num_keypoints,
         "size": data.size,
@@ -97,6 +98,8 @@ def make_datasets(
         max_num_keypoints=data.max_num_keypoints,
         min_num_keypoints=data.min_num_keypoints,
         resize=max(data.size),
+        warps=photo_warps,
+        num_pairs=data.num_photo_pairs,
         seed=data.seed,
         cache=cache,
         transform=settings["transform"],

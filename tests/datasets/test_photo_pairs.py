@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-from pyg_match.datasets import CorruptShardError, PhotoPairs
+from pyg_match.datasets import CorruptShardError, HomographyWarps, PhotoPairs
 from pyg_match.features import SIFT
+from pyg_match.geometry import estimate_fundamental
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import config_from_dict
 from pyg_match.training.data import make_datasets
@@ -79,6 +80,50 @@ def test_the_cache_changes_nothing_and_knows_what_it_holds(scene, tmp_path):
     assert equal(make(folder, cache=tmp_path, shard_size=1, repair=True)[0], plain[0])
 
 
+WARPS = HomographyWarps(perspective=0.1, rotation=20, scale=1.3, tilt=1.5, min_overlap=0.5)
+
+
+def labelled_places(pair):
+    """Where the keypoints of the labels lie in both images."""
+    count0 = int(pair.num_keypoints[0, 0])
+    first = (pair.y[:count0] >= 0).nonzero().flatten()
+    return pair.pos[first].numpy(), pair.pos[count0:][pair.y[first]].numpy()
+
+
+def test_views_of_one_photo_are_related_by_a_homography(scene):
+    cv2 = pytest.importorskip("cv2")
+    folder, _ = scene
+    photo = folder / "cat.png"
+    dataset = PhotoPairs([(photo, photo)], resize=SIZE[0], max_num_keypoints=512, warps=WARPS, num_pairs=3)
+    shown = []
+    for pair in dataset:
+        assert pair.validate()
+        places0, places1 = labelled_places(pair)
+        homography, _ = cv2.findHomography(places0, places1, cv2.USAC_MAGSAC, 2.0)
+        error = np.linalg.norm(cv2.perspectiveTransform(places0[None], homography)[0] - places1, axis=1)
+        assert (
+            len(places0) > 40 and float((error < 4.5).mean()) > 0.99
+        )  # 1.5 pixels in each view, and the scale
+        assert np.linalg.norm(places0 - places1, axis=1).max() > 20  # it moved
+        shown.append(homography)
+    assert not np.allclose(shown[0], shown[1], atol=0.01)  # each round has warps of its own
+
+
+def test_views_of_two_photos_keep_their_epipolar_geometry(scene, tmp_path):
+    folder, _ = scene
+    settings = {"warps": WARPS, "num_pairs": 3, "max_num_keypoints": 512}
+    dataset = make(folder, cache=tmp_path, **settings)
+    assert len(dataset) == 3 and dataset.prepare() == 3
+    assert all(equal(*pairs) for pairs in zip(make(folder, **settings), dataset, strict=True))
+    assert equal(make(folder, **settings)[2], dataset[2])  # whatever was made before
+    for index in (0, 2):
+        places0, places1 = labelled_places(dataset[index])
+        _, inliers = estimate_fundamental(torch.from_numpy(places0), torch.from_numpy(places1), threshold=3.0)
+        assert len(places0) > 40 and inliers.mean() > 0.95
+    assert set(dataset[1].y.tolist()) == {-2}
+    assert make(folder, cache=tmp_path, seed=1, **settings).prepare() == 3
+
+
 def test_fewer_keypoints_keep_the_labels_between_them(scene):
     folder, _ = scene
     whole = make(folder)[0]
@@ -115,6 +160,8 @@ def test_wrong_input_is_named(scene, tmp_path):
         ({"threshold": 0.0}, "'threshold' must be a positive number of pixels, got 0.0"),
         ({"min_matches": 3}, "'min_matches' must be at least 8"),
         ({"min_inliers": 2.0}, r"'min_inliers' must be in \[0, 1\], got 2.0"),
+        ({"num_pairs": 0}, "'num_pairs' must be at least 1, got 0"),
+        ({"num_pairs": 3}, "without 'warps' there are 2 pairs, got num_pairs=3"),
         ({"min_num_keypoints": 999}, "'min_num_keypoints' must be None or between 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -135,12 +182,14 @@ def test_training_joins_them_with_warped_photos(scene, tmp_path):
             "validation_pairs": 1,
             "validation_photos": 0.3,
             "photo_pairs": str(folder / "pairs.txt"),
+            "num_photo_pairs": 3,
+            "photo_warps": {"tilt": 2.0},
         },
     }
     train, valid = make_datasets(config_from_dict(config), folder, tmp_path)
     # One of three photos is held out, and with it the pairs that contain it.
     assert len(valid.paths) == 1 and not set(valid.paths) & set(train.paths)
-    assert train.prepare() == len(train)
+    assert train.prepare() == len(train) == 5
     batch = Batch.from_data_list([train[0], train[len(train) - 1]])
     assert "homography" not in batch and batch.num_keypoints.shape == (2, 2)
     with pytest.raises(ValueError, match="labelled by a 'teacher'"):

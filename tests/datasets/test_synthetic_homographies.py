@@ -556,32 +556,32 @@ def test_extractor_by_name(photos):
 
 def test_a_shortened_direction_is_averaged_not_skipped():
     """Stripes finer than the pixels of a tilted view become grey, as a camera would see them."""
-    from pyg_match.datasets.synthetic_homographies import _warp
+    from pyg_match.datasets.views import render_view
 
     photo = (torch.arange(300) % 2).float().repeat(3, 200, 1)
     to_view = torch.diag(torch.tensor([0.25, 1.0, 1.0], dtype=torch.float64))
-    view = _warp(photo, to_view, (75, 200))
+    view = render_view(photo, to_view, (75, 200))
     assert view.shape == (3, 200, 75)
     assert float((view[:, 5:-5, 5:-5] - 0.5).abs().max()) < 0.05
 
 
 def test_what_is_averaged_has_a_limit():
     """A view that shows next to nothing of one direction is no reason to run out of memory."""
-    from pyg_match.datasets.synthetic_homographies import _warp
+    from pyg_match.datasets.views import render_view
 
     to_view = torch.diag(torch.tensor([1e-9, 1.0, 1.0], dtype=torch.float64))
-    view = _warp(torch.rand(3, 40, 60), to_view, (60, 40))
+    view = render_view(torch.rand(3, 40, 60), to_view, (60, 40))
     assert view.shape == (3, 40, 60)
     assert bool(view.isfinite().all())
 
 
 def test_a_shortened_view_stays_in_its_place():
     """A photo whose grey values are its coordinates shows, in a pixel, where the homography says that it looks."""
-    from pyg_match.datasets.synthetic_homographies import _warp
+    from pyg_match.datasets.views import render_view
 
     x, y = torch.arange(300.0).expand(200, 300) / 300, torch.arange(200.0)[:, None].expand(200, 300) / 300
     to_view = torch.tensor([[0.25, 0, 3.0], [0.1, 2.4, -4.0], [0, 0, 1]], dtype=torch.float64)
-    view = _warp(torch.stack([x, y, x]), to_view, (70, 400))
+    view = render_view(torch.stack([x, y, x]), to_view, (70, 400))
     pixels = torch.cartesian_prod(torch.arange(8.0, 66), torch.arange(20.0, 380)).double()
     seen = warp_points(pixels, torch.linalg.inv(to_view)).float() / 300
     inside = ((seen > 0.05) & (seen < torch.tensor([0.95, 0.6]))).all(1)
