@@ -12,8 +12,15 @@ from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks
-from pyg_match.ops.linear import linear
+from pyg_match.ops.linear import joined_linear, residual_linear
 
+_LAYERS = (
+    nn.Linear,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.GELU,
+    nn.Linear,
+)  # the output projection and what follows it
 _NODES = 2048  # whose hidden features the caches nearly hold
 
 
@@ -85,10 +92,11 @@ class AttentionBlock(nn.Module):
         return out
 
     def _is_plain(self) -> bool:
-        """Whether the linear layers are what they were made as, without hooks, and not quantised or adapted."""
+        """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
+        layers: list[nn.Module] = [self.lin_out, *self.ffn]
         return all(
-            type(lin) is nn.Linear and not (lin._forward_hooks or lin._forward_pre_hooks)
-            for lin in (self.lin_out, self.ffn[0], self.ffn[-1])
+            type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks)
+            for layer, kind in zip(layers, _LAYERS, strict=True)
         )
 
     def _update(self, x: Tensor, message: Tensor) -> Tensor:
@@ -96,13 +104,16 @@ class AttentionBlock(nn.Module):
 
         The output projection is multiplied into the layer behind it, which is less work for many nodes.
         """
-        last: Any = self.ffn[-1]
+        norm: Any = self.ffn[1]
+        gelu: Any = self.ffn[2]
+        last: Any = self.ffn[3]
         weight, bias = self._folded()
         out = torch.empty_like(x)
         parts = zip(x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True)
         for part, message_part, out_part in parts:
-            hidden = linear(torch.cat([part, message_part.to(part.dtype)], dim=-1), weight, bias)
-            torch.add(part, linear(self.ffn[1:-1](hidden), last.weight, last.bias), out=out_part)
+            hidden = norm(joined_linear([part, message_part], weight, bias))
+            hidden = torch.ops.aten.gelu_(hidden, approximate=gelu.approximate)
+            residual_linear(part, hidden, last.weight, last.bias, out_part)
         return out
 
     def _folded(self) -> tuple[Tensor, Tensor]:

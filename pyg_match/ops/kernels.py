@@ -21,12 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from pyg_match.ops import vectors
+from pyg_match.ops.counters import TASK, WORKER, at_address, count_up
+from pyg_match.ops.largest_kernel import select
 from pyg_match.ops.vectors import (
     EDGES,
     REGISTER,
@@ -56,7 +56,6 @@ JOB = np.dtype(
 )  # fmt: skip
 _NOTHING = dict.fromkeys(JOB.names or (), 0)
 _LAYOUT = struct.Struct(f"{len(_NOTHING) - 1}Qd")
-TASK, WORKER = 0, 1  # the first two are counters
 # Size of arrays of which only the address is known: any large number. This one changes with the code that this module
 # compiles but does not contain, so that numba, which tells kernels on disk by their constants, makes them anew.
 _UNKNOWN = (1 << 40) + zlib.crc32(vectors.__loader__.get_data(vectors.__file__))  # type: ignore[union-attr]
@@ -91,28 +90,6 @@ def _to_weights(score: Any, at: Any, count: Any, top: Any) -> Any:
         return total
 
     return single if score.dtype == types.float32 else double
-
-
-@intrinsic
-def _pointer(context: Any, address: Any) -> Any:
-    """A number as an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uint64), generate
-
-
-@intrinsic
-def _take(context: Any, job: Any, counter: Any) -> Any:
-    """The value of a counter, which goes up by one; no two threads get the same."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        counters = builder.bitcast(args[0], ir.IntType(64).as_pointer())
-        place = builder.gep(counters, [args[1]])
-        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.uint64(types.voidptr, types.int64), generate
 
 
 def place(job: Any, task: Any) -> Any:
@@ -417,23 +394,23 @@ def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
     def attention_forward(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
-            carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint32),
+            carray(at_address(job.rowptr), size, np.uint64),
+            carray(at_address(job.col), size, np.uint32),
         )
-        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
-        value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
-        bias, keep = carray(_pointer(job.bias), size, real), carray(_pointer(job.keep), size, np.uint8)
-        lse, bounds = carray(_pointer(job.lse), size, real), carray(_pointer(job.bounds), size, np.uint64)
-        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
-        totals = carray(_pointer(own + job.totals_at), size, real)
-        weight, part = carray(_pointer(own), size, real), carray(_pointer(own + job.part_at), size, real)
+        query, key = carray(at_address(job.query), size, real), carray(at_address(job.key), size, real)
+        value, out = carray(at_address(job.value), size, real), carray(at_address(job.out), size, real)
+        bias, keep = carray(at_address(job.bias), size, real), carray(at_address(job.keep), size, np.uint8)
+        lse, bounds = carray(at_address(job.lse), size, real), carray(at_address(job.bounds), size, np.uint64)
+        own = job.scratch + count_up(pointer, WORKER) * job.scratch_length
+        totals = carray(at_address(own + job.totals_at), size, real)
+        weight, part = carray(at_address(own), size, real), carray(at_address(own + job.part_at), size, real)
         scale, zero = real(job.scale), real(0)
-        task = _take(pointer, TASK)
+        task = count_up(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
             _forward_rows(job, rowptr, col, query, key, value, bias, keep, out, lse, weight, totals, part, scale,
                           zero, head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
-            task = _take(pointer, TASK)
+            task = count_up(pointer, TASK)
 
     return attention_forward
 
@@ -442,24 +419,24 @@ def _attention_backward(real: Any, size: Any) -> Callable[[Any], None]:
     def attention_backward(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
-            carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint32),
+            carray(at_address(job.rowptr), size, np.uint64),
+            carray(at_address(job.col), size, np.uint32),
         )
-        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
-        value, grad = carray(_pointer(job.value), size, real), carray(_pointer(job.grad), size, real)
-        bias, keep = carray(_pointer(job.bias), size, real), carray(_pointer(job.keep), size, np.uint8)
-        out, lse = carray(_pointer(job.out), size, real), carray(_pointer(job.lse), size, real)
-        alpha, slope = carray(_pointer(job.weight), size, real), carray(_pointer(job.slope), size, real)
-        bounds = carray(_pointer(job.bounds), size, np.uint64)
-        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
-        weight = carray(_pointer(own), size, real)
+        query, key = carray(at_address(job.query), size, real), carray(at_address(job.key), size, real)
+        value, grad = carray(at_address(job.value), size, real), carray(at_address(job.grad), size, real)
+        bias, keep = carray(at_address(job.bias), size, real), carray(at_address(job.keep), size, np.uint8)
+        out, lse = carray(at_address(job.out), size, real), carray(at_address(job.lse), size, real)
+        alpha, slope = carray(at_address(job.weight), size, real), carray(at_address(job.slope), size, real)
+        bounds = carray(at_address(job.bounds), size, np.uint64)
+        own = job.scratch + count_up(pointer, WORKER) * job.scratch_length
+        weight = carray(at_address(own), size, real)
         scale, zero = real(job.scale), real(0)
-        task = _take(pointer, TASK)
+        task = count_up(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
             _backward_rows(job, rowptr, col, query, key, value, grad, bias, keep, out, lse, alpha, slope, weight,
                            scale, zero, head, bounds[chunk], bounds[chunk + U1])  # fmt: skip
-            task = _take(pointer, TASK)
+            task = count_up(pointer, TASK)
 
     return attention_backward
 
@@ -468,21 +445,24 @@ def _gather_sum(real: Any, size: Any) -> Callable[[Any], None]:
     def gather_sum(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
-            carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint32),
+            carray(at_address(job.rowptr), size, np.uint64),
+            carray(at_address(job.col), size, np.uint32),
         )
-        perm, weight = carray(_pointer(job.perm), size, np.uint32), carray(_pointer(job.weight), size, real)
-        value, out = carray(_pointer(job.value), size, real), carray(_pointer(job.out), size, real)
-        bounds = carray(_pointer(job.bounds), size, np.uint64)
-        own = job.scratch + _take(pointer, WORKER) * job.scratch_length
-        factor, part = carray(_pointer(own), size, real), carray(_pointer(own + job.part_at), size, real)
+        perm, weight = (
+            carray(at_address(job.perm), size, np.uint32),
+            carray(at_address(job.weight), size, real),
+        )
+        value, out = carray(at_address(job.value), size, real), carray(at_address(job.out), size, real)
+        bounds = carray(at_address(job.bounds), size, np.uint64)
+        own = job.scratch + count_up(pointer, WORKER) * job.scratch_length
+        factor, part = carray(at_address(own), size, real), carray(at_address(own + job.part_at), size, real)
         scale, zero = real(job.scale), real(0)
-        task = _take(pointer, TASK)
+        task = count_up(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
             _gather_rows(job, rowptr, col, perm, weight, value, out, factor, part, scale, zero, head,
                          bounds[chunk], bounds[chunk + U1])  # fmt: skip
-            task = _take(pointer, TASK)
+            task = count_up(pointer, TASK)
 
     return gather_sum
 
@@ -491,18 +471,21 @@ def _edge_scores(real: Any, size: Any) -> Callable[[Any], None]:
     def edge_scores(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
-            carray(_pointer(job.rowptr), size, np.uint64),
-            carray(_pointer(job.col), size, np.uint32),
+            carray(at_address(job.rowptr), size, np.uint64),
+            carray(at_address(job.col), size, np.uint32),
         )
-        query, key = carray(_pointer(job.query), size, real), carray(_pointer(job.key), size, real)
-        out, bounds = carray(_pointer(job.weight), size, real), carray(_pointer(job.bounds), size, np.uint64)
+        query, key = carray(at_address(job.query), size, real), carray(at_address(job.key), size, real)
+        out, bounds = (
+            carray(at_address(job.weight), size, real),
+            carray(at_address(job.bounds), size, np.uint64),
+        )
         scale, zero = real(job.scale), real(0)
-        task = _take(pointer, TASK)
+        task = count_up(pointer, TASK)
         while task < job.heads * job.chunks:
             head, chunk = place(job, task)
             _score_rows(job, rowptr, col, query, key, out, scale, zero, head, bounds[chunk],
                         bounds[chunk + U1])  # fmt: skip
-            task = _take(pointer, TASK)
+            task = count_up(pointer, TASK)
 
     return edge_scores
 
@@ -512,14 +495,17 @@ def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
 
     def sort_by_tile(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
-        rowptr = carray(_pointer(job.rowptr), size, np.uint64)
-        bounds = carray(_pointer(job.bounds), size, np.uint64)
-        col, start = carray(_pointer(job.col), size, index), carray(_pointer(job.tile_start), size, np.uint64)
-        source = carray(_pointer(job.tile_col), size, np.uint32)
-        perm, named = carray(_pointer(job.perm), size, np.uint32), job.perm != U0
-        place, placed = carray(_pointer(job.tile_perm), size, np.uint32), job.tile_perm != U0
+        rowptr = carray(at_address(job.rowptr), size, np.uint64)
+        bounds = carray(at_address(job.bounds), size, np.uint64)
+        col, start = (
+            carray(at_address(job.col), size, index),
+            carray(at_address(job.tile_start), size, np.uint64),
+        )
+        source = carray(at_address(job.tile_col), size, np.uint32)
+        perm, named = carray(at_address(job.perm), size, np.uint32), job.perm != U0
+        place, placed = carray(at_address(job.tile_perm), size, np.uint32), job.tile_perm != U0
         tiles, width = job.tiles, index((job.num_sources + job.tiles - U1) // job.tiles)
-        chunk = _take(pointer, TASK)
+        chunk = count_up(pointer, TASK)
         while chunk < job.chunks:
             slot, end = rowptr[bounds[chunk]], rowptr[bounds[chunk + U1]]
             for row in range(bounds[chunk], bounds[chunk + U1]):
@@ -536,7 +522,7 @@ def _sort_by_tile(real: Any, size: Any) -> Callable[[Any], None]:
                     low += share
                 if slot != rowptr[row + U1]:  # an edge is in no tile
                     start[job.num_rows * tiles] = U0
-            chunk = _take(pointer, TASK)
+            chunk = count_up(pointer, TASK)
 
     return sort_by_tile
 
@@ -633,3 +619,4 @@ class Kernels:
         self.gather_sum = functools.cache(functools.partial(address, _gather_sum))
         self.edge_scores = functools.cache(functools.partial(address, _edge_scores))
         self.sort_by_tile = functools.cache(functools.partial(address, _sort_by_tile))
+        self.select = functools.cache(functools.partial(address, select))

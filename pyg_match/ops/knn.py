@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyg_match.ops.largest import largest_indices
+
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
@@ -166,7 +168,7 @@ def _search_torch(points: Tensor, rows: Tensor, depth: int) -> Tensor:
     chunks = []
     for chunk in rows.split(step):
         distance = torch.cdist(points[chunk], points, compute_mode="donot_use_mm_for_euclid_dist")
-        chunks.append(distance.topk(depth, dim=1, largest=False).indices)
+        chunks.append(largest_indices(distance.neg_(), depth))
     return torch.cat(chunks)
 
 

@@ -1,5 +1,6 @@
 """Affine maps of many nodes."""
 
+from collections.abc import Sequence
 from typing import Optional
 
 import torch
@@ -46,6 +47,31 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     bias = None if bias is None else bias.to(dtype)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """:func:`linear` of features that lie in several tensors, which are brought together only where that is needed."""
+    if _prefers_linear(parts[0], weight, bias):
+        return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
+    columns = weight.t().split([part.size(-1) for part in parts])
+    out = torch.addmm(bias, parts[0], columns[0])
+    for part, column in zip(parts[1:], columns[1:], strict=True):
+        out.addmm_(part, column)
+    return out
+
+
+def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """The sum of ``residual`` and :func:`linear`, written to ``out``."""
+    if _prefers_linear(x, weight, bias):
+        torch.add(residual, linear(x, weight, bias), out=out)
+    else:
+        torch.add(residual, bias, out=out).addmm_(x, weight.t())
+
+
+def _prefers_linear(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether products cannot, or should not, be added to what there is."""
+    mixed = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == bias.dtype
+    return mixed or x.device.type != "cpu" or _onednn_type(x, weight, bias) is not None
 
 
 def _onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[torch.dtype]:

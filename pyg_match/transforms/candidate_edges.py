@@ -10,6 +10,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.largest import largest_indices
 from pyg_match.ops.linear import linear
 from pyg_match.transforms.store import store_edges
 
@@ -87,7 +88,7 @@ def _most_similar(query: Tensor, key: Tensor, k: int) -> Tensor:
     """For each query the indices of its ``k`` most similar keys, ``[num_queries, min(k, num_keys)]``."""
     k = min(k, key.size(0))
     step = max(1, _CHUNK_ELEMENTS // max(1, key.size(0)))
-    chunks = [linear(chunk, key).topk(k, dim=1).indices for chunk in query.split(step)]
+    chunks = [largest_indices(linear(chunk, key), k) for chunk in query.split(step)]
     return torch.cat(chunks) if chunks else torch.empty(0, k, dtype=torch.long, device=query.device)
 
 

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyg_match.ops import cpu
+from pyg_match.ops.largest import largest_indices
+
+
+def by_sorting(values, k):
+    return values.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
+@settings(deadline=None)  # compiled in the first call
+@given(
+    st.integers(1, 9),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from([torch.float, torch.double]),
+    st.integers(0, 1000),
+)
+def test_it_sorts_as_a_stable_sort_does(rows, length, k, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, length, generator=generator, dtype=dtype)
+    k = min(k, length)
+    assert torch.equal(largest_indices(values, k), by_sorting(values, k))
+    # Steps of a quarter: many are equal.
+    steps = (4 * values).round() / 4
+    found = largest_indices(steps, k)
+    assert torch.equal(steps.gather(1, found), steps.gather(1, by_sorting(steps, k)))
+    assert all(len(set(row)) == k for row in found.tolist())
+
+
+def test_equal_numbers_come_in_their_order():
+    values = torch.zeros(2, 200)
+    values[0, [5, 70, 130]] = 1.0
+    values[1, 199] = 1.0
+    values[1, :64:8] = 0.5
+    assert largest_indices(values, 3)[0].tolist() == [5, 70, 130]
+    assert largest_indices(values, 4)[1].tolist() == [199, 0, 8, 16]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_of_every_kind(threads):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(700, 2048, generator=generator)
+    rows[3] = 2.5  # all equal: left to torch
+    rows[5] = torch.arange(2048.0)
+    rows[7] = -torch.arange(2048.0)
+    rows[9] = 1e30 * rows[9]
+    rows[11, 4:] = -torch.inf
+    rows[13, 100:120] = torch.inf
+    rows[15] = 1e-40
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = largest_indices(rows, 32)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(rows.gather(1, found), rows.topk(32, dim=1).values)
+    assert all(len(set(row)) == 32 for row in found.tolist())
+    plain = [i for i in range(700) if i not in (3, 11, 13, 15)]
+    assert torch.equal(found[plain], by_sorting(rows, 32)[plain])
+
+
+def test_what_the_kernel_does_not_take():
+    values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
+    for other in (values.half(), values.t().contiguous().t(), values[:, ::2], values.requires_grad_()):
+        found = largest_indices(other, 5)
+        assert torch.equal(found, other.topk(5, dim=1).indices)
+    assert largest_indices(values[:0], 5).shape == (0, 5) and largest_indices(values, 0).shape == (4, 0)
+    assert largest_indices(values[:, :0], 0).shape == (4, 0)
+    with pytest.raises(RuntimeError):
+        largest_indices(values, 41)
+
+
+def test_without_kernels(monkeypatch):
+    values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
+    expected = largest_indices(values, 5)
+    monkeypatch.setattr(cpu, "kernels", lambda: None)
+    assert torch.equal(largest_indices(values, 5), expected)
+
+
+def test_compiled():
+    values = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(lambda x: largest_indices(x, 4), fullgraph=True)
+    assert torch.equal(compiled(values), largest_indices(values, 4))
