@@ -33,7 +33,7 @@ _TILE_BYTES = 3 << 19  # of a head's nodes that a core's cache keeps while a thr
 _TILE_DEGREE = 6  # edges from one tile to one row from which on tiles pay
 _TILE_USES = 16  # edges of a task for each node from which on it pays to bring a tile into the cache
 _MOST_TILES = 8  # each costs a look at all edges
-_PACKED_BYTES = 1 << 24  # of nodes copied at a time
+_PACKED_BYTES = 1 << 22  # of nodes copied at a time, unless those of one head are more
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
@@ -236,9 +236,10 @@ def run(
     fields["value_channels"] = given["value"].size(2) if "value" in given else 0
     if len(col) * width * heads < _INLINE_WORK:
         threads = 1
-    bounds, longest = _shares(
-        compiled, edges, given["value" if "value" in given else "key"].size(0), heads, threads
-    )
+    num_sources = given["value" if "value" in given else "key"].size(0)
+    bounds, longest = _shares(compiled, edges, num_sources, heads, threads)
+    # Threads share what lies in the cache that they share, and keep to heads of their own where each has its own.
+    apart = tiles > 1 or num_sources * width * itemsize <= _CORE_CACHE
     most_rows = int(np.diff(bounds).max())
     parts = most_rows * fields["value_channels"] if tiles > 1 else 0
     totals_at = _lines(longest * itemsize)  # behind the scores
@@ -246,7 +247,8 @@ def run(
     own = part_at + _lines(parts * itemsize)
     scratch = _workspace(SCRATCH, threads * own)
     job = pack_job(
-        fields, heads=heads, heads_at_once=min(heads, threads), chunks=len(bounds) - 1, bounds=_address(bounds),
+        fields, heads=heads, heads_at_once=min(heads, threads) if apart else 1,
+        chunks=len(bounds) - 1, bounds=_address(bounds),
         scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at, edges=len(col),
         tiles=tiles, rowptr=_address(rowptr if tile_start is None else tile_start), col=_address(col),
         perm=_address(perm),
