@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyg_match.ops.linear import _onednn_type, linear
+from pyg_match.ops.linear import _onednn_type, joined_linear, linear, residual_linear
 
 
 def problem(rows=300, width=48, out=40, dtype=torch.float):
@@ -76,3 +76,31 @@ def test_wrong_shapes_get_the_error_of_torch():
         linear(x, weight, bias[1:])
     assert torch.equal(linear(x, weight, bias[:1]), F.linear(x, weight, bias[:1]))
     assert linear(x[:, :0], weight[:, :0], bias).shape == (300, 40)
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("rows", [0, 300])
+@torch.inference_mode()
+def test_parts_and_sums(capability, dtype, rows, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    x, weight, bias = problem(rows, dtype=dtype)
+    expected = F.linear(x, weight, bias)
+    got = joined_linear(x.split([20, 8, 20], dim=1), weight, bias)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+    out = torch.full_like(expected, torch.nan)
+    residual = torch.randn(rows, 40, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    residual_linear(residual, x, weight, bias, out)
+    torch.testing.assert_close(out, residual + expected, rtol=1e-5, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_parts_and_sums_under_autocast():
+    x, weight, bias = problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = joined_linear([x[:, :20], x[:, 20:].bfloat16()], weight, bias)
+        out = torch.empty(300, 40)
+        residual_linear(torch.ones(300, 40), x, weight, bias, out)
+    expected = F.linear(x, weight, bias)
+    torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.3)
+    torch.testing.assert_close(out, 1 + expected, rtol=0.05, atol=0.3)

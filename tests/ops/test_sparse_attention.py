@@ -109,6 +109,24 @@ cases = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("core_cache", [0, 1 << 30])
+def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
+    monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
+    q, k, v, edge_index, bias, mask = random_case(6, 300, 200, 9000, 3, 8, 8)
+    tensors = [t.requires_grad_() for t in (q, k, v, bias)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        out = sparse_attention(*tensors[:3], edge_index, bias, mask, backend="kernel")
+        grads = torch.autograd.grad(out.square().sum(), tensors)
+    finally:
+        torch.set_num_threads(before)
+    expected = dense(*tensors[:3], edge_index, bias, mask, "remove")
+    assert torch.allclose(out, expected, atol=1e-10)
+    for one, other in zip(grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
 @pytest.mark.parametrize("mask_mode", ["remove", "zero"])
 def test_a_bias_may_be_shared_by_heads(mask_mode):
     q, k, v, edge_index, bias, mask = random_case(5, 30, 20, 200, 3, 8, 4)
