@@ -148,7 +148,8 @@ def rounds(edges: Edges, *tables: Tensor) -> Iterator[Callable[..., Tensor]]:
     copied = sum(
         table.size(0) * table.size(2) * table.element_size() for table in tables if _scattered(table, edges)
     )
-    step = max(_PACKED_BYTES // max(copied, 1), 1)
+    apart = torch.get_num_threads() if edges.tiles > 1 else 1  # threads have heads of their own then
+    step = max(_PACKED_BYTES // max(copied, 1), apart)
     if step >= heads:
         yield lambda tensor, dim=1: tensor
         return
