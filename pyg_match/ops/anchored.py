@@ -118,5 +118,5 @@ def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchore
         )
         of_anchors = of_anchors.squeeze(0).t() + edges.log_weight[targets].unsqueeze(1)
         share = (of_anchors - total[targets]).sigmoid().to(out.dtype).unsqueeze(-1)
-        out[targets] = torch.lerp(out[targets], dense.squeeze(0).transpose(0, 1), share)
+        out[targets].lerp_(dense.squeeze(0).transpose(0, 1), share)
     return out
