@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = -2  # the label of a keypoint that is to be ignored
 _PHOTOS = 64  # whose keypoints are remembered, as a photo may be part of many pairs
-_NEAR = 1.5  # pixels; what two keypoints of views that stand for a label may be off adds up
+_NEAR = 1.5  # pixels that a keypoint of a view may be off; the errors of both ends of a label add up
 _SEEN = 0.02  # score from which on a match of the teacher counts; geometry sorts out the wrong ones
 
 
@@ -42,9 +42,10 @@ class PhotoPairs(CachedPairs):
     only.
 
     Few scenes are soon learned by heart. With ``warps`` each pair shows views of its photos, each through a homography
-    of its own, in which keypoints are found anew; those within 1.5 pixels of where the keypoints of a label went take
-    its place. There may then be more pairs than were given, in rounds, each with other warps. Whether views overlap
-    is known for the photos only, so some pairs have few labels.
+    of its own, in which keypoints are found anew. A keypoint of a view takes the place of that of a label if each is
+    the other's nearest and within 1.5 pixels of it, in the view and in the photo. There may then be more pairs than
+    were given, in rounds, each with other warps. How much the views of two photos overlap nobody knows, so some pairs
+    have few labels.
 
     Pairs are made once, by :meth:`prepare`, if there is a ``cache``; it knows by a fingerprint of the photos,
     the extractor and the teacher with their weights, and all settings whether a shard is of use.
@@ -62,9 +63,9 @@ class PhotoPairs(CachedPairs):
         threshold: Largest epipolar error of a label in pixels of the photos at that size.
         min_matches: Fewest labels of a pair.
         min_inliers: Smallest share of the teacher's matches that must be labels, in [0, 1].
-        warps: How the photos are warped; the second one always, as it is with pairs of one photo. ``None`` leaves
-            them as they are.
-        num_pairs: Number of pairs; ``None`` for as many as are given.
+        warps: How the photos are warped: the first as view 0 of :class:`HomographyWarps`, the second as view 1.
+            ``None`` leaves them as they are.
+        num_pairs: Number of pairs, the first of those given if these are more; ``None`` for as many as are given.
         seed: Chooses the limits on keypoints, and the warps.
         cache: Folder for the pairs; ``None`` keeps nothing.
         transform: Applied to every pair after it was loaded, for instance to draw edges. Never cached.
@@ -154,8 +155,7 @@ class PhotoPairs(CachedPairs):
                 "threshold": threshold,
                 "min_matches": min_matches,
                 "min_inliers": min_inliers,
-                "warps": None if warps is None else {"seed": seed, **asdict(warps)},
-            }
+            } | ({} if warps is None else {"warps": {"seed": seed, **asdict(warps)}})
             self.shards = PairShards(Path(cache), settings, self.num_pairs, shard_size)
 
     def __getitem__(self, index: int) -> KeypointPair:

@@ -55,14 +55,18 @@ def _foreshortening(to_photo: Tensor, point: Tensor) -> float:
 
 
 def view_keypoints(
-    extractor: "Extractor", view: Tensor, to_view: Tensor, photo_size: tuple[int, int], count: int | None
+    extractor: "Extractor",
+    view: Tensor,
+    to_view: Tensor,
+    photo_size: tuple[int, int],
+    max_num_keypoints: int | None,
 ) -> KeypointSet:
-    """The keypoints of a view, at most ``count``, without those that lie at the edge of the photo or beyond it."""
+    """The keypoints of a view, at most so many, without those that lie at the edge of the photo or beyond it."""
     device = next((p.device for p in extractor.parameters()), torch.device("cpu"))
     found = extractor(view.to(device))
     # A coarse keypoint sees the edge of the photo from further away.
     margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
     keep = inside_photo(found.pos, to_view, photo_size, margin.clamp(min=_MARGIN)).nonzero().flatten()
-    if count is not None:
-        keep = keep[best(found.score[keep], count)]
+    if max_num_keypoints is not None:
+        keep = keep[best(found.score[keep], max_num_keypoints)]
     return subset(found, keep, (view.size(-1), view.size(-2)))

@@ -14,13 +14,8 @@ from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks
 from pyg_match.ops.linear import joined_linear, residual_linear
 
-_LAYERS = (
-    nn.Linear,
-    nn.Linear,
-    nn.LayerNorm,
-    nn.GELU,
-    nn.Linear,
-)  # the output projection and what follows it
+# The output projection and what follows it.
+_LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
 _NODES = 2048  # whose hidden features the caches nearly hold
 
 
@@ -94,7 +89,7 @@ class AttentionBlock(nn.Module):
     def _is_plain(self) -> bool:
         """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
         layers: list[nn.Module] = [self.lin_out, *self.ffn]
-        return all(
+        return len(layers) == len(_LAYERS) and all(
             type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks)
             for layer, kind in zip(layers, _LAYERS, strict=True)
         )
@@ -144,9 +139,8 @@ class AttentionBlock(nn.Module):
         precise = weight.dtype in (torch.float, torch.double) and not torch.is_autocast_enabled("cpu")
         if weight.device.type != "cpu" or not precise:
             return None
-        direction = torch.linspace(
-            1, 2, weight.size(1), dtype=weight.dtype
-        )  # no two of its numbers are the same
+        # No two of its numbers are the same.
+        direction = torch.linspace(1, 2, weight.size(1), dtype=weight.dtype, device=weight.device)
         of_first, of_out = weight.mv(direction), self.lin_out.weight.mv(direction[: self.lin_out.in_features])
         return torch.cat([of_first, of_out, first.bias, self.lin_out.bias])
 

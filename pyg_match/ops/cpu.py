@@ -21,12 +21,12 @@ def kernels() -> Optional["Kernels"]:
     try:
         from pyg_match.ops.kernels import Kernels
     except ImportError as error:
-        warnings.warn(f"sparse attention runs in plain torch, which is slower: {error}", stacklevel=2)
+        warnings.warn(f"there are no compiled kernels, plain torch is slower: {error}", stacklevel=2)
         return None
     try:
         return Kernels(cache=True)
     except RuntimeError as error:  # no folder to write to
-        warnings.warn(f"sparse attention is compiled anew by each process: {error}", stacklevel=2)
+        warnings.warn(f"kernels are compiled anew by each process: {error}", stacklevel=2)
         return Kernels(cache=False)
 
 
@@ -55,6 +55,7 @@ def warmup(*dtypes: torch.dtype) -> float:
         x = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
         (sparse_attention(x, x, x, edges).sum() + edge_scores(x, x, edges).sum()).backward()
         largest_indices(x[0].detach(), 1)
+    largest_indices(torch.zeros(1, 1, dtype=torch.double), 1)  # in which distances are compared
     return time.perf_counter() - start
 
 
@@ -118,7 +119,7 @@ def attention_backward(
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source = by_source.tiled(compiled, query, grad)
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for heads in rounds(edges, query, key, value, grad):
+    for heads in rounds(edges, query, key, value, grad, tiles=by_source.tiles):
         k = packed(heads(key), edges, KEY)
         run(
             compiled, compiled.attention_backward, edges, scale, removes,
@@ -167,7 +168,7 @@ def scores_backward(
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source, edges = by_source.tiled(compiled, query), edges.tiled(compiled, key)
     gather = functools.partial(run, compiled, compiled.gather_sum)
-    for heads in rounds(edges, query, key):
+    for heads in rounds(edges, query, key, tiles=by_source.tiles):
         gather(
             edges,
             scale,

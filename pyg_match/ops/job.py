@@ -33,7 +33,7 @@ _TILE_BYTES = 3 << 19  # of a head's nodes that a core's cache keeps while a thr
 _TILE_DEGREE = 6  # edges from one tile to one row from which on tiles pay
 _TILE_USES = 16  # edges of a task for each node from which on it pays to bring a tile into the cache
 _MOST_TILES = 8  # each costs a look at all edges
-_PACKED_BYTES = 1 << 22  # of nodes copied at a time, unless those of one head are more
+_PACKED_BYTES = 1 << 22  # of nodes copied at a time, or more where several heads have to be
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
@@ -139,17 +139,19 @@ def _address(numbers: Optional[np.ndarray]) -> int:
     return 0 if numbers is None else numbers.ctypes.data
 
 
-def rounds(edges: Edges, *tables: Tensor) -> Iterator[Callable[..., Tensor]]:
+def rounds(edges: Edges, *tables: Tensor, tiles: int = 1) -> Iterator[Callable[..., Tensor]]:
     """Functions that pick the heads to work on at a time, so that copies of their nodes take little memory.
 
-    They take a tensor and the dimension of its heads, 1 by default.
+    They take a tensor and the dimension of its heads, 1 by default. ``tiles`` are those of other edges in a round.
     """
     heads = tables[0].size(1)
     copied = sum(
         table.size(0) * table.size(2) * table.element_size() for table in tables if _scattered(table, edges)
     )
-    apart = torch.get_num_threads() if edges.tiles > 1 else 1  # threads have heads of their own then
-    step = max(_PACKED_BYTES // max(copied, 1), apart)
+    fewest = (
+        torch.get_num_threads() if max(edges.tiles, tiles) > 1 else 1
+    )  # threads have heads of their own then
+    step = max(_PACKED_BYTES // max(copied, 1), fewest)
     if step >= heads:
         yield lambda tensor, dim=1: tensor
         return
@@ -179,11 +181,11 @@ def _scattered(nodes: Tensor, edges: Edges) -> bool:
 def _workspace(place: int, size: int) -> Tensor:
     """At least so many bytes, which a thread keeps for one purpose unless they are very many."""
     if size > _KEPT_BYTES:
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
     kept: dict[Any, Tensor] = _memory.__dict__
     if place not in kept or kept[place].numel() < size:
         with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
-            kept[place] = torch.empty(size, dtype=torch.uint8)
+            kept[place] = torch.empty(size, dtype=torch.uint8, device="cpu")
     return kept[place]
 
 
@@ -239,8 +241,9 @@ def run(
         threads = 1
     num_sources = given["value" if "value" in given else "key"].size(0)
     bounds, longest = _shares(compiled, edges, num_sources, heads, threads)
-    # Threads share what lies in the cache that they share, and keep to heads of their own where each has its own.
-    apart = tiles > 1 or num_sources * width * itemsize <= _CORE_CACHE
+    # Each thread has heads of its own if its own cache holds their nodes; else all read the same nodes, as they share
+    # the cache that these lie in.
+    own_heads = tiles > 1 or num_sources * width * itemsize <= _CORE_CACHE
     most_rows = int(np.diff(bounds).max())
     parts = most_rows * fields["value_channels"] if tiles > 1 else 0
     totals_at = _lines(longest * itemsize)  # behind the scores
@@ -248,7 +251,7 @@ def run(
     own = part_at + _lines(parts * itemsize)
     scratch = _workspace(SCRATCH, threads * own)
     job = pack_job(
-        fields, heads=heads, heads_at_once=min(heads, threads) if apart else 1,
+        fields, heads=heads, heads_at_once=min(heads, threads) if own_heads else 1,
         chunks=len(bounds) - 1, bounds=_address(bounds),
         scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at, edges=len(col),
         tiles=tiles, rowptr=_address(rowptr if tile_start is None else tile_start), col=_address(col),

@@ -24,9 +24,9 @@ import numpy as np
 from numba import carray, cfunc, njit, types
 from numba.extending import overload
 
-from pyg_match.ops import vectors
+from pyg_match.ops import counters, vectors
 from pyg_match.ops.counters import TASK, WORKER, at_address, count_up
-from pyg_match.ops.largest_kernel import select
+from pyg_match.ops.largest_kernel import make_select
 from pyg_match.ops.vectors import (
     EDGES,
     REGISTER,
@@ -58,7 +58,9 @@ _NOTHING = dict.fromkeys(JOB.names or (), 0)
 _LAYOUT = struct.Struct(f"{len(_NOTHING) - 1}Qd")
 # Size of arrays of which only the address is known: any large number. This one changes with the code that this module
 # compiles but does not contain, so that numba, which tells kernels on disk by their constants, makes them anew.
-_UNKNOWN = (1 << 40) + zlib.crc32(vectors.__loader__.get_data(vectors.__file__))  # type: ignore[union-attr]
+_UNKNOWN = (1 << 40) + zlib.crc32(
+    b"".join(module.__loader__.get_data(module.__file__) for module in (counters, vectors))  # type: ignore[union-attr]
+)
 
 # All that lets sums be vectorised; NaN and infinity keep their meaning.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -619,4 +621,4 @@ class Kernels:
         self.gather_sum = functools.cache(functools.partial(address, _gather_sum))
         self.edge_scores = functools.cache(functools.partial(address, _edge_scores))
         self.sort_by_tile = functools.cache(functools.partial(address, _sort_by_tile))
-        self.select = functools.cache(functools.partial(address, select))
+        self.select = functools.cache(functools.partial(address, make_select))

@@ -8,17 +8,18 @@ from pyg_match.ops import cpu
 from pyg_match.ops.team import run_together
 
 _BINS = 4  # for each number that is wanted
-_BLOCK = 32  # numbers that the kernel compares at a time
 _MOST = 512  # wanted: the work of ranking them grows with the square
 _TASKS = 4  # for each thread
+_INLINE_WORK = 1 << 15  # numbers below which handing rows to another thread costs more than it saves
 _LINE_BYTES = 64  # of a cache
 
 
 def largest_indices(values: Tensor, k: int) -> Tensor:
-    """The places of the ``k`` largest numbers of each row, in falling order; of equal ones the first comes first.
+    """The places of the ``k`` largest numbers of each row, in falling order.
 
-    On the CPU this is a compiled kernel, several times faster than :func:`torch.topk`. That function does the work
-    elsewhere, and for rows with very many equal numbers, which are in any order then. Rows must not hold NaN.
+    On the CPU this is a compiled kernel, several times faster than :func:`torch.topk`; of equal numbers the first comes
+    first. That function, which promises no order of them, does the work elsewhere, for ``k`` above 512, and for rows of
+    which many numbers are equal or few are far beyond all others. Rows must not hold NaN, which compares with nothing.
 
     Args:
         values: Numbers.
@@ -34,21 +35,22 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
     """
     rows, length = values.shape
     usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
-    usual &= rows > 0 and 0 < k <= min(_MOST, length) and not torch.compiler.is_compiling()
+    usual &= rows > 0 and 0 < k <= min(_MOST, length)
+    usual &= not torch.compiler.is_compiling()
     kernels = cpu.kernels() if usual else None
     if kernels is None:
         return values.topk(k, dim=1).indices
-    from pyg_match.ops.largest_kernel import JOB
+    from pyg_match.ops.largest_kernel import BLOCK, JOB
 
     values, itemsize = values.detach().contiguous(), values.element_size()
-    bins = min(-(-_BINS * k // _BLOCK) * _BLOCK, length)
-    room = -(-4 * k // _BLOCK) * _BLOCK + 4 * _BLOCK
-    threads = min(torch.get_num_threads(), rows)
+    wide = -(-_BINS * k // BLOCK) * BLOCK
+    bins, room = min(wide, length), wide + 4 * BLOCK
+    threads = min(torch.get_num_threads(), rows) if values.numel() >= _INLINE_WORK else 1
     found_at = _lines(bins * itemsize)
     place_at = found_at + _lines(room * itemsize)
     own = place_at + _lines(room * 8)
     scratch = np.empty(threads * own, dtype=np.uint8)
-    out = torch.empty(rows, k, dtype=torch.long)
+    out = torch.empty(rows, k, dtype=torch.long, device=values.device)
     job = np.zeros(1, dtype=JOB)
     job[0] = (0, 0, values.data_ptr(), rows, length, k, bins, out.data_ptr(), -(-rows // (threads * _TASKS)),
               scratch.ctypes.data, own, room, found_at, place_at)  # fmt: skip

@@ -23,7 +23,8 @@ JOB = np.dtype(
     ]
 )  # fmt: skip
 U0, U1 = np.uint64(0), np.uint64(1)
-_BLOCK = np.uint64(32)  # numbers that are compared before anyone looks at the result
+BLOCK = 32  # numbers that are compared before anyone looks at the result
+_BLOCK = np.uint64(BLOCK)
 _HALVINGS = 12  # of the range in which the bound is sought
 
 
@@ -85,7 +86,7 @@ def select_row(
             out[to + rank] = place[a]
 
 
-def select(real: Any, size: Any) -> Callable[[Any], None]:
+def make_select(real: Any, size: Any) -> Callable[[Any], None]:
     """The kernel for numbers of a type; ``size`` is that of arrays of which only the address is known."""
 
     def select(pointer: Any) -> None:

@@ -49,20 +49,22 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return out
 
 
-def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """:func:`linear` of features that lie in several tensors, which are brought together only where that is needed."""
-    if _prefers_linear(parts[0], weight, bias):
+    first = weight[:, : parts[0].size(-1)]
+    mixed = len({part.dtype for part in parts}) > 1
+    if bias is None or mixed or _prefers_linear(parts[0], first, bias):
         return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
-    columns = weight.t().split([part.size(-1) for part in parts])
-    out = torch.addmm(bias, parts[0], columns[0])
-    for part, column in zip(parts[1:], columns[1:], strict=True):
-        out.addmm_(part, column)
+    own = weight.t().split([part.size(-1) for part in parts])
+    out = torch.addmm(bias, parts[0], own[0])
+    for part, columns in zip(parts[1:], own[1:], strict=True):
+        out.addmm_(part, columns)
     return out
 
 
-def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], out: Tensor) -> None:
     """The sum of ``residual`` and :func:`linear`, written to ``out``."""
-    if _prefers_linear(x, weight, bias):
+    if bias is None or _prefers_linear(x, weight, bias):
         torch.add(residual, linear(x, weight, bias), out=out)
     else:
         torch.add(residual, bias, out=out).addmm_(x, weight.t())
@@ -70,8 +72,11 @@ def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, o
 
 def _prefers_linear(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether products cannot, or should not, be added to what there is."""
-    mixed = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == bias.dtype
-    return mixed or x.device.type != "cpu" or _onednn_type(x, weight, bias) is not None
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return True
+    if x.dtype not in (torch.float, torch.double) or not x.dtype == weight.dtype == bias.dtype:
+        return True  # half precision would be rounded in between
+    return _onednn_type(x, weight, bias) is not None
 
 
 def _onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[torch.dtype]:

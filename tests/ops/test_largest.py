@@ -63,15 +63,28 @@ def test_rows_of_every_kind(threads):
     assert torch.equal(found[plain], by_sorting(rows, 32)[plain])
 
 
-def test_what_the_kernel_does_not_take():
+def test_views_and_gradients():
     values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
-    for other in (values.half(), values.t().contiguous().t(), values[:, ::2], values.requires_grad_()):
-        found = largest_indices(other, 5)
-        assert torch.equal(found, other.topk(5, dim=1).indices)
+    for other in (values.t().contiguous().t(), values[:, ::2], values.clone().requires_grad_()):
+        assert torch.equal(largest_indices(other, 5), by_sorting(other.detach(), 5))
+
+
+def test_what_the_kernel_does_not_take():
+    values = torch.randn(4, 900, generator=torch.Generator().manual_seed(0))
+    found = largest_indices(values, 600)
+    assert torch.equal(found, by_sorting(values, 600))
+    assert torch.equal(largest_indices(values.half(), 5), values.half().topk(5, dim=1).indices)
     assert largest_indices(values[:0], 5).shape == (0, 5) and largest_indices(values, 0).shape == (4, 0)
     assert largest_indices(values[:, :0], 0).shape == (4, 0)
     with pytest.raises(RuntimeError):
-        largest_indices(values, 41)
+        largest_indices(values, 901)
+
+
+def test_a_default_device_changes_nothing():
+    values = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    with torch.device("meta"):
+        found = largest_indices(values, 4)
+    assert torch.equal(found, by_sorting(values, 4))
 
 
 def test_without_kernels(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pyg_match.ops import linear as ops_linear
 from pyg_match.ops.linear import _onednn_type, joined_linear, linear, residual_linear
 
 
@@ -84,6 +85,8 @@ def test_wrong_shapes_get_the_error_of_torch():
 @torch.inference_mode()
 def test_parts_and_sums(capability, dtype, rows, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    calls = []
+    monkeypatch.setattr(ops_linear, "linear", lambda *args: calls.append(args) or linear(*args))
     x, weight, bias = problem(rows, dtype=dtype)
     expected = F.linear(x, weight, bias)
     got = joined_linear(x.split([20, 8, 20], dim=1), weight, bias)
@@ -92,6 +95,17 @@ def test_parts_and_sums(capability, dtype, rows, monkeypatch):
     residual = torch.randn(rows, 40, dtype=dtype, generator=torch.Generator().manual_seed(1))
     residual_linear(residual, x, weight, bias, out)
     torch.testing.assert_close(out, residual + expected, rtol=1e-5, atol=1e-4)
+    assert len(calls) == 2 * (_onednn_type(x, weight, bias) is not None)
+    residual_linear(residual, x, weight, None, out)
+    torch.testing.assert_close(out, residual + expected - bias, rtol=1e-5, atol=1e-4)
+    no_bias = joined_linear(x.split([20, 28], dim=1), weight, None)
+    torch.testing.assert_close(no_bias, expected - bias, rtol=1e-5, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_parts_and_sums_in_half_precision():
+    x, weight, bias = (t.bfloat16() for t in problem())
+    assert torch.equal(joined_linear(x.split([20, 28], dim=1), weight, bias), F.linear(x, weight, bias))
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from pyg_match.ops import (
     attention_weights,
     edge_scores,
     job,
+    kernels,
     sparse_attention,
     to_csr,
     warmup,
@@ -112,6 +113,13 @@ cases = st.fixed_dictionaries(
 @pytest.mark.parametrize("core_cache", [0, 1 << 30])
 def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
     monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
+    pack, at_once = kernels.pack_job, []
+
+    def spy(fields, **more):
+        at_once.append(more.get("heads_at_once"))
+        return pack(fields, **more)
+
+    monkeypatch.setattr(kernels, "pack_job", spy)
     q, k, v, edge_index, bias, mask = random_case(6, 300, 200, 9000, 3, 8, 8)
     tensors = [t.requires_grad_() for t in (q, k, v, bias)]
     before = torch.get_num_threads()
@@ -121,6 +129,7 @@ def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
         grads = torch.autograd.grad(out.square().sum(), tensors)
     finally:
         torch.set_num_threads(before)
+    assert set(at_once) == {2 if core_cache else 1}
     expected = dense(*tensors[:3], edge_index, bias, mask, "remove")
     assert torch.allclose(out, expected, atol=1e-10)
     for one, other in zip(grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True):
