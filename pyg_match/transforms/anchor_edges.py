@@ -138,7 +138,8 @@ class AnchorEdges(BaseTransform):
             if not self.loop:
                 kept |= present[0] == present[1]
             edges = torch.cat([present[:, kept], edges], dim=1)
-        edges = edges[:, edges[1].argsort(stable=True)]
+        if bool((edges[1, 1:] < edges[1, :-1]).any()):
+            edges = edges[:, edges[1].argsort(stable=True)]
         # How many keypoints each keypoint could see, and how many of them it does see, anchors and others.
         sizes = torch.tensor(ptr, device=anchor.device).diff()
         could = (sizes.view(-1, 2).flip(1).flatten() if self.cross else sizes).repeat_interleave(sizes)
