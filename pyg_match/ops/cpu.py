@@ -21,7 +21,10 @@ def kernels() -> Optional["Kernels"]:
     try:
         from pyg_match.ops.kernels import Kernels
     except ImportError as error:
-        warnings.warn(f"there are no compiled kernels, so plain torch does their work, which takes longer: {error}", stacklevel=2)
+        warnings.warn(
+            f"there are no compiled kernels, so plain torch does their work, which takes longer: {error}",
+            stacklevel=2,
+        )
         return None
     try:
         return Kernels(cache=True)
