@@ -43,7 +43,7 @@ _LINE_BYTES = (
 )
 
 _memory = threading.local()
-KEY, VALUE, QUERY, GRAD, SCRATCH = range(5)  # places in it
+KEY, VALUE, QUERY, GRAD, SCRATCH, HIDDEN = range(6)  # places in it
 
 _TABLES = ("query", "key", "value", "grad", "out")  # [N, H, C], their heads and nodes at any distance
 
@@ -168,7 +168,7 @@ def packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
     if not _scattered(nodes, edges):
         return nodes
     size, by_head = nodes.numel() * nodes.element_size(), nodes.transpose(0, 1)
-    memory = _workspace(place, size)[:size].view(nodes.dtype)
+    memory = workspace(place, size)[:size].view(nodes.dtype)
     return memory.view(by_head.shape).copy_(by_head).transpose(0, 1)
 
 
@@ -178,7 +178,7 @@ def _scattered(nodes: Tensor, edges: Edges) -> bool:
     return apart and size > _CACHED_BYTES * nodes.size(1) and len(edges.col) >= _PACKED_DEGREE * nodes.size(0)
 
 
-def _workspace(place: int, size: int) -> Tensor:
+def workspace(place: int, size: int) -> Tensor:
     """At least so many bytes, which a thread keeps for one purpose unless they are very many."""
     if size > _KEPT_BYTES:
         return torch.empty(size, dtype=torch.uint8, device="cpu")
@@ -249,7 +249,7 @@ def run(
     totals_at = _lines(longest * itemsize)  # behind the scores
     part_at = totals_at + _lines(most_rows * itemsize)
     own = part_at + _lines(parts * itemsize)
-    scratch = _workspace(SCRATCH, threads * own)
+    scratch = workspace(SCRATCH, threads * own)
     job = pack_job(
         fields, heads=heads, heads_at_once=min(heads, threads) if own_heads else 1,
         chunks=len(bounds) - 1, bounds=_address(bounds),

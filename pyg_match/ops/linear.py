@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_match.ops.job import HIDDEN, workspace
+
 _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into its order
 
 
@@ -50,13 +52,19 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
 
 def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """:func:`linear` of features that lie in several tensors, which are brought together only where that is needed."""
+    """:func:`linear` of features that lie in several tensors, which are brought together only where that is needed.
+
+    The result may lie in memory that the next call in this thread writes to: new memory costs as much as filling it.
+    """
     first = weight[:, : parts[0].size(-1)]
     mixed = len({part.dtype for part in parts}) > 1
     if bias is None or mixed or _prefers_linear(parts[0], first, bias):
         return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
     own = weight.t().split([part.size(-1) for part in parts])
-    out = torch.addmm(bias, parts[0], own[0])
+    size = parts[0].size(0) * weight.size(0)
+    memory = workspace(HIDDEN, size * bias.element_size())[: size * bias.element_size()]
+    out = memory.view(bias.dtype).view(parts[0].size(0), weight.size(0))
+    torch.addmm(bias, parts[0], own[0], out=out)
     for part, columns in zip(parts[1:], own[1:], strict=True):
         out.addmm_(part, columns)
     return out
