@@ -24,6 +24,16 @@ def render_view(photo: Tensor, to_view: Tensor, size: tuple[int, int]) -> Tensor
     """What a view shows; a photo that is shrunk is smoothed before, by averaging over areas.
 
     Where the view shortens one direction only, it is drawn larger and averaged instead.
+
+    Args:
+        photo: The photo, values in [0, 1].
+        to_view: Homography from pixels of the photo to pixels of the view, in double precision.
+        size: ``(width, height)`` of the view in pixels.
+
+    Shapes:
+        - **photo:** :math:`(C, H, W)`
+        - **to_view:** :math:`(3, 3)`
+        - **output:** :math:`(C, height, width)`, black where the photo does not reach
     """
     from kornia.geometry import warp_perspective
 

@@ -90,7 +90,9 @@ class AttentionBlock(nn.Module):
         """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
         layers: list[nn.Module] = [self.lin_out, *self.ffn]
         return len(layers) == len(_LAYERS) and all(
-            type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks)
+            type(layer) is kind
+            and not (layer._forward_hooks or layer._forward_pre_hooks)
+            and not (kind is nn.Linear and layer.bias is None)
             for layer, kind in zip(layers, _LAYERS, strict=True)
         )
 

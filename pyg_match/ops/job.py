@@ -246,9 +246,9 @@ def run(
     own_heads = tiles > 1 or num_sources * width * itemsize <= _CORE_CACHE
     most_rows = int(np.diff(bounds).max())
     parts = most_rows * fields["value_channels"] if tiles > 1 else 0
-    totals_at = _lines(longest * itemsize)  # behind the scores
-    part_at = totals_at + _lines(most_rows * itemsize)
-    own = part_at + _lines(parts * itemsize)
+    totals_at = whole_lines(longest * itemsize)  # behind the scores
+    part_at = totals_at + whole_lines(most_rows * itemsize)
+    own = part_at + whole_lines(parts * itemsize)
     scratch = workspace(SCRATCH, threads * own)
     job = pack_job(
         fields, heads=heads, heads_at_once=min(heads, threads) if own_heads else 1,
@@ -260,7 +260,7 @@ def run(
     run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 
 
-def _lines(size: int) -> int:
+def whole_lines(size: int) -> int:
     """The bytes of whole lines, one more than are needed."""
     return (size // _LINE_BYTES + 2) * _LINE_BYTES
 

@@ -51,14 +51,20 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return out
 
 
-def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """:func:`linear` of features that lie in several tensors, which are brought together only where that is needed.
+def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    r""":func:`linear` of features that lie in several tensors, which are brought together only where that is needed.
 
-    The result may lie in memory that the next call in this thread writes to: new memory costs as much as filling it.
+    It has no gradients. The result may lie in memory that the next call in this thread writes to: new memory costs as
+    much as filling it.
+
+    Shapes:
+        - **parts:** :math:`(N, F_k)` each
+        - **weight:** :math:`(F_{out}, \sum_k F_k)`
+        - **bias:** :math:`(F_{out})`
+        - **output:** :math:`(N, F_{out})`
     """
     first = weight[:, : parts[0].size(-1)]
-    mixed = len({part.dtype for part in parts}) > 1
-    if bias is None or mixed or _prefers_linear(parts[0], first, bias):
+    if _prefers_linear(parts[0], first, bias):
         return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
     own = weight.t().split([part.size(-1) for part in parts])
     size = parts[0].size(0) * weight.size(0)
@@ -70,9 +76,9 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Optional[Tensor
     return out
 
 
-def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], out: Tensor) -> None:
-    """The sum of ``residual`` and :func:`linear`, written to ``out``."""
-    if bias is None or _prefers_linear(x, weight, bias):
+def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    r"""The sum of ``residual`` and :func:`linear`, written to ``out``, both :math:`(N, F_{out})`; without gradients."""
+    if _prefers_linear(x, weight, bias):
         torch.add(residual, linear(x, weight, bias), out=out)
     else:
         torch.add(residual, bias, out=out).addmm_(x, weight.t())

@@ -126,7 +126,10 @@ class TrainingConfig:
             raise ValueError("the distillation losses need a 'teacher', got None")
         if self.data.photo_pairs is not None and self.teacher is None:
             raise ValueError("'data.photo_pairs' are labelled by a 'teacher', got None")
-        if self.data.photo_pairs is None and (self.data.photo_warps or self.data.num_photo_pairs) is not None:
+        if self.data.photo_pairs is None and (self.data.photo_warps, self.data.num_photo_pairs) != (
+            None,
+            None,
+        ):
             raise ValueError(
                 "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs', got None"
             )

@@ -440,3 +440,22 @@ def test_hooks_of_linear_layers_run_in_inference_too():
     with torch.no_grad():
         matcher(pair)
     assert seen == ["out", "ffn"] * 2
+
+
+@pytest.mark.parametrize("change", ["no bias", "appended", "hook"])
+def test_changed_feed_forward_networks_answer_as_in_training(change):
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small()
+    seen = []
+    for layer in matcher.layers:
+        for block in (layer.self_attn, layer.cross_attn):
+            if change == "no bias":
+                block.ffn[0].bias = block.ffn[3].bias = None
+            elif change == "appended":
+                block.ffn.append(torch.nn.Tanh())
+            else:
+                block.ffn[2].register_forward_hook(lambda *args: seen.append(args) or 2 * args[-1])
+    with torch.no_grad():
+        found = matcher(pair).scores
+    assert torch.allclose(found, matcher(pair).scores, atol=1e-5)
+    assert bool(seen) == (change == "hook")

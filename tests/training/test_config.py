@@ -20,6 +20,11 @@ from pyg_match.transforms import graph_from_recipe
         ("matcher.num_layer=3", "did you mean 'matcher.num_layers'"),
         ("steps=many", "'steps' must be a whole number, got 'many'"),
         ("steps=true", "'steps' must be a whole number, got True"),
+        (
+            "data.photo_warps={}",
+            "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs', got None",
+        ),
+        ("data.num_photo_pairs=5", "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs'"),
         ("steps=0", "'steps' must be positive, got 0"),
         ("learning_rate=[1]", "'learning_rate' must be a number"),
         ("precision=8", "'precision' must be one of '32-true'"),
