@@ -164,7 +164,7 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
                 threshold=float(threshold),
             )
 
-        def draw(look: Look, picked: Optional[tuple[PairChoice, int]] = None) -> list[Any]:
+        def draw(look: Look) -> list[Any]:
             drawn = looks.pictures(exploration, look)
             labels = [str(setting) for setting in look.settings]
             second_update = (
@@ -172,22 +172,29 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
                 if len(drawn) > 1
                 else gr.update(value=None, visible=False)
             )
-            # Only a new keypoint fills in the fields: a visitor may be typing the next one into them.
-            place = [gr.skip(), gr.skip()]
-            if picked != (look.choice, look.node):
-                image, index = exploration.features(look.choice).place(look.node)
-                place = [IMAGES[image], index]
             return [
                 (look.choice, look.node),
                 gr.update(value=drawn[0], label=labels[0]),
                 second_update,
                 looks.details(exploration, look),
-                *place,
                 gr.update(visible=False),
             ]
 
-        def show(matched: Optional[Look], picked: Optional[tuple[PairChoice, int]], *rest: Any) -> list[Any]:
-            return [gr.skip()] * 7 if matched is None else draw(seen(matched, picked, *rest), picked)
+        def place(look: Look) -> list[Any]:
+            image, index = exploration.features(look.choice).place(look.node)
+            return [IMAGES[image], index]
+
+        def show(matched: Optional[Look], *rest: Any) -> list[Any]:
+            return [gr.skip()] * 5 if matched is None else draw(seen(matched, *rest))
+
+        def show_pair(
+            matched: Optional[Look], picked: Optional[tuple[PairChoice, int]], *rest: Any
+        ) -> list[Any]:
+            if matched is None:
+                return [gr.skip()] * 7
+            look = seen(matched, picked, *rest)
+            same = picked == (look.choice, look.node)
+            return [*draw(look), *([gr.skip()] * 2 if same else place(look))]
 
         def click(
             matched: Optional[Look],
@@ -201,15 +208,16 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
             if matched is None:
                 return [gr.skip()] * 7
             look = seen(matched, picked, layer, head, parts, threshold)
-            return draw(looks.click(exploration, look, *event.index))
+            look = looks.click(exploration, look, *event.index)
+            return [*draw(look), *place(look)]
 
         def go(image: str, index: Optional[float], matched: Optional[Look], *rest: Any) -> list[Any]:
             if matched is None:
-                return [gr.skip()] * 8
+                return [gr.skip()] * 6
             try:
                 node = exploration.features(matched.choice).node(IMAGES.index(image), int(index or 0))
             except ValueError as error:
-                return [_message(f"{error}.", error=True), *[gr.skip()] * 7]
+                return [_message(f"{error}.", error=True), *[gr.skip()] * 5]
             look = replace(seen(matched, *rest), node=node)
             return [_message(looks.summary(exploration, look)), *draw(look)]
 
@@ -221,7 +229,9 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
             return gr.update(value=[str(path) for path in written], visible=True)
 
         seen_by = [state, picked_state, layer, head, parts, threshold]
-        shown = [picked_state, picture, picture2, details, goto_image, goto_index, files]
+        shown = [picked_state, picture, picture2, details, files]
+        # Only a keypoint that was picked in a picture fills in the fields: a visitor may be typing into them.
+        placed = [*shown, goto_image, goto_index]
         matched_by = [state, pair, *uploads, weights, max_keypoints, *first, *second, compare]
         choices = [pair, weights, max_keypoints, *first, *second, compare]
         latest: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
@@ -233,11 +243,11 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
             [state, message, layer, head, upload_box, second_box],
             show_progress_on=message,
             **latest,
-        ).then(show, seen_by, shown, **quiet)
+        ).then(show_pair, seen_by, placed, **quiet)
         # Typing a number into a slider's box is a change, but no input.
         gr.on([layer.change, threshold.change, head.input, parts.input], show, seen_by, shown, **quiet)
         for image in (picture, picture2):
-            image.select(click, seen_by, shown, **quiet)
+            image.select(click, seen_by, placed, **quiet)
         goto.click(go, [goto_image, goto_index, *seen_by], [message, *shown], **quiet)
         make.click(write, [form, *seen_by], files, api_visibility="private")
     return page
