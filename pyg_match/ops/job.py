@@ -2,9 +2,9 @@
 
 import ctypes
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 def _core_cache() -> int:
     """Bytes of the second level of a core's cache, 0 if the system does not tell."""
-    try:
-        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 0)
-    except (AttributeError, OSError, ValueError):  # as on Windows and macOS
+    try:  # Linux; Python's os.sysconf knows the names of no caches
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(size.removesuffix("K")) << 10 if size.endswith("K") else 0
+    except (OSError, ValueError):
         return 0
 
 
@@ -36,6 +37,8 @@ _MOST_TILES = 8  # each costs a look at all edges
 _PACKED_BYTES = 1 << 22  # of nodes copied at a time, or more where several heads have to be
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
+_FAR = 2  # times the bytes that a core's cache has, from which on a head's nodes are fetched before they are read
+_AHEAD = 2  # rows from the one at hand to the one whose sources are fetched
 _KEPT_BYTES = 1 << 24  # of a copy whose memory is kept for the next one: new memory costs as much as the copy
 
 _LINE_BYTES = (
@@ -243,7 +246,9 @@ def run(
     bounds, longest = _shares(compiled, edges, num_sources, heads, threads)
     # Each thread has heads of its own if its own cache holds their nodes; else all read the same nodes, as they share
     # the cache that these lie in.
-    own_heads = tiles > 1 or num_sources * width * itemsize <= _CORE_CACHE
+    table = num_sources * width * itemsize
+    own_heads = tiles > 1 or table <= _CORE_CACHE
+    far = tiles == 1 and _CORE_CACHE > 0 and table >= _FAR * _CORE_CACHE
     most_rows = int(np.diff(bounds).max())
     parts = most_rows * fields["value_channels"] if tiles > 1 else 0
     totals_at = whole_lines(longest * itemsize)  # behind the scores
@@ -254,8 +259,8 @@ def run(
         fields, heads=heads, heads_at_once=min(heads, threads) if own_heads else 1,
         chunks=len(bounds) - 1, bounds=_address(bounds),
         scratch=scratch.data_ptr(), scratch_length=own, totals_at=totals_at, part_at=part_at, edges=len(col),
-        tiles=tiles, rowptr=_address(rowptr if tile_start is None else tile_start), col=_address(col),
-        perm=_address(perm),
+        ahead=_AHEAD if far else 0, tiles=tiles, rowptr=_address(rowptr if tile_start is None else tile_start),
+        col=_address(col), perm=_address(perm),
     )  # fmt: skip
     run_together(kernel(itemsize == 8), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 

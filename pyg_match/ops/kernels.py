@@ -33,7 +33,8 @@ from pyg_match.ops.vectors import (
     dot_few_rows,
     dot_rows,
     exponentials,
-    fetch_row,
+    fetch_to_read,
+    fetch_to_write,
     largest,
     sum_rows,
 )
@@ -45,7 +46,7 @@ JOB = np.dtype(
         for name in (
             "next_task", "next_worker", "heads", "heads_at_once", "chunks", "bounds",  # tasks: heads x chunks of rows
             "scratch", "scratch_length", "totals_at", "part_at",  # a stretch for each worker: of edges, rows, [rows, C]
-            "rowptr", "col", "perm", "edges",
+            "rowptr", "col", "perm", "edges", "ahead",
             "num_rows", "num_sources", "tiles", "tile_start", "tile_col", "tile_perm",  # the last three to be written
             "query", "query_step", "query_head", "key", "key_step", "key_head", "value", "value_step", "value_head",
             "grad", "grad_step", "grad_head", "channels", "value_channels",
@@ -67,6 +68,7 @@ _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
 _EDGES = np.uint64(EDGES)
 _AHEAD = np.uint64(8)  # rows from the one at hand to the one whose place in memory is fetched
+_MOST_AHEAD = np.uint64(64)  # edges of a row whose sources are fetched
 _ROWS = np.uint64(64)  # whose scores are made coefficients at a time
 
 
@@ -153,31 +155,43 @@ def weighted_sum(
                 out[at + c] += weight[origin + e] * b[row + c]
 
 
+def fetch_sources(
+    rowptr: Any, col: Any, row: Any, stop: Any, b: Any, step: Any, offset: Any, channels: Any
+) -> None:  # fmt: skip
+    """Have the sources of a row come near the core: its second level waits for more lines at a time than its first."""
+    if row < stop:
+        whole, first = channels - channels % np.uint64(REGISTER // b.itemsize), rowptr[row]
+        for e in range(first, min(rowptr[row + U1], first + _MOST_AHEAD)):
+            fetch_to_read(b, col[e] * step + offset, whole)
+
+
 def tile_dots(
-    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, tile: Any, a: Any, a_step: Any, a_at: Any, b: Any,
-    b_step: Any, b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
+    rowptr: Any, col: Any, start: Any, stop: Any, ahead: Any, tiles: Any, tile: Any, a: Any, a_step: Any,
+    a_at: Any, b: Any, b_step: Any, b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
 ) -> None:  # fmt: skip
     """``out[into + e] = scale * <a[row], b[col[e]]>`` for the edges ``e`` of a range of rows from one tile."""
     for row in range(start, stop):
         first = rowptr[row * tiles + tile]
         count = rowptr[row * tiles + tile + U1] - first
+        if ahead != U0:
+            fetch_sources(rowptr, col, row + ahead, stop, b, b_step, b_at, channels)
         dots(a, row * a_step + a_at, b, b_step, b_at, col, first, count, channels, scale, zero, out,
              into + first)  # fmt: skip
 
 
 def edge_dots(
-    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, a: Any, a_step: Any, a_at: Any, b: Any, b_step: Any,
-    b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
+    rowptr: Any, col: Any, start: Any, stop: Any, ahead: Any, tiles: Any, a: Any, a_step: Any, a_at: Any,
+    b: Any, b_step: Any, b_at: Any, channels: Any, scale: Any, zero: Any, out: Any, into: Any,
 ) -> None:  # fmt: skip
     """The same for the edges from all tiles."""
     for tile in range(tiles):
-        tile_dots(rowptr, col, start, stop, tiles, tile, a, a_step, a_at, b, b_step, b_at, channels, scale, zero,
+        tile_dots(rowptr, col, start, stop, ahead, tiles, tile, a, a_step, a_at, b, b_step, b_at, channels, scale, zero,
                   out, into)  # fmt: skip
 
 
 def edge_sums(
-    rowptr: Any, col: Any, start: Any, stop: Any, tiles: Any, weight: Any, origin: Any, b: Any, b_step: Any, b_at: Any,
-    channels: Any, zero: Any, part: Any, out: Any, out_step: Any, out_at: Any,
+    rowptr: Any, col: Any, start: Any, stop: Any, ahead: Any, tiles: Any, weight: Any, origin: Any, b: Any,
+    b_step: Any, b_at: Any, channels: Any, zero: Any, part: Any, out: Any, out_step: Any, out_at: Any,
 ) -> None:  # fmt: skip
     """``out[row] = sum_e weight[origin + e] b[col[e]]`` over the edges of each of a range of rows.
 
@@ -187,7 +201,9 @@ def edge_sums(
     if tiles == U1:
         for row in range(start, stop):
             first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
-            fetch_row(out, (row + _AHEAD) * out_step + out_at, whole)
+            fetch_to_write(out, (row + _AHEAD) * out_step + out_at, whole)
+            if ahead != U0:
+                fetch_sources(rowptr, col, row + ahead, stop, b, b_step, b_at, channels)
             weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, True, out, U0,
                          out, row * out_step + out_at)  # fmt: skip
         return
@@ -201,7 +217,7 @@ def edge_sums(
     for row in range(start, stop):
         first = rowptr[row * tiles + tiles - U1]
         count = rowptr[row * tiles + tiles] - first
-        fetch_row(out, (row + _AHEAD) * out_step + out_at, whole)
+        fetch_to_write(out, (row + _AHEAD) * out_step + out_at, whole)
         weighted_sum(weight, origin + first, b, b_step, b_at, col, first, count, channels, zero, False, part,
                      (row - start) * channels, out, row * out_step + out_at)  # fmt: skip
 
@@ -306,13 +322,14 @@ def _forward_rows(
     for tile in range(tiles):
         for block in range(start, stop, _ROWS):
             end = min(block + _ROWS, stop)
-            tile_dots(rowptr, col, block, end, tiles, tile, query, job.query_step, head * job.query_head, key,
-                      job.key_step, head * job.key_head, job.channels, scale, zero, weight,
+            tile_dots(rowptr, col, block, end, job.ahead, tiles, tile, query, job.query_step, head * job.query_head,
+                      key, job.key_step, head * job.key_head, job.channels, scale, zero, weight,
                       U0 - base)  # fmt: skip
             if tile + U1 == tiles:  # while the scores are at hand
                 _softmax_rows(job, rowptr, base, bias, keep, lse, weight, totals, zero, head, block, end)
-    edge_sums(rowptr, col, start, stop, tiles, weight, U0 - base, value, job.value_step, head * job.value_head,
-              job.value_channels, zero, part, out, job.out_step, head * job.out_head)  # fmt: skip
+    edge_sums(rowptr, col, start, stop, job.ahead, tiles, weight, U0 - base, value, job.value_step,
+              head * job.value_head, job.value_channels, zero, part, out, job.out_step,
+              head * job.out_head)  # fmt: skip
 
 
 def _backward_rows(
@@ -326,10 +343,10 @@ def _backward_rows(
     tiles, removes, one = job.tiles, job.removes != U0, weight.dtype.type(1)
     base, masked = rowptr[start * tiles], job.keep != U0
     bias_at, of_head = head * job.bias_head, head * job.edges
-    edge_dots(rowptr, col, start, stop, tiles, query, job.query_step, head * job.query_head, key, job.key_step,
-              head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
-    edge_dots(rowptr, col, start, stop, tiles, grad, job.grad_step, head * job.grad_head, value, job.value_step,
-              head * job.value_head, job.value_channels, one, zero, slope, of_head)  # fmt: skip
+    edge_dots(rowptr, col, start, stop, job.ahead, tiles, query, job.query_step, head * job.query_head, key,
+              job.key_step, head * job.key_head, job.channels, scale, zero, weight, U0 - base)  # fmt: skip
+    edge_dots(rowptr, col, start, stop, job.ahead, tiles, grad, job.grad_step, head * job.grad_head, value,
+              job.value_step, head * job.value_head, job.value_channels, one, zero, slope, of_head)  # fmt: skip
     for row in range(start, stop):
         first = rowptr[row * tiles]
         count = rowptr[row * tiles + tiles] - first
@@ -375,8 +392,9 @@ def _gather_rows(
     else:
         for e in range(edges):
             factor[e] = scale * weight[of_head + base + e]
-    edge_sums(rowptr, col, start, stop, job.tiles, factor, U0 - base, value, job.value_step, head * job.value_head,
-              job.value_channels, zero, part, out, job.out_step, head * job.out_head)  # fmt: skip
+    edge_sums(rowptr, col, start, stop, job.ahead, job.tiles, factor, U0 - base, value, job.value_step,
+              head * job.value_head, job.value_channels, zero, part, out, job.out_step,
+              head * job.out_head)  # fmt: skip
 
 
 def _score_rows(
@@ -384,8 +402,8 @@ def _score_rows(
     start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """``out[head, e] = scale * <query[row], key[col[e]]>`` for the edges of a range of rows."""
-    edge_dots(rowptr, col, start, stop, job.tiles, query, job.query_step, head * job.query_head, key, job.key_step,
-              head * job.key_head, job.channels, scale, zero, out,
+    edge_dots(rowptr, col, start, stop, job.ahead, job.tiles, query, job.query_step, head * job.query_head, key,
+              job.key_step, head * job.key_head, job.channels, scale, zero, out,
               head * job.edges)  # fmt: skip
 
 
@@ -597,8 +615,8 @@ class Kernels:
         options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
         module = globals()
         for name in (
-            "place", "dots", "weighted_sum", "tile_dots", "edge_dots", "edge_sums", "adjust_scores", "any_nan",
-            "_softmax_rows", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
+            "place", "dots", "weighted_sum", "fetch_sources", "tile_dots", "edge_dots", "edge_sums", "adjust_scores",
+            "any_nan", "_softmax_rows", "_forward_rows", "_backward_rows", "_gather_rows", "_score_rows",
         ):  # fmt: skip
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):

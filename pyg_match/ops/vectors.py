@@ -18,6 +18,7 @@ EDGES = 8  # whose scalar products are taken at a time
 _FLAGS = ("contract", "reassoc", "nsz", "arcp")  # as for the kernels: fused and reordered, but NaN stays NaN
 _IN_ORDER = ("contract",)  # without flags, a sum would get those of the kernel around it
 _INDEX = ir.IntType(64)
+_LINE = 64  # bytes of a cache's line
 _REGISTERS = 4  # of channels that are taken at a time
 
 
@@ -228,27 +229,37 @@ def sum_rows(
     return types.void(*kinds, types.boolean, part, part_at, out, at), generate
 
 
-@intrinsic
-def fetch_row(context: Any, a: Any, at: Any, channels: Any) -> Any:
-    """Have the cache lines of ``a[at:]`` ready to be written; they may lie outside of the array."""
+def _fetch_row(write: bool, level: int) -> Any:
+    """The function for reading or writing, into the first level of a core's cache or a later one."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code, (at, channels) = _Code(context, builder, signature.args[0].dtype), args[1:]
-        data = _data(context, builder, signature.args[0], args[0])
-        word, place = ir.IntType(32), cgutils.voidptr_t
-        kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    @intrinsic
+    def fetch_row(context: Any, a: Any, at: Any, channels: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            code, (at, channels) = _Code(context, builder, signature.args[0].dtype), args[1:]
+            data = _data(context, builder, signature.args[0], args[0])
+            word, place = ir.IntType(32), cgutils.voidptr_t
+            kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
+            prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
 
-        def block(start: Any, registers: int) -> None:
-            for i in range(registers):
-                number = builder.add(builder.add(at, start), ir.Constant(_INDEX, i * code.lanes))
-                line = builder.bitcast(builder.gep(data, [number]), place)
-                builder.call(prefetch, [line, *(ir.Constant(word, flag) for flag in (1, 3, 1))])
+            def block(start: Any, registers: int) -> None:
+                for i in range(0, registers, _LINE // REGISTER):
+                    number = builder.add(builder.add(at, start), ir.Constant(_INDEX, i * code.lanes))
+                    line = builder.bitcast(builder.gep(data, [number]), place)
+                    builder.call(
+                        prefetch, [line, *(ir.Constant(word, flag) for flag in (int(write), 4 - level, 1))]
+                    )
 
-        code.for_blocks(channels, block)
-        return context.get_dummy_value()
+            code.for_blocks(channels, block)
+            return context.get_dummy_value()
 
-    return types.void(a, at, channels), generate
+        return types.void(a, at, channels), generate
+
+    return fetch_row
+
+
+# Have the cache lines of ``a[at:]`` ready to be written, or in the second level to be read; they may lie outside of the
+# array. Whole registers.
+fetch_to_write, fetch_to_read = _fetch_row(True, 1), _fetch_row(False, 2)
 
 
 @intrinsic

@@ -3,6 +3,7 @@ import ctypes
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,33 @@ def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
     assert torch.allclose(out, expected, atol=1e-10)
     for one, other in zip(grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True):
         assert torch.allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("channels", [3, 17, 64, 80])
+def test_fetching_sources_before_they_are_read_changes_nothing(channels, dtype, monkeypatch):
+    q, k, v, edge_index, bias, mask = random_case(7, 90, 60, 1500, 2, channels, 64, dtype, hub=True)
+    fields, pack, found = [], kernels.pack_job, []
+    monkeypatch.setattr(kernels, "pack_job", lambda *args, **more: fields.append(more) or pack(*args, **more))
+    for core_cache, ahead in ((0, 0), (1 << 30, 0), (1 << 5, job._AHEAD)):
+        monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
+        fields.clear()
+        tensors = [t.clone().requires_grad_() for t in (q, k, v, bias)]
+        out = sparse_attention(*tensors[:3], edge_index, tensors[3], mask, backend="kernel")
+        found.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+        assert {more["ahead"] for more in fields} == {ahead}
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+def test_the_size_of_a_core_s_cache_is_found():
+    if not Path("/sys/devices/system/cpu/cpu0/cache/index2/size").exists() or shutil.which("getconf") is None:
+        pytest.skip("the system does not tell the sizes of caches")
+    words = ["getconf", "LEVEL2_CACHE_SIZE"]
+    told = subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    if not told.isdigit() or int(told) == 0:
+        pytest.skip("getconf does not tell the size")
+    assert job._core_cache() == int(told)
 
 
 @pytest.mark.parametrize("mask_mode", ["remove", "zero"])
