@@ -6,10 +6,9 @@ from typing import Any, Optional
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pyg_match.app.exploration import IMAGES, Features
-from pyg_match.app.report import PointReport
+from pyg_match.app.report import Attended, PointReport
 
 Pixels = NDArray[np.uint8]
 
@@ -52,14 +51,13 @@ class Layout:
 
     @classmethod
     def side_by_side(
-        cls, images: tuple[Tensor, Tensor], max_width: int = 1300, max_height: int = 720
+        cls, sizes: tuple[tuple[int, int], tuple[int, int]], max_width: int = 1300, max_height: int = 720
     ) -> "Layout":
-        """Both images at the same height, as large as they fit."""
-        shapes = [(int(image.size(2)), int(image.size(1))) for image in images]
-        height = min(max_height, int((max_width - _GAP) / sum(w / h for w, h in shapes)))
+        """Both images, of which widths and heights are given, at the same height, as large as they fit."""
+        height = min(max_height, int((max_width - _GAP) / sum(w / h for w, h in sizes)))
         height = max(height, 16)
-        widths = [max(1, round(w * height / h)) for w, h in shapes]
-        scales = (height / shapes[0][1], height / shapes[1][1])
+        widths = [max(1, round(w * height / h)) for w, h in sizes]
+        scales = (height / sizes[0][1], height / sizes[1][1])
         return cls(
             scales,
             ((0, 0), (widths[0] + _GAP, 0)),
@@ -73,21 +71,22 @@ class Layout:
             left, top = self.offsets[image]
             width, height = self.image_sizes[image]
             if left <= x < left + width and top <= y < top + height:
-                return image, (x - left) / self.scales[image], (y - top) / self.scales[image]
+                scale = self.scales[image]
+                return image, (x - left + 0.5) / scale - 0.5, (y - top + 0.5) / scale - 0.5
         return None
 
     def points(self, features: Features) -> NDArray[np.float64]:
-        """Positions of all nodes in the picture, :math:`(N, 2)`."""
+        """Positions of all nodes in the picture, :math:`(N, 2)`: whole numbers are centres of pixels in both."""
         pos = features.pair.pos.double().cpu().numpy()
         image = (np.arange(len(pos)) >= features.counts[0]).astype(int)
-        return pos * np.array(self.scales)[image, None] + np.array(self.offsets, dtype=float)[image]
+        places: NDArray[np.float64] = (pos + 0.5) * np.array(self.scales)[image, None] - 0.5
+        return places + np.array(self.offsets, dtype=float)[image]
 
 
-def background(images: tuple[Tensor, Tensor], layout: Layout) -> Pixels:
+def background(images: tuple[Pixels, Pixels], layout: Layout) -> Pixels:
     """Both images in dark grey, so that bright lines of any colour stand out."""
     canvas = np.full((layout.size[1], layout.size[0], 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        grey = (image.mean(0).cpu().numpy() * 255).astype(np.uint8)
+    for number, grey in enumerate(images):
         width, height = layout.image_sizes[number]
         method = cv2.INTER_AREA if width < grey.shape[1] else cv2.INTER_LINEAR
         small = cv2.resize(grey, (width, height), interpolation=method)
@@ -127,11 +126,8 @@ def overlay(
         cv2.line(picture, *ends, _rgb("match"), 7, cv2.LINE_AA, _SHIFT)  # attention to the match lies on top
     for kind, attended in report.attended.items():
         if kind in parts and attended.nodes.numel() > 0:
-            weights = attended.weights.cpu().numpy()
-            share = weights[:MAX_LINES] / max(float(weights[0]), 1e-12)
-            kept = (share >= max(threshold, 1e-3)) & (share > 0)
-            nodes = attended.nodes[:MAX_LINES].cpu().numpy()[kept]
-            picture = _lines(picture, points[report.node], points[nodes], share[kept], _rgb(kind))
+            nodes, share = drawn_lines(attended, threshold)
+            picture = _lines(picture, points[report.node], points[nodes], share, _rgb(kind))
     if "alike" in parts:
         for node in report.group.tolist():
             _marker(picture, points[node], "alike", cv2.MARKER_DIAMOND, 13)
@@ -143,6 +139,13 @@ def overlay(
         _ring(picture, points[report.match], "match")
     _ring(picture, points[report.node], "keypoint")
     return picture
+
+
+def drawn_lines(attended: Attended, threshold: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The keypoints to which lines lead, at most :data:`MAX_LINES`, and their shares of the largest weight."""
+    share = attended.weights[:MAX_LINES] / attended.weights[0].clamp(min=1e-12)
+    kept = share >= max(threshold, 1e-3)
+    return attended.nodes[:MAX_LINES][kept].cpu().numpy(), share[kept].cpu().numpy()
 
 
 def _lines(

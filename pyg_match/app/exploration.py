@@ -5,7 +5,10 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_match.app.attention_rows import AttentionRows, keep_rows
@@ -15,6 +18,7 @@ from pyg_match.app.uploads import read_upload
 from pyg_match.data import KeypointPair
 from pyg_match.matcher import Matcher
 from pyg_match.metrics import homography_ground_truth
+from pyg_match.nn import MatcherConfig
 from pyg_match.transforms import CandidateEdges
 from pyg_match.visualization import (
     Difficulty,
@@ -27,6 +31,7 @@ from pyg_match.visualization import (
 
 IMAGES = ("A", "B")
 CANDIDATES = 5  # of a keypoint that are shown
+_DRAWN_SIDE = 1300  # largest side in pixels of an image that is kept to be drawn
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,14 @@ class Features:
     """Two images with their keypoints, and what descriptors alone say about them.
 
     Attributes:
-        images: The images, :math:`(3, H, W)`.
+        images: The images in grey, 8 bits, reduced to what is drawn of them.
         pair: Their keypoints, without edges; with ground truth ``y`` if there is one.
         candidates: The nodes of the other image with the most similar descriptors, best first, :math:`(N, C)`.
         repetition: How many keypoints of the same image look like each, :math:`(N)`.
         groups: The group of repeated keypoints that each belongs to, or -1, :math:`(N)`.
     """
 
-    images: tuple[Tensor, Tensor]
+    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
     pair: KeypointPair
     candidates: Tensor
     repetition: Tensor
@@ -67,6 +72,12 @@ class Features:
         """Numbers of keypoints of both images."""
         count0, count1 = self.pair.num_keypoints[0].tolist()
         return count0, count1
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Widths and heights of the images in which keypoints have their positions."""
+        (width0, height0), (width1, height1) = self.pair.image_size.round().int().tolist()
+        return (width0, height0), (width1, height1)
 
     def node(self, image: int, index: int) -> int:
         """The node of a keypoint that is counted within its image.
@@ -157,14 +168,16 @@ class Exploration:
         with self._lock:
             return self._matching(choice, setting)
 
-    def _load(self, weights: str, max_keypoints: int) -> Matcher:
-        return Matcher.from_pretrained(
+    def _load(self, weights: str, max_keypoints: int) -> tuple[Matcher, MatcherConfig]:
+        """A matcher, and the settings that it came with: those of a visitor replace them."""
+        whole = Matcher.from_pretrained(
             weights,
             max_num_keypoints=max_keypoints,
             resize=self.resize,
             depth_confidence=None,
             width_confidence=None,
         )
+        return whole, whole.matcher.config
 
     def _extract(self, choice: PairChoice) -> Features:
         homography = None
@@ -176,8 +189,8 @@ class Exploration:
                 read_upload(path, self.limits, f"image {name}")
                 for path, name in zip(choice.paths, IMAGES, strict=True)
             )
-        extractor = self._matcher(choice.weights, choice.max_keypoints).extractor
-        sets = [extractor.extract(image, resize=self.resize) for image in (image0, image1)]
+        whole, _ = self._matcher(choice.weights, choice.max_keypoints)
+        sets = [whole.extractor.extract(image, resize=self.resize) for image in (image0, image1)]
         for name, found in zip(IMAGES, sets, strict=True):
             if found.num_keypoints == 0:
                 raise ValueError(
@@ -189,20 +202,31 @@ class Exploration:
                 sets[0].pos, sets[1].pos, homography, sets[0].image_size, sets[1].image_size
             )
             pair.y = torch.cat(truth)
-        return Features(
-            (image0, image1), pair, _most_similar(pair), repetition_score(pair), repeated_groups(pair)
-        )
+        drawn = (_to_draw(image0), _to_draw(image1))
+        return Features(drawn, pair, _most_similar(pair), repetition_score(pair), repeated_groups(pair))
 
     def _match(self, choice: PairChoice, setting: Setting) -> Matching:
         pair = self._features(choice).pair.clone()
-        whole = self._matcher(choice.weights, choice.max_keypoints)
-        transform = whole.transform if setting.graph == "trained" else setting.transform()
+        whole, config = self._matcher(choice.weights, choice.max_keypoints)
+        trained = setting.graph == "trained"
+        transform = whole.transform if trained else setting.transform()
         pair = pair if transform is None else transform(pair)
         matcher = whole.matcher
-        matcher.config = replace(matcher.config, value_source=setting.value_source)
+        # Another graph than the trained one is shown as it is named: its edges are not drawn once more.
+        redraw_after = config.redraw_after if trained else None
+        matcher.config = replace(config, value_source=setting.value_source, redraw_after=redraw_after)
         with keep_rows(matcher) as rows:
             found = layer_matches(matcher, pair)
         return Matching(setting, pair, found, difficulty(pair, found), rows)
+
+
+def _to_draw(image: Tensor) -> NDArray[np.uint8]:
+    grey: NDArray[np.uint8] = (image.mean(0) * 255).byte().cpu().numpy()
+    factor = _DRAWN_SIDE / max(grey.shape)
+    if factor < 1:
+        size = (max(1, round(grey.shape[1] * factor)), max(1, round(grey.shape[0] * factor)))
+        return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return grey
 
 
 def _most_similar(pair: KeypointPair) -> Tensor:

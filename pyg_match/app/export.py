@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyg_match.app.drawing import COLOURS, Layout
+from pyg_match.app.drawing import COLOURS, Layout, drawn_lines
 from pyg_match.app.exploration import IMAGES, Features, Matching
 from pyg_match.app.report import KINDS, PointReport
 from pyg_match.app.settings import WITHOUT_K
@@ -126,28 +126,29 @@ def write_figure(
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-    layout = Layout.side_by_side(features.images)
+    layout = Layout.side_by_side(features.sizes)
     points = layout.points(features)
     width, height = layout.size
     figure = Figure(figsize=(7, len(views) * (7 * height / width + 0.3)), layout="constrained")
     for axes, (matching, report) in zip(figure.subplots(len(views), squeeze=False)[:, 0], views, strict=True):
         for image, (left, top), size in zip(features.images, layout.offsets, layout.image_sizes, strict=True):
-            extent = (left, left + size[0], top + size[1], top)
-            axes.imshow(image.mean(0).cpu().numpy(), cmap="gray", vmin=-0.25, vmax=1.75, extent=extent)
+            extent = (left - 0.5, left + size[0] - 0.5, top + size[1] - 0.5, top - 0.5)
+            axes.imshow(image, cmap="gray", vmin=-64, vmax=446, extent=extent)
+        if "keypoints" in parts:
+            axes.scatter(*points.T, s=2, color=COLOURS["keypoint"], linewidths=0)
         if "match" in parts and report.match >= 0:
             axes.plot(*points[[report.node, report.match]].T, color=COLOURS["match"], linewidth=3, zorder=1)
         for kind, attended in report.attended.items():
             if kind not in parts or attended.nodes.numel() == 0:
                 continue
-            share = attended.weights.cpu().numpy() / max(float(attended.weights[0]), 1e-12)
-            kept = share >= max(threshold, 1e-3)
-            ends = points[attended.nodes.cpu().numpy()[kept]]
+            nodes, share = drawn_lines(attended, threshold)
+            ends = points[nodes]
             lines = np.stack([np.broadcast_to(points[report.node], ends.shape), ends], axis=1)[::-1]
             axes.add_collection(
                 LineCollection(
                     list(lines),
                     colors=COLOURS[kind],
-                    alpha=np.clip(share[kept][::-1], 0, 1),
+                    alpha=np.clip(share[::-1], 0, 1),
                     linewidths=1,
                     label=kind,
                 )
@@ -160,10 +161,12 @@ def write_figure(
         if "candidates" in parts:
             where = points[report.candidates.numpy()]
             axes.scatter(*where.T, s=22, marker="s", edgecolors=COLOURS["keypoint"], **style)
+            for rank, point in enumerate(where, start=1):
+                axes.annotate(str(rank), point, (3, 3), textcoords="offset points", fontsize=5, color="white")
         if "match" in parts and report.match >= 0:
             axes.scatter(*points[report.match], s=40, edgecolors=COLOURS["match"], **style)
         axes.scatter(*points[report.node], s=40, edgecolors=COLOURS["keypoint"], **style)
-        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.set_axis_off()
         axes.set_title(f"{matching.setting}; layer {report.layer + 1}, head {report.head}", fontsize=8)
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")

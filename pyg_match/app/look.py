@@ -70,13 +70,13 @@ def check(exploration: Exploration, path: str, name: str) -> None:
 def click(exploration: Exploration, look: Look, x: float, y: float) -> Look:
     """Go to the keypoint nearest to a position of the picture."""
     features = exploration.features(look.choice)
-    found = Layout.side_by_side(features.images).locate(x, y)
+    found = Layout.side_by_side(features.sizes).locate(x, y)
     return look if found is None else replace(look, node=features.nearest(*found))
 
 
 @lru_cache(4)
 def _canvas(features: Features) -> tuple[Pixels, NDArray[np.float64]]:
-    layout = Layout.side_by_side(features.images)
+    layout = Layout.side_by_side(features.sizes)
     return background(features.images, layout), layout.points(features)
 
 
@@ -212,7 +212,8 @@ def write_files(exploration: Exploration, look: Look, folder: Path, form: str) -
     features = exploration.features(look.choice)
     found = views(exploration, look)
     image, index = features.place(look.node)
-    stem = f"{IMAGES[image]}{index}_layer{look.layer + 1}_{look.head}"
+    report = found[0][1]
+    stem = f"{IMAGES[image]}{index}_layer{report.layer + 1}_{report.head}"
     paths = [folder / f"{stem}.{ending}" for ending in (form, "csv", "json")]
     every = [numbers(features, matching, report) for matching, report in found]
     write_figure(paths[0], features, found, look.parts, look.threshold)

@@ -49,6 +49,43 @@ def test_reports_follow_the_graph(exploration, choice, graph):
     assert report.candidates.tolist() == similarity.topk(5).indices.tolist()
 
 
+def test_another_graph_than_the_trained_one_is_not_drawn_once_more(exploration, choice, monkeypatch):
+    whole, config = exploration._matcher(choice.weights, choice.max_keypoints)
+    redrawing = replace(config, redraw_after=1, redraw_k=3)
+    monkeypatch.setattr(exploration, "_matcher", lambda *_: (whole, redrawing))
+    found = {
+        graph: exploration._match(choice, Setting(graph, 8))
+        for graph in ("candidates", "complete", "trained")
+    }
+    monkeypatch.undo()
+    plain = exploration.matching(choice, Setting("candidates", 8))
+    assert torch.equal(found["candidates"].found.scores, plain.found.scores)
+    assert not torch.equal(found["trained"].found.scores, found["complete"].found.scores)
+
+
+def test_pixels_of_small_images_are_where_they_are_drawn():
+    layout = Layout.side_by_side(((64, 64), (32, 64)))
+    assert layout.scales[0] > 8
+    for image, size in enumerate(((64, 64), (32, 64))):
+        left, top = layout.offsets[image]
+        width, height = layout.image_sizes[image]
+        assert layout.locate(left, top) == (
+            image,
+            *(pytest.approx(0.5 / layout.scales[0] - 0.5) for _ in range(2)),
+        )
+        _, x, y = layout.locate(left + width - 1, top + height - 1)
+        assert (x, y) == pytest.approx((size[0] - 0.5, size[1] - 0.5), abs=0.1)
+
+
+def test_large_images_are_not_kept(photos, tmp_path):
+    large = np.random.default_rng(0).integers(0, 255, (1500, 3000, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    paths = (str(tmp_path / "large.png"), photos[0])
+    features = Exploration(resize=128).features(PairChoice(paths, "xfeat-lighterglue", 32))
+    assert features.images[0].shape == (650, 1300) and features.images[0].dtype == np.uint8
+    assert features.sizes[0] == (3000, 1500)
+
+
 def test_values_of_early_layers_change_the_result(exploration, choice):
     one, other = (exploration.matching(choice, Setting(value_source=v)) for v in ("current", "initial"))
     assert not torch.equal(one.found.scores, other.found.scores)
@@ -56,7 +93,7 @@ def test_values_of_early_layers_change_the_result(exploration, choice):
 
 def test_a_click_goes_to_the_nearest_keypoint(exploration, choice, look):
     features = exploration.features(choice)
-    layout = Layout.side_by_side(features.images)
+    layout = Layout.side_by_side(features.sizes)
     points = layout.points(features)
     for node in (3, 127, 128, 255):
         assert looks.click(exploration, look, *(points[node] + 0.01)).node == node
