@@ -162,8 +162,8 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         H: The homography, of either type.
 
     Returns:
-        The mapped points, a tensor of the same type where ``points`` is one, else a ``float64`` array. A
-        point that is mapped to infinity becomes infinite (or NaN).
+        The mapped points, a tensor of the same type where ``points`` is one (of torch's default type for whole
+        numbers), else a ``float64`` array. A point that is mapped to infinity becomes infinite (or NaN).
 
     Shapes:
         - **points:** :math:`(*, 2)`
@@ -178,8 +178,8 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         tensor([[2., 4.]])
     """
     if isinstance(points, Tensor):
-        matrix: Any = torch.as_tensor(H, dtype=points.dtype, device=points.device)
-        values: Any = points
+        values: Any = points if points.is_floating_point() else points.to(torch.get_default_dtype())
+        matrix: Any = torch.as_tensor(H, dtype=values.dtype, device=points.device)
     else:
         matrix, values = _to_array(H), _to_array(points)
     if matrix.shape != (3, 3):

@@ -192,6 +192,9 @@ def test_warp_points():
         warped = warp_points(torch.from_numpy(p0).to(dtype).view(5, 10, 2), H_TRUE)
         assert warped.dtype == dtype and warped.shape == (5, 10, 2)
         np.testing.assert_allclose(warped.view(-1, 2).numpy(), p1, atol=tolerance)
+    corners = [[0, 0], [640, 480]]
+    warped = warp_points(torch.tensor(corners), H_TRUE)
+    np.testing.assert_allclose(warped.numpy(), warp_points(corners, H_TRUE), rtol=1e-5)
     assert warp_points(np.zeros((0, 2)), H_TRUE).shape == (0, 2)
     to_infinity = np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 0]])
     assert np.isinf(warp_points([[0.0, 5.0]], to_infinity)).all()

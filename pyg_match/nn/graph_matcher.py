@@ -100,10 +100,16 @@ class MatcherConfig:
             raise ValueError(f"'assignment' must be 'dual_softmax' or 'sinkhorn', got {self.assignment!r}")
         if self.assign_on_edges and self.assignment != "dual_softmax":
             raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
-        if (self.depth_confidence or self.width_confidence) and self.assignment != "dual_softmax":
-            raise ValueError(
-                f"early exit and pruning need assignment='dual_softmax', got {self.assignment!r}"
-            )
+        for name in ("depth_confidence", "width_confidence"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not 0 <= value <= 1:
+                raise ValueError(f"'{name}' must be in [0, 1], or None to switch it off, got {value}")
+            if self.assignment != "dual_softmax":
+                raise ValueError(
+                    f"early exit and pruning need assignment='dual_softmax', got {self.assignment!r}"
+                )
 
 
 class GraphMatcher(nn.Module):
@@ -223,7 +229,7 @@ class GraphMatcher(nn.Module):
         """
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
-        self._check_scales(len(graph.scales))
+        self._check_scales(pair, len(graph.scales))
         if self.config.redraw_after is not None and graph.cross_edge_mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
         output = self._empty_output(pair, x)
@@ -275,8 +281,14 @@ class GraphMatcher(nn.Module):
         position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
         return x + self.encoding(position.to(dtype)), None
 
-    def _check_scales(self, found: int) -> None:
+    def _check_scales(self, pair: KeypointPair, found: int) -> None:
         config = self.config
+        for number in range(found if config.branch is not None or config.layer_scales is not None else 0):
+            for name in (f"edge_mask_{number}", f"edge_weight_{number}"):
+                if name in pair:
+                    raise ValueError(
+                        f"scales have neither masks nor weights, got '{name}'; drop edges instead of masking them"
+                    )
         needed = config.num_scales if config.branch is not None else 0
         if config.branch is not None and found != needed:
             raise ValueError(
@@ -391,7 +403,14 @@ class GraphMatcher(nn.Module):
     ) -> None:
         edges: Any = graph.cross_edges
         head: Any = self.assignments[i]
-        log_assignment = head.on_edges(x, edges)
+        mask = graph.cross_edge_mask
+        if mask is None:
+            log_assignment = head.on_edges(x, edges)
+        elif self.config.mask_mode == "zero":
+            log_assignment = head.on_edges(x, edges).masked_fill(~mask, -torch.inf)
+        else:
+            allowed = head.on_edges(x, edges.subset(mask))
+            log_assignment = allowed.new_full(mask.shape, -torch.inf).masked_scatter(mask, allowed)
         matched, scores = mutual_edges(
             log_assignment, edges.listed(), x.size(0), self.config.filter_threshold
         )

@@ -53,11 +53,12 @@ def warmup(*dtypes: torch.dtype) -> float:
     from pyg_match.ops.sparse_attention import edge_scores, sparse_attention
 
     start = time.perf_counter()
-    edges = CSR(torch.tensor([0, 1]), torch.tensor([0]))
-    for dtype in dtypes or (torch.float,):
-        x = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
-        (sparse_attention(x, x, x, edges).sum() + edge_scores(x, x, edges).sum()).backward()
-        largest_indices(x[0].detach(), 1)
+    with torch.inference_mode(False), torch.enable_grad():
+        edges = CSR(torch.tensor([0, 1]), torch.tensor([0]))
+        for dtype in dtypes or (torch.float,):
+            x = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
+            (sparse_attention(x, x, x, edges).sum() + edge_scores(x, x, edges).sum()).backward()
+            largest_indices(x[0].detach(), 1)
     largest_indices(torch.zeros(1, 1, dtype=torch.double), 1)  # in which distances are compared
     return time.perf_counter() - start
 
@@ -113,7 +114,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
     compiled = _kernels()
-    grad_query, grad_key, grad_value = (torch.empty_like(t) for t in (query, key, value))
+    grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
     tables = (key, value) if bias is None and keep is None else ()
@@ -166,7 +167,7 @@ def scores_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
     compiled = _kernels()
-    grad_query, grad_key = (torch.empty_like(t) for t in (query, key))
+    grad_query, grad_key = (empty_result(t, t) for t in (query, key))
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0))
     by_source = Edges(*compiled.transpose(edges.rowptr, edges.col, np.uint64(key.size(0))))
     by_source, edges = by_source.tiled(compiled, query), edges.tiled(compiled, key)

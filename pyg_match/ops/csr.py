@@ -46,6 +46,13 @@ class CSR(NamedTuple):
         inverse[self.perm] = torch.arange(self.perm.numel(), device=self.perm.device)
         return values[inverse]
 
+    def subset(self, mask: Tensor) -> "CSR":
+        """The edges where ``mask``, in this order, is ``True``."""
+        count = torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
+        number = self.unsorted(mask).cumsum(0) - 1
+        perm = None if self.perm is None else number[self.perm[mask]]
+        return CSR(count[self.rowptr], self.col[mask], perm)
+
 
 EdgesLike = Union[Tensor, EdgeIndex, SparseTensor, CSR]
 
@@ -88,6 +95,19 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
             f"expected the edges of {num_targets} targets, got those of {csr.rowptr.numel() - 1}"
         )
     return csr
+
+
+def check_sources(csr: CSR, num_sources: int) -> None:
+    """Look for sources that do not exist: a negative one would be counted from the end.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if torch.compiler.is_compiling() or csr.col.numel() == 0:
+        return
+    low, high = (int(bound) for bound in csr.col.aminmax())
+    if low < 0 or high >= num_sources:
+        raise ValueError(f"an edge names source {low if low < 0 else high}, but there are {num_sources}")
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:

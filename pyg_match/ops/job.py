@@ -225,6 +225,8 @@ def run(
         if name in _TABLES:
             shape = tensor.shape
             if steps[2] != 1 and shape[2] > 1:
+                if name == "out":  # a copy of it would be lost
+                    raise RuntimeError(f"results must have their channels side by side, got strides {steps}")
                 tensor = given[name] = tensor.contiguous()
                 steps = tensor.stride()
             fields[name + "_step"], fields[name + "_head"], _ = steps

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyg_match.ops import cpu
 from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
 from pyg_match.ops.blocks import Blocks, block_attention
-from pyg_match.ops.csr import CSR, EdgesLike, to_csr
+from pyg_match.ops.csr import CSR, EdgesLike, check_sources, to_csr
 from pyg_match.ops.reference import (
     MaskMode,
     reference_attention,
@@ -45,7 +45,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 
 @torch.library.register_fake("pyg_match::attention_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, rowptr: Tensor, col: Tensor, *_: Any) -> Any:
-    like = [torch.empty_like(t) for t in (query, key, value)]
+    like = [cpu.empty_result(t, t) for t in (query, key, value)]
     return (*like, query.new_empty(query.size(1), col.size(0)))
 
 
@@ -56,7 +56,7 @@ def _(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> 
 
 @torch.library.register_fake("pyg_match::edge_scores_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key)
+    return cpu.empty_result(query, query), cpu.empty_result(key, key)
 
 
 def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -85,6 +85,12 @@ def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     return query, key, None, None, None
 
 
+def _no_gradient(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError("the kernels have no second derivatives; use backend='reference' for them")
+
+
+torch.library.register_autograd("pyg_match::attention_backward", _no_gradient)
+torch.library.register_autograd("pyg_match::edge_scores_backward", _no_gradient)
 torch.library.register_autograd("pyg_match::attention", _attention_gradient, setup_context=_attention_setup)
 torch.library.register_autograd("pyg_match::edge_scores", _scores_gradient, setup_context=_scores_setup)
 
@@ -110,7 +116,7 @@ def sparse_attention(
     On the CPU, score, softmax and sum are fused: time is linear in the number of edges, and nothing of the size
     :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in single
     precision and give a result in theirs. A target without edges gets zeros; an edge that is listed twice counts
-    twice. Gradients flow to queries, keys, values and biases.
+    twice. Gradients flow to queries, keys, values and biases; second derivatives need ``backend="reference"``.
 
     Args:
         query: Queries of the targets.
@@ -173,12 +179,14 @@ def sparse_attention(
         bias = bias.to(wide).unsqueeze(1).expand(-1, query.size(1))
     csr = to_csr(edge_index, query.size(0))
     bias, mask = _edge_values(csr, query.size(1), bias, mask)
+    bias = None if bias is None else bias.to(wide)
     if _uses_kernel(backend, query):
-        by_head = None if bias is None else _by_head(bias.to(wide))
+        by_head = None if bias is None else _by_head(bias)
         out, _ = torch.ops.pyg_match.attention.default(
             q, k, v, csr.rowptr, csr.col, by_head, mask, mask is not None and mask_mode == "remove", scale
         )
     else:
+        check_sources(csr, key.size(0))
         out = reference_attention(q, k, v, csr, bias, mask, mask_mode, scale)
     return out if dtype == wide else out.to(dtype)
 
@@ -204,6 +212,7 @@ def attention_weights(
     """
     _check(query, key, key)
     csr = to_csr(edge_index, query.size(0))
+    check_sources(csr, key.size(0))
     bias, mask = _edge_values(csr, query.size(1), bias, mask)
     return csr.unsorted(reference_weights(query, key, csr, bias, mask, mask_mode, scale))
 
@@ -244,6 +253,7 @@ def edge_scores(
     if _uses_kernel(backend, query):
         out = torch.ops.pyg_match.edge_scores.default(q, k, csr.rowptr, csr.col, scale).t()
     else:
+        check_sources(csr, key.size(0))
         out = reference_scores(q, k, csr, scale)
     return csr.unsorted(out).to(dtype)
 

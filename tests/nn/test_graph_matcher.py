@@ -11,7 +11,7 @@ from torch_geometric.loader import DataLoader
 
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher, MatcherConfig, convert_lightglue
-from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph
+from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (18, 18), (5, 0)]
 
@@ -213,6 +213,52 @@ def test_masked_edges(mask_mode):
 
 
 @pytest.mark.parametrize("mask_mode", ["remove", "zero"])
+def test_masked_pairs_are_not_matched_on_edges(mask_mode):
+    matcher = GraphMatcher(small(mask_mode=mask_mode, filter_threshold=0.0).config, assign_on_edges=True)
+    matcher = matcher.double().eval()
+    pair = CompleteGraph()(random_pair(9, 9, dtype=torch.double))
+    pair.x[9:] = pair.x[:9]
+    matches = matcher(pair).matches
+    assert (matches >= 0).sum() > 6
+    source, target = pair.cross_edge_index.as_tensor()
+    pair.cross_edge_mask = source % 9 != matches[target]  # all matches are forbidden
+    masked = matcher(pair)
+    known = masked.matches >= 0
+    assert known.any() and not (masked.matches == matches)[known].any()
+    assert (masked.edge_log_assignment[~pair.cross_edge_mask] == -torch.inf).all()
+    assert masked.edge_log_assignment[pair.cross_edge_mask].isfinite().all()
+    dropped = pair.clone()
+    dropped.cross_edge_index = torch.stack([source, target])[:, pair.cross_edge_mask]
+    del dropped.cross_edge_mask
+    same = torch.equal(matcher(dropped).matches, masked.matches)
+    close = torch.allclose(
+        matcher(dropped).edge_log_assignment, masked.edge_log_assignment[pair.cross_edge_mask], atol=1e-9
+    )
+    assert (same and close) if mask_mode == "remove" else not close
+
+
+def test_masks_of_scales_are_refused():
+    pair = RingPartition([40.0, 80.0])(random_pair(9, 9))
+    plain, scaled = small(), small(layer_scales=(0, 1, 0))
+    scaled(pair)
+    pair.edge_mask_1 = torch.ones(pair.edge_index_1.size(1), dtype=torch.bool)
+    plain(pair)
+    with pytest.raises(ValueError, match="scales have neither masks nor weights, got 'edge_mask_1'"):
+        scaled(pair)
+
+
+def test_weights_of_edges_may_be_more_precise_than_descriptors():
+    pair = random_pair(9, 9)
+    pair.pos = pair.pos.double()
+    pair = AnchorEdges(3, loop=True, weighted=True, listed=True)(KNNGraph(2, loop=True)(pair))
+    assert pair.edge_weight.dtype == torch.double
+    matcher = small().float()
+    expected = matcher(pair).log_assignment[0]
+    matcher.layers[0].self_attn.conv.register_message_forward_hook(lambda *_: None)
+    assert torch.allclose(matcher(pair).log_assignment[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask_mode", ["remove", "zero"])
 def test_an_edge_of_weight_two_counts_as_two(mask_mode):
     matcher = small(mask_mode=mask_mode)
     pair = CandidateEdges(5)(KNNGraph(4, loop=True)(random_pair(15, 12, dtype=torch.double)))
@@ -353,6 +399,12 @@ def test_forward_needs_a_pair():
     [
         ({"heads": 0}, "'heads' must be positive, got 0"),
         ({"heads": 3}, "'heads' must divide the 256 channels, got 3|even"),
+        (
+            {"depth_confidence": -1},
+            r"'depth_confidence' must be in \[0, 1\], or None to switch it off, got -1",
+        ),
+        ({"width_confidence": 1.5}, r"'width_confidence' must be in \[0, 1\]"),
+        ({"assignment": "sinkhorn", "width_confidence": 0.0}, "need assignment='dual_softmax'"),
         ({"encoding": "sine"}, "'encoding' must be"),
         ({"assignment": "greedy"}, "'assignment' must be"),
         ({"assignment": "sinkhorn", "assign_on_edges": True}, "needs assignment='dual_softmax'"),

@@ -343,6 +343,76 @@ def test_results_lie_in_memory_as_queries_do():
     )
 
 
+@pytest.mark.parametrize("order", [(0, 2, 1), (2, 0, 1), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
+def test_channels_may_lie_apart(order, which):
+    """The order of dimensions in memory, by which gradients must not be lost."""
+    q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    back = [order.index(dim) for dim in range(3)]
+    tensors = [
+        t.permute(order).contiguous().permute(back) if i in which else t for i, t in enumerate((q, k, v))
+    ]
+    tensors = [t.requires_grad_() for t in (*tensors, bias)]
+    results = []
+    for backend in ("kernel", "reference"):
+        out = sparse_attention(*tensors[:3], edge_index, tensors[3], backend=backend)
+        scores = edge_scores(*tensors[:2], edge_index, backend=backend)
+        results.append([out, scores, *torch.autograd.grad(out.square().sum() + scores.pow(3).sum(), tensors)])
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+    csr = to_csr(edge_index, 12)
+    arguments = (*tensors[:3], csr.rowptr, csr.col, None, None, False, 0.5)
+    torch.library.opcheck(torch.ops.pyg_match.attention.default, arguments)
+    torch.library.opcheck(torch.ops.pyg_match.edge_scores.default, (*tensors[:2], csr.rowptr, csr.col, 0.5))
+
+
+def test_second_derivatives_are_refused():
+    q, k, v, edge_index, _, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    tensors = [t.requires_grad_() for t in (q, k, v)]
+    for function in (lambda b: sparse_attention(*tensors, edge_index, backend=b),
+                     lambda b: edge_scores(*tensors[:2], edge_index, backend=b)):  # fmt: skip
+        (grad,) = torch.autograd.grad(function("kernel").square().sum(), q, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivatives; use backend='reference'"):
+            grad.square().sum().backward()
+        (grad,) = torch.autograd.grad(function("reference").square().sum(), q, create_graph=True)
+        assert torch.autograd.grad(grad.square().sum(), q)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("source", [-1, 9])
+def test_sources_that_do_not_exist_are_named_everywhere(source):
+    q, k, v, _, _, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    edges = torch.tensor([[0, source], [0, 1]])
+    for call in (
+        lambda: sparse_attention(q, k, v, edges, backend="reference"),
+        lambda: edge_scores(q, k, edges, backend="reference"),
+        lambda: attention_weights(q, k, edges),
+        lambda: sparse_attention(q, k, v, edges, backend="kernel"),
+    ):
+        with pytest.raises(ValueError, match=f"an edge names source {source}, but there are 9"):
+            call()
+
+
+def test_biases_take_the_type_of_the_rest():
+    q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5, torch.float)
+    for backend in ("kernel", "reference"):
+        assert sparse_attention(q, k, v, edge_index, bias.double(), backend=backend).dtype == torch.float
+
+
+def test_part_of_the_edges():
+    edge_index = torch.tensor([[4, 1, 3, 0, 2], [1, 0, 2, 1, 0]])
+    csr = to_csr(edge_index, 3)
+    mask = torch.tensor([True, False, True, False, True])  # in the order of the user
+    part = csr.subset(csr.sorted(mask))
+    assert torch.equal(part.listed(), edge_index[:, mask])
+    assert torch.equal(part.rowptr, to_csr(edge_index[:, mask], 3).rowptr)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_kernels_are_warmed_up_in_any_mode(mode):
+    with mode():
+        assert warmup() > 0
+
+
 def test_large_hub_and_many_heads():
     q, k, v, edge_index, _, _ = random_case(0, 300, 300, 9000, 3, 16, 8, torch.float, hub=True)
     expected = dense(*(t.double() for t in (q, k, v)), edge_index).float()

@@ -178,7 +178,9 @@ class MaskedAttentionConv(MessagePassing):
                 value=value,
                 edge_bias=edge_bias,
                 edge_mask=edge_mask,
-                size=(key.size(0), query.size(0)),
+                size=(key.size(0), query.size(0))
+                if self.flow == "source_to_target"
+                else (query.size(0), key.size(0)),
             )
             attention, self._alpha = (listed, self._alpha), None
 
@@ -255,7 +257,7 @@ class MaskedAttentionConv(MessagePassing):
         """The message of each edge, its attention coefficient times its value."""
         score = (query_i * key_j).sum(dim=-1) * self.scale
         if edge_bias is not None:
-            score = score + edge_bias
+            score = score + edge_bias.to(score.dtype)
         if edge_mask is not None and self.mask_mode == "remove":
             score = score.masked_fill(~edge_mask.unsqueeze(-1), torch.finfo(score.dtype).min)
         alpha = softmax(score, index, ptr, size_i)
