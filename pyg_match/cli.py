@@ -79,11 +79,14 @@ def _match(
         raise ValueError(f"--save must end in .npz or .json, got {save.name!r}")
     steps: list[Any] = [KNNGraph(neighbors, loop=True)] if neighbors else []
     steps += [CandidateEdges(candidates)] if candidates else []
+    # The edges asked for, and no others after some layers.
+    changes: dict[str, Any] = {"redraw_after": None} if steps else {}
     matcher = Matcher.from_pretrained(
         weights,
         max_num_keypoints=max_keypoints,
         resize=resize or None,
         transform=Compose(steps) if steps else None,
+        **changes,
     )
     result = matcher(*images)
     typer.echo(f"keypoints  {len(result.keypoints0)} {len(result.keypoints1)}")

@@ -200,7 +200,8 @@ class Matcher:
         if transform is None and metadata.get("graph"):
             transform = graph_from_recipe(metadata["graph"])
         matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device)
-        detector = extractor(trained_with, max_num_keypoints=max_num_keypoints).to(device)
+        options = metadata.get("extractor_options", {})
+        detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)
         return cls(detector, matcher, transform, resize)
 
     @torch.inference_mode()

@@ -131,6 +131,10 @@ class PhotoPairs(CachedPairs):
                 f"the detector gives descriptors of width {self.extractor.descriptor_dim}, but the teacher expects "
                 f"{self.teacher.config.in_channels}"
             )
+        if self.teacher.config.assign_on_edges or self.teacher.config.width_confidence is not None:
+            raise ValueError(
+                "'teacher' must assign all keypoints: neither assign_on_edges=True nor a width_confidence"
+            )
         self.max_num_keypoints = max_num_keypoints
         self.min_num_keypoints = min_num_keypoints
         self.resize = resize
@@ -149,7 +153,7 @@ class PhotoPairs(CachedPairs):
                 "images": describe_images(self.paths, [path.name for path in self.paths]),
                 "pairs": [[number[path] for path in pair] for pair in self.pairs],
                 "extractor": describe_module(self.extractor),
-                "teacher": describe_module(self.teacher),
+                "teacher": describe_module(self.teacher) | {"config": asdict(self.teacher.config)},
                 "max_num_keypoints": max_num_keypoints,
                 "resize": resize,
                 "threshold": threshold,
@@ -166,16 +170,14 @@ class PhotoPairs(CachedPairs):
             pair = _limited(pair, limit)
         return pair if self.transform is None else self.transform(pair)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # what is made in inference mode could not be trained on
     def make(self, index: int) -> KeypointPair:
         """Find the keypoints of both photos, match them and keep the matches that agree."""
         paths = self.pairs[index % len(self.pairs)]
         sets = [self._keypoints(path) for path in paths]
         pair = KeypointPair.from_sets(sets[0], sets[1])
         device = next(self.teacher.parameters()).device
-        log_assignment = self.teacher(pair.to(device)).log_assignment
-        if log_assignment is None:
-            raise ValueError("'teacher' must have a dense assignment head, got one with assign_on_edges=True")
+        log_assignment: Any = self.teacher(pair.to(device)).log_assignment
         matched, _, _, _ = mutual_matches(log_assignment[0].cpu(), _SEEN)
         first = (matched >= 0).nonzero().flatten()
         labels = self._agreeing(sets, torch.stack([first, matched[first]], dim=1))

@@ -59,7 +59,7 @@ def train(
         images: Folder of photos, of which pairs are made; see :class:`~pyg_match.datasets.SyntheticHomographies`.
         out: Folder of the run.
         datasets: Pairs with labels and edges to train and to validate on instead of those made from ``images``.
-        accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``, which is the CPU on Apple's machines.
         devices: Number of devices of a node.
         strategy: How processes work together, such as ``"ddp"``; see Lightning Fabric.
         num_nodes: Number of machines.
@@ -72,6 +72,8 @@ def train(
         FloatingPointError: If the loss or its gradient is not finite; the batch is written to the folder before.
         OSError: If a file cannot be written; earlier checkpoints are intact then.
     """
+    if accelerator == "auto" and torch.backends.mps.is_available():
+        accelerator = "cpu"  # homographies and sums are in double precision, which MPS has not
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -137,9 +139,11 @@ class Trainer:
         self.objective, self.optimizer = fabric.setup(
             Objective(self.matcher, config.loss, teacher), optimizer
         )
+        self.average.to(next(self.matcher.parameters()).dtype)  # as the precision of the run made it
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
         self.sums: dict[str, float] = {}
-        self.stopping = False
+        self.summed = 0  # steps that the sums are of
+        self.asked = False  # to stop, by a signal to this process
 
     @property
     def checkpoint(self) -> Path:
@@ -172,24 +176,26 @@ class Trainer:
         try:
             if not resumed:
                 self._validate(monitor)
-            while self.step < config.steps and not self.stopping:
+            stopping = False
+            while self.step < config.steps and not stopping:
                 found = self._train_step(batches)
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 for name, value in found.items():
                     self.sums[name] = self.sums.get(name, 0.0) + value
+                self.summed += 1
                 if self.step % config.log_every == 0 or self.step == config.steps:
-                    steps = (self.step - 1) % config.log_every + 1
-                    means = {name: value / steps for name, value in self.sums.items()}
+                    means = {name: value / self.summed for name, value in self.sums.items()}
                     monitor.log(self.step, self.seconds, means)
-                    self.sums = {}
+                    self.sums, self.summed = {}, 0
                 monitor.advance(self.step)
                 last = self.step == config.steps
                 if last or (config.validate_every and self.step % config.validate_every == 0):
                     self._validate(monitor)
                 due = config.checkpoint_every and self.step % config.checkpoint_every == 0
-                late = config.checkpoint_minutes and time.monotonic() - saved > 60 * config.checkpoint_minutes
-                if last or due or late or self.stopping:
+                late = 0 < 60 * config.checkpoint_minutes < time.monotonic() - saved
+                stopping, late = self._any_process(self.asked, late)
+                if last or due or late or stopping:
                     self.save()
                     saved = time.monotonic()
             if self.step < config.steps:
@@ -223,7 +229,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.sums = state["sums"]
+        self.sums, self.summed = state["sums"], state["summed"]
         set_random_state(state["random"])
 
     def save(self) -> None:
@@ -243,6 +249,7 @@ class Trainer:
                 "best": self.best,
                 "seconds": self.seconds,
                 "sums": self.sums,
+                "summed": self.summed,
                 "random": random_state(),
             },
         )
@@ -304,11 +311,8 @@ class Trainer:
         norm = float(clipped)
         names = list(parts[0])
         values = torch.stack([torch.stack([part[name].double() for part in parts]).mean() for name in names])
-        values = torch.cat([values, values.new_tensor([float(self.stopping)])])
         reduced: Any = fabric.all_reduce(values, reduce_op="mean")
-        *means, stopping = reduced.tolist()
-        self.stopping = stopping > 0
-        losses = dict(zip(names, means, strict=True))
+        losses = dict(zip(names, reduced.tolist(), strict=True))
         # Scaled half-precision gradients overflow now and then, and their steps are left out by the scaler.
         finite = math.isfinite(norm) or config.precision == "16-mixed"
         if not (finite and math.isfinite(losses["total"])):
@@ -319,6 +323,12 @@ class Trainer:
         else:
             self.average.load_state_dict(self.matcher.state_dict())
         return {**losses, "gradient": norm, "learning_rate": rate}
+
+    def _any_process(self, *wishes: bool) -> list[bool]:
+        """For each wish whether some process has it: all must save, and stop, after the same step."""
+        flags = torch.tensor([float(wish) for wish in wishes], device=self.fabric.device)
+        reduced: Any = self.fabric.all_reduce(flags, reduce_op="sum")
+        return [flag > 0 for flag in reduced.tolist()]
 
     def _dump(self, batches: list[Any], losses: dict[str, float], norm: float) -> None:
         """Write what led to a loss that is not finite, and stop.
@@ -364,15 +374,18 @@ class Trainer:
     def _write_matcher(self, name: str) -> Path:
         path = self.out / name
         if self.fabric.is_global_zero:
-            metadata = {"graph": self.config.graph, "extractor": self.config.data.extractor}
-            self.average.save(path, metadata=metadata)
+            data = self.config.data
+            # How many keypoints are wanted is a question of its own where the matcher is used.
+            options = {k: v for k, v in data.extractor_options.items() if k != "detection_threshold"}
+            metadata = {"graph": self.config.graph, "extractor": data.extractor}
+            self.average.save(path, metadata=metadata | ({"extractor_options": options} if options else {}))
         return path
 
     def _listen(self) -> dict[int, Any]:
         """Stop after the current step when asked to."""
 
         def stop(number: int, frame: Any) -> None:
-            self.stopping = True
+            self.asked = True
 
         try:
             return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -39,11 +39,12 @@ class Monitor:
         self._writer: Any = None
         if not enabled:
             return
-        records = [record for record in read_json_lines(self.path) if record["step"] <= step]
+        # What a run wrote that was killed before its first checkpoint is written anew.
+        records = [record for record in read_json_lines(self.path) if step > 0 and record["step"] <= step]
         write_whole(self.path, "".join(json.dumps(record) + "\n" for record in records).encode())
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else 0)
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -84,7 +84,7 @@ class Objective(nn.Module):
         self, batch: KeypointPair, output: MatcherOutput, layers: tuple[int, ...]
     ) -> dict[str, Tensor]:
         w, counts = self.weights, batch.num_keypoints
-        descriptors = [x.float() for x in output.descriptors or ()]
+        descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
         pair, num_pairs, last = losses.pair_of_nodes(counts), counts.size(0), len(descriptors) - 1
         final = self._assign(last, descriptors[last], batch)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None

@@ -168,6 +168,11 @@ def test_wrong_input_is_named(scene, tmp_path):
             make(folder, **wrong)
     with pytest.raises(ValueError, match="width 128, but the teacher expects 64"):
         PhotoPairs([("left.png", "right.png")], folder, SIFT(64), GraphMatcher(in_channels=64))
+    for options in ({"width_confidence": 0.9}, {"assign_on_edges": True}):
+        with pytest.raises(ValueError, match="'teacher' must assign all keypoints"):
+            PhotoPairs(
+                [("left.png", "right.png")], folder, SIFT(64), GraphMatcher(in_channels=128, **options)
+            )
 
 
 def test_training_joins_them_with_warped_photos(scene, tmp_path):

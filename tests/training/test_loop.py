@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from training_pairs import SPARSE, Pairs, small_config
 
+from pyg_match import Matcher
 from pyg_match.datasets import CorruptShardError, SyntheticHomographies
 from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
@@ -133,6 +134,84 @@ def test_sigterm_ends_a_run_after_a_checkpoint(tmp_path, monkeypatch):
     run(small_config(checkpoint_every=0), tmp_path)
     run(small_config(checkpoint_every=0), tmp_path / "whole")
     assert_same_weights(tmp_path / "matcher.safetensors", tmp_path / "whole" / "matcher.safetensors")
+
+
+def test_asked_before_the_first_step_a_checkpoint_is_left(tmp_path, monkeypatch):
+    from pyg_match.training import loop
+
+    monkeypatch.setattr(loop.Trainer, "_validate", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert run(small_config(checkpoint_every=0), tmp_path) == tmp_path / "last.ckpt"
+    assert load_checkpoint(tmp_path / "last.ckpt")["step"] == 1
+
+
+def test_what_one_process_wishes_all_do(tmp_path):
+    """A signal and a clock of one process alone: the other one must not wait for it."""
+    code = (
+        "import os, signal\n"
+        "    from pyg_match.training import loop\n"
+        "    step = loop.Trainer._train_step\n"
+        "    def asked(self, batches):\n"
+        "        if self.step == 2 and self.fabric.global_rank == 1: self.asked = True\n"
+        "        return step(self, batches)\n"
+        "    loop.Trainer._train_step = asked\n"
+        "    train(small_config(checkpoint_every=0, batch_size=4), None, out, datasets=datasets(), accelerator='cpu', "
+        "devices=2, strategy='ddp')"
+    )
+    process = in_process(code, tmp_path / "run")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert load_checkpoint(tmp_path / "run" / "last.ckpt")["step"] == 3
+
+
+def test_double_precision(tmp_path):
+    file = run(small_config(steps=2, precision="64-true"), tmp_path)
+    assert all(value.isfinite().all() for value in GraphMatcher.from_pretrained(file).state_dict().values())
+    states = load_checkpoint(tmp_path / "last.ckpt")
+    assert {value.dtype for value in states["average"].values()} == {torch.double}
+
+
+def test_means_in_the_log_are_of_the_steps_since_the_last_ones(tmp_path, monkeypatch):
+    from pyg_match.training import loop
+
+    monkeypatch.setattr(loop.Trainer, "_train_step", lambda self, _: {"value": float(self.step)})
+    asked = loop.Trainer._any_process
+    monkeypatch.setattr(
+        loop.Trainer, "_any_process", lambda self, *wishes: asked(self, self.step == 3, wishes[1])
+    )
+    run(small_config(steps=8, log_every=2, checkpoint_every=0), tmp_path)
+    monkeypatch.setattr(loop.Trainer, "_any_process", asked)
+    run(small_config(steps=8, log_every=5, checkpoint_every=0), tmp_path)
+    records = [record for record in read_json_lines(tmp_path / "log.jsonl") if "train" in record]
+    means = {record["step"]: record["train"]["value"] for record in records}
+    assert means == {2: 0.5, 5: 3.0, 8: 6.0}  # of steps 0 and 1; 2 to 4; 5 to 7
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_its_log_anew(tmp_path, monkeypatch):
+    from pyg_match.training import loop
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Trainer, "_train_step", killed)
+        run(small_config(steps=1), tmp_path)
+    run(small_config(steps=1), tmp_path)
+    steps = [record["step"] for record in read_json_lines(tmp_path / "log.jsonl")]
+    assert steps == [0, 1, 1]
+
+
+def test_a_matcher_brings_the_settings_of_its_detector(tmp_path):
+    options = {"edge_threshold": 12.0, "detection_threshold": 0.0}
+    matcher = {"in_channels": 128, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+    config = small_config(
+        data={"extractor": "rootsift", "extractor_options": options}, matcher=matcher, steps=1
+    )
+    pairs = (
+        Pairs(2, graph_from_recipe(SPARSE), channels=128),
+        Pairs(1, graph_from_recipe(SPARSE), channels=128),
+    )
+    file = train(config, None, tmp_path, datasets=pairs, accelerator="cpu", devices=1)
+    assert Matcher.from_pretrained(file).extractor.edge_threshold == 12.0
 
 
 def test_other_settings_do_not_go_on_with_a_run(tmp_path):
