@@ -1,6 +1,6 @@
 """Run every benchmark, one after the other.
 
-    python benchmarks/run_all.py            # what README shows: writes benchmarks/results and docs/images
+    python benchmarks/run_all.py            # the full version: writes benchmarks/results and docs/images
     python benchmarks/run_all.py --quick    # a short version within 15 minutes: writes outputs/benchmarks
 
 Each benchmark runs in its own process and prints the command that repeats it.

@@ -87,7 +87,7 @@ class _PackagedFile(NamedTuple):
     sha256: str
 
 
-# Matchers that come with this package, trained with `pyg-match train` and written with `pyg-match export --half`.
+# Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
         "aliked-sparse.safetensors", "c3e83935ef7f5216aa46afbed2d0b280867b76ff1fecd7a9a4aa8f54eb5b3ce1"

@@ -14,8 +14,8 @@ from pyg_match.ops.largest import largest_indices
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
-_PARALLEL_WORK = 1 << 14  # neighbours to find, from which on the k-d tree is searched by several threads
-_FEW_POINTS = 8  # times as many as are looked for: comparing all is faster than a k-d tree
+_PARALLEL_WORK = 1 << 17  # neighbours to find, from which on the k-d tree is searched by several threads
+_FEW_POINTS = 16  # times as many as are looked for: comparing all is faster than a k-d tree
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
