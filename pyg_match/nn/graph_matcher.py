@@ -229,7 +229,7 @@ class GraphMatcher(nn.Module):
         """
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
-        self._check_scales(pair, len(graph.scales))
+        self._check_scales(graph)
         if self.config.redraw_after is not None and graph.cross_edge_mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
         output = self._empty_output(pair, x)
@@ -281,14 +281,12 @@ class GraphMatcher(nn.Module):
         position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
         return x + self.encoding(position.to(dtype)), None
 
-    def _check_scales(self, pair: KeypointPair, found: int) -> None:
-        config = self.config
-        for number in range(found if config.branch is not None or config.layer_scales is not None else 0):
-            for name in (f"edge_mask_{number}", f"edge_weight_{number}"):
-                if name in pair:
-                    raise ValueError(
-                        f"scales have neither masks nor weights, got '{name}'; drop edges instead of masking them"
-                    )
+    def _check_scales(self, graph: PairGraph) -> None:
+        config, found = self.config, len(graph.scales)
+        if graph.refused and (config.branch is not None or config.layer_scales is not None):
+            raise ValueError(
+                f"scales have neither masks nor weights, got '{graph.refused[0]}'; drop edges instead of masking them"
+            )
         needed = config.num_scales if config.branch is not None else 0
         if config.branch is not None and found != needed:
             raise ValueError(

@@ -31,6 +31,7 @@ class PairGraph:
             equal ones.
         cross_edge_bias: The same for edges between images.
         scales: The scales that a partition transform has drawn within images.
+        refused: Names of masks and weights of scales, which a matcher that uses scales does not know.
         cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if it lists none.
     """
 
@@ -44,6 +45,7 @@ class PairGraph:
     edge_bias: Optional[Tensor] = None
     cross_edge_bias: Optional[Tensor] = None
     scales: tuple[EdgeIndex, ...] = ()
+    refused: tuple[str, ...] = ()
     cross_edge_ids: Optional[Tensor] = None
 
     @classmethod
@@ -53,6 +55,8 @@ class PairGraph:
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
         num_nodes = sum(map(sum, counts))
         edges, edge_bias = _self_edges(pair, counts, num_nodes)
+        drawn = scales(pair)
+        extras = [f"edge_{kind}_{number}" for number in range(len(drawn)) for kind in ("mask", "weight")]
         cross_edges = pair.get("cross_edge_index")
         return cls(
             counts=counts,
@@ -66,7 +70,8 @@ class PairGraph:
             cross_edge_mask=pair.get("cross_edge_mask"),
             edge_bias=edge_bias,
             cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
-            scales=tuple(_sorted(scale, num_nodes) for scale in scales(pair)),
+            scales=tuple(_sorted(scale, num_nodes) for scale in drawn),
+            refused=tuple(name for name in extras if name in pair),
             cross_edge_ids=None
             if cross_edges is None
             else torch.arange(cross_edges.size(1), device=pair.pos.device),

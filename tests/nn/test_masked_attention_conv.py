@@ -274,3 +274,12 @@ def test_biases_of_no_edges():
     for shape in ((0,), (0, 2)):
         out = conv(torch.randn(3, 16), torch.empty(2, 0, dtype=torch.long), edge_bias=torch.empty(shape))
         assert torch.equal(out, torch.zeros(3, 8))
+
+
+def test_bipartite_edges_may_flow_from_target_to_source():
+    edge_index = torch.stack([torch.randint(5, (30,)), torch.randint(7, (30,))])
+    x = (torch.randn(7, 8, dtype=torch.double), torch.randn(5, 8, dtype=torch.double))
+    conv = MaskedAttentionConv((8, 8), 4, heads=2, flow="target_to_source").double()
+    other = MaskedAttentionConv((8, 8), 4, heads=2).double()
+    other.load_state_dict(conv.state_dict())
+    assert torch.allclose(conv(x, edge_index), other(x, edge_index.flip(0)), atol=1e-10)

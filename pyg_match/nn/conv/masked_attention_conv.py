@@ -171,6 +171,8 @@ class MaskedAttentionConv(MessagePassing):
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
+            size = (key.size(0), query.size(0))
+            size = size if self.flow == "source_to_target" else size[::-1]
             out = self.propagate(
                 listed,
                 query=query,
@@ -178,9 +180,7 @@ class MaskedAttentionConv(MessagePassing):
                 value=value,
                 edge_bias=edge_bias,
                 edge_mask=edge_mask,
-                size=(key.size(0), query.size(0))
-                if self.flow == "source_to_target"
-                else (query.size(0), key.size(0)),
+                size=size,
             )
             attention, self._alpha = (listed, self._alpha), None
 
