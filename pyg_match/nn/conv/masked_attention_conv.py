@@ -171,6 +171,7 @@ class MaskedAttentionConv(MessagePassing):
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
+            # PyG reads the source of calls of propagate: an expression of several lines there would end tracing.
             size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]
             out = self.propagate(
