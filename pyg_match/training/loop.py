@@ -229,7 +229,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.sums, self.summed = state["sums"], state["summed"]
+        self.sums = state["sums"]
+        # Checkpoints of earlier versions do not tell it: log_every was the same from the start then.
+        self.summed = state.get("summed", self.step % state["identity"]["log_every"])
         set_random_state(state["random"])
 
     def save(self) -> None:

@@ -17,7 +17,7 @@ from pyg_match.datasets import CorruptShardError, SyntheticHomographies
 from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import validate
-from pyg_match.training.checkpoint import load_checkpoint
+from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.files import read_json_lines
 from pyg_match.training.loop import train
 from pyg_match.training.schedule import batch_indices
@@ -170,7 +170,8 @@ def test_double_precision(tmp_path):
     assert {value.dtype for value in states["average"].values()} == {torch.double}
 
 
-def test_means_in_the_log_are_of_the_steps_since_the_last_ones(tmp_path, monkeypatch):
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_means_in_the_log_are_of_the_steps_since_the_last_ones(tmp_path, monkeypatch, earlier_version):
     from pyg_match.training import loop
 
     monkeypatch.setattr(loop.Trainer, "_train_step", lambda self, _: {"value": float(self.step)})
@@ -180,6 +181,10 @@ def test_means_in_the_log_are_of_the_steps_since_the_last_ones(tmp_path, monkeyp
     )
     run(small_config(steps=8, log_every=2, checkpoint_every=0), tmp_path)
     monkeypatch.setattr(loop.Trainer, "_any_process", asked)
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    assert state.pop("summed") == 1
+    if earlier_version:
+        save_checkpoint(tmp_path / "last.ckpt", state)
     run(small_config(steps=8, log_every=5, checkpoint_every=0), tmp_path)
     records = [record for record in read_json_lines(tmp_path / "log.jsonl") if "train" in record]
     means = {record["step"]: record["train"]["value"] for record in records}
