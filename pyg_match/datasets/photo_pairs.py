@@ -55,7 +55,7 @@ class PhotoPairs(CachedPairs):
             What follows the names in a line is ignored, as are empty lines.
         images: The folder that names in a file are relative to; by default that of the file.
         extractor: Finds the keypoints; or its name, see :func:`pyg_match.features.extractor`.
-        teacher: A matcher for these keypoints; or the name of its weights.
+        teacher: A matcher for these keypoints that assigns all of them; or the name of its weights.
         max_num_keypoints: Keep at most this many keypoints of a photo, those with the highest scores.
         min_num_keypoints: Limit the photos of each pair to a number of its own, as in
             :class:`SyntheticHomographies`.
@@ -76,7 +76,7 @@ class PhotoPairs(CachedPairs):
     Raises:
         FileNotFoundError: If the file of pairs or a photo does not exist.
         ValueError: If there are no pairs, a line has no two names, a number is out of its range, or the
-            teacher is one for other keypoints.
+            teacher is one for other keypoints, prunes them or assigns on edges.
 
     Example:
         >>> dataset = PhotoPairs("pairs.txt", cache="cache")  # doctest: +SKIP
@@ -131,9 +131,11 @@ class PhotoPairs(CachedPairs):
                 f"the detector gives descriptors of width {self.extractor.descriptor_dim}, but the teacher expects "
                 f"{self.teacher.config.in_channels}"
             )
-        if self.teacher.config.assign_on_edges or self.teacher.config.width_confidence is not None:
+        on_edges, width = self.teacher.config.assign_on_edges, self.teacher.config.width_confidence
+        if on_edges or width is not None:
             raise ValueError(
-                "'teacher' must assign all keypoints: neither assign_on_edges=True nor a width_confidence"
+                "'teacher' must assign all keypoints, with assign_on_edges=False and width_confidence=None, got "
+                f"{on_edges} and {width}"
             )
         self.max_num_keypoints = max_num_keypoints
         self.min_num_keypoints = min_num_keypoints
