@@ -12,12 +12,14 @@ keypoints each. All matchers get the same keypoints and run all nine layers: nei
     sparse            ours with these and self edges to the 64 nearest keypoints only, dense assignment
     sparse-edges      the same with the assignment on the cross edges
     trained           weights trained on a sparse graph, on that graph, dense assignment
-    trained-listed    the same with a list of the edges of its anchors
+    trained-bfloat16  the same with linear layers in half precision
+    trained-listed    the same as trained with a list of the edges of its anchors
     GEMMs alone       the linear layers of the matcher on tensors of the same shapes, and nothing else
 
 What a matcher costs includes neither detection nor, in its own row, drawing the edges, which is timed beside it; the
-targets count both. On a warped photo, precision is the share of matches within 3 px of the truth, recall the share
-found of the mutual nearest keypoints closer than that.
+targets count both. With ``--bf16`` the two LightGlues run once more, under autocast to bfloat16. On a warped photo,
+precision is the share of matches within 3 px of the truth, recall the share found of the mutual nearest keypoints
+closer than that.
 """
 
 import argparse
@@ -68,10 +70,13 @@ GRAPHS: dict[str, Callable[[KeypointPair], KeypointPair] | None] = {
     "sparse": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "sparse-edges": Compose([KNNGraph(64, loop=True), CandidateEdges(16)]),
     "trained": graph_from_recipe(read_metadata(TRAINED)["graph"]),
+    "trained-bfloat16": graph_from_recipe(read_metadata(TRAINED)["graph"]),
     "trained-listed": graph_from_recipe(with_anchors_listed(read_metadata(TRAINED)["graph"])),
 }
+SAME_EDGES = {"sparse-edges": "sparse", "trained-bfloat16": "trained"}
 SHOWN = (
     "trained",
+    "trained-bfloat16",
     "sparse-edges",
     "sparse",
     "candidates-16",
@@ -162,9 +167,10 @@ class Contest:
         self.models: dict[str, Any] = {"kornia": kornia_lightglue(WEIGHTS)}
         self.models["official"] = official_lightglue(self.models["kornia"])
         for name in GRAPHS:
-            options = {"assign_on_edges": True} if name.endswith("-edges") else {}
             self.models[name] = GraphMatcher.from_pretrained(
-                TRAINED if name.startswith("trained") else WEIGHTS, **options
+                TRAINED if name.startswith("trained") else WEIGHTS,
+                assign_on_edges=name.endswith("-edges"),
+                bfloat16=name.endswith("-bfloat16"),
             )
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:
@@ -175,13 +181,11 @@ class Contest:
         for name, transform in GRAPHS.items():
             drawn = pair if transform is None else transform(pair)
             calls[name] = functools.partial(_bound, self.models[name], drawn)
-            if transform is not None:
+            if transform is not None and name not in SAME_EDGES:
                 calls[f"edges of {name}"] = functools.partial(_bound, transform, pair)
-        del calls["edges of sparse-edges"]  # those of "sparse"
         calls["GEMMs alone"] = lambda: gemms(self.models["complete"], pair.x.size(0))
         if bf16:
-            made = {name: make for name, make in calls.items() if not name.startswith("edges")}
-            calls |= {f"{name} bf16": functools.partial(_bf16, make) for name, make in made.items()}
+            calls |= {f"{name} bf16": functools.partial(_bf16, calls[name]) for name in PEERS}
         return calls
 
     def answers(self, pair: KeypointPair, homography: Tensor) -> list[Row]:
@@ -241,28 +245,27 @@ def _bf16(make: Callable[[], Call | str]) -> Call | str:
 def total(bench: Bench, peer: str, size: int) -> float | None:
     """Seconds of one of our matchers, drawing its edges included."""
     own = bench.seconds(peer, n=size)
-    graph = peer.removesuffix(" bf16").removesuffix("-edges")
+    graph = SAME_EDGES.get(peer, peer)
     drawing = 0.0 if graph == "complete" else bench.seconds(f"edges of {graph}", n=size)
     return None if own is None or drawing is None else own + drawing
 
 
-def ratio(bench: Bench, peer: str, size: int) -> float | None:
-    """How many times faster than the faster peer in the same precision."""
-    suffix = " bf16" if peer.endswith(" bf16") else ""
+def ratio(bench: Bench, peer: str, size: int, suffix: str = "") -> float | None:
+    """How many times faster than the faster peer, in single precision if ``suffix`` does not tell otherwise."""
     theirs = [bench.seconds(f"{name}{suffix}", n=size) for name in PEERS]
     known, own = [seconds for seconds in theirs if seconds is not None], total(bench, peer, size)
     return min(known) / own if known and own else None
 
 
-def summarise(bench: Bench, bf16: bool) -> list[Row]:
-    """For each size and matcher of ours the whole cost, the ratio to the faster peer, and to the GEMMs."""
+def summarise(bench: Bench) -> list[Row]:
+    """For each size and matcher of ours the whole cost, the ratio to the faster peers, and to the GEMMs."""
     rows = []
-    names = [f"{name}{suffix}" for suffix in (["", " bf16"] if bf16 else [""]) for name in GRAPHS]
     for size in sorted(bench.args.sizes):
-        for name in names:
+        floor = bench.seconds("GEMMs alone", n=size)
+        for name in GRAPHS:
             whole = total(bench, name, size)
-            floor = bench.seconds(f"GEMMs alone{' bf16' if name.endswith('bf16') else ''}", n=size)
             row = {"n": size, "peer": name, "total": whole, "ratio": ratio(bench, name, size)}
+            row["ratio_bf16"] = ratio(bench, name, size, " bf16")
             rows.append({**row, "of_gemms": None if whole is None or floor is None else whole / floor})
     return rows
 
@@ -274,7 +277,7 @@ def read_accuracy(file: Path) -> list[Row]:
         {"method": row["method"], "pairs": row["pairs"], "P@3": row["precision"], "R@3": row["recall"]}
         | {"PoseLib AUC@5": row["PoseLib"][-1]}
         for row in results["results"]["sets"]["all"]
-        if row["method"] in ("kornia", "complete", "candidates-16", "knn-64", "trained")
+        if row["method"] in ("kornia", "complete", "candidates-16", "knn-64", "trained", "trained-bfloat16")
     ]
 
 
@@ -284,8 +287,9 @@ def print_tables(summary: list[Row], answers: list[Row], accuracy: list[Row], se
     )
     for row in (row for row in summary if row["total"] is not None):
         against = "-" if row["ratio"] is None else f"{row['ratio']:.2f}x as fast"
+        against += "" if row["ratio_bf16"] is None else f" (bfloat16: {row['ratio_bf16']:.2f}x)"
         print(
-            f"  N={row['n']:<6}{row['peer']:20}{1e3 * row['total']:10.1f} ms{against:>16}"
+            f"  N={row['n']:<6}{row['peer']:20}{1e3 * row['total']:10.1f} ms{against:>34}"
             f"{row['of_gemms']:10.2f} x GEMMs"
         )
     print("\nmatches on the warped photos")
@@ -311,7 +315,8 @@ def targets(bench: Bench) -> list[Target]:
         for n, wanted in {512: 1.5, 2048: 3.5, 4096: 7, 8192: 12}.items()
     ]
     found += [
-        Target(f"trained against the faster peer, N={n}", ratio(bench, "trained", n), wanted)
+        Target(f"{name} against the faster peer, N={n}", ratio(bench, name, n), wanted)
+        for name in ("trained", "trained-bfloat16")
         for n, wanted in {2048: 4, 4096: 8}.items()
     ]
     name = "candidates-16 against the faster peer, N=2048"
@@ -322,7 +327,7 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__, [2**i for i in range(9, 14)])
     made.set_defaults(limit=60.0, budget=10.0)
     made.add_argument("--side", type=int, default=1024, help="of the images, in pixels (%(default)s)")
-    made.add_argument("--bf16", action="store_true", help="also everything under CPU autocast to bfloat16")
+    made.add_argument("--bf16", action="store_true", help="also the peers under CPU autocast to bfloat16")
     made.add_argument(
         "--accuracy", type=Path, help="results.json of examples/hpatches_eval.py, to print beside"
     )
@@ -341,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             contest.check(pair)
         answers += [{"n": size, **row} for row in contest.answers(pair, homography)]
         bench.time({"n": size}, contest.peers(pair, args.bf16), reference="kornia")
-    summary = summarise(bench, args.bf16)
+    summary = summarise(bench)
     accuracy = read_accuracy(args.accuracy) if args.accuracy else []
     print_tables(summary, answers, accuracy, args.accuracy.name if args.accuracy else "")
     bench.finish(targets(bench), summary=summary, answers=answers, accuracy=accuracy)

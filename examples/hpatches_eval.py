@@ -14,7 +14,8 @@ Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio te
 LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
 keypoints only; `knn-K` with self edges to the K nearest keypoints only; `anchors-K` with self edges to the 16 nearest
 and to K weighted anchors, `unweighted-K` to K anchors that count like any keypoint. These matchers run the same
-pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph.
+pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph,
+`trained-bfloat16` with linear layers in half precision.
 
 An interrupted run continues where it stopped when it is started again with the same settings.
 """
@@ -84,7 +85,7 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
     *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
-    "trained",
+    *("trained", "trained-bfloat16"),
 ]
 TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
@@ -159,8 +160,10 @@ def anchors(number: int, weighted: bool) -> Callable[[KeypointPair], KeypointPai
     return graph
 
 
-def trained_matcher(weights: str | None, features: str) -> Method:
+def trained_matcher(weights: str | None, features: str, precision: str = "") -> Method:
     """Weights that bring the graph on which they were trained."""
+    if precision not in ("", "bfloat16"):
+        raise ValueError(f"unknown method 'trained-{precision}', expected 'trained' or 'trained-bfloat16'")
     if weights is None:
         raise ValueError(
             f"there are no weights trained on a sparse graph for '{features}'; name some with --weights"
@@ -170,7 +173,8 @@ def trained_matcher(weights: str | None, features: str) -> Method:
         raise ValueError(
             f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
         )
-    return graph_matcher(GraphMatcher.from_pretrained(weights), graph_from_recipe(found["graph"]))
+    model = GraphMatcher.from_pretrained(weights, bfloat16=precision == "bfloat16")
+    return graph_matcher(model, graph_from_recipe(found["graph"]))
 
 
 def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
@@ -185,13 +189,13 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
         "anchors": lambda number: graph_matcher(model(), anchors(int(number), weighted=True)),
         "unweighted": lambda number: graph_matcher(model(), anchors(int(number), weighted=False)),
-        "trained": lambda _: trained_matcher(trained, features),
+        "trained": lambda precision: trained_matcher(trained, features, precision),
     }
     methods = {}
     for name in names:
         kind, _, number = name.partition("-")
-        plain = kind in ("mnn", "kornia", "complete", "trained")
-        if kind not in builders or bool(number) == plain:
+        plain = kind in ("mnn", "kornia", "complete")
+        if kind not in builders or (bool(number) == plain and kind != "trained"):
             raise ValueError(f"unknown method '{name}', expected 'all' or some like {', '.join(METHODS)}")
         if kind not in ("mnn", "ratio") and features not in WEIGHTS:
             raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")

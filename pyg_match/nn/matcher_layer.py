@@ -12,7 +12,7 @@ from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks
-from pyg_match.ops.linear import joined_linear, residual_linear
+from pyg_match.ops.linear import joined_linear, residual_linear, rounded_for_linear
 
 # The output projection and what follows it.
 _LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
@@ -73,14 +73,16 @@ class AttentionBlock(nn.Module):
 
         ``extra`` is added to the messages; see :class:`~pyg_match.nn.MaskedAttentionConv` for the other arguments.
         """
+        rounded = rounded_for_linear(x)
+        x_value = rounded if x_value is x else x_value
         message = self.conv(
-            x, edge_index, edge_bias=edge_bias, edge_mask=edge_mask, rotation=rotation, x_value=x_value
+            rounded, edge_index, edge_bias=edge_bias, edge_mask=edge_mask, rotation=rotation, x_value=x_value
         )
         # Dense attention keeps LightGlue's order of operations, to which its results can be compared bit by bit.
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         many = x.size(0) > 2 * x.size(1)
         if inference and many and extra is None and not isinstance(edge_index, Blocks) and self._is_plain():
-            return self._update(x, message)
+            return self._update(x, rounded, message)
         message = self.lin_out(message)
         message = message if extra is None else message + extra
         out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))
@@ -96,7 +98,7 @@ class AttentionBlock(nn.Module):
             for layer, kind in zip(layers, _LAYERS, strict=True)
         )
 
-    def _update(self, x: Tensor, message: Tensor) -> Tensor:
+    def _update(self, x: Tensor, rounded: Tensor, message: Tensor) -> Tensor:
         """What follows attention, without gradients: some nodes at a time, so that caches hold what is in between.
 
         The output projection is multiplied into the layer behind it, which is less work for many nodes.
@@ -104,17 +106,18 @@ class AttentionBlock(nn.Module):
         norm: Any = self.ffn[1]
         gelu: Any = self.ffn[2]
         last: Any = self.ffn[3]
-        weight, bias = self._folded()
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self._folded(rounded.dtype)
         out = torch.empty_like(x)
-        parts = zip(x.split(_NODES), message.split(_NODES), out.split(_NODES), strict=True)
-        for part, message_part, out_part in parts:
-            hidden = norm(joined_linear([part, message_part], weight, bias))
+        parts = zip(*(t.split(_NODES) for t in (x, rounded, message, out)), strict=True)
+        for part, rounded_part, message_part, out_part in parts:
+            hidden = norm(joined_linear([rounded_part, message_part], weight, bias))
             hidden = torch.ops.aten.gelu_(hidden, approximate=gelu.approximate)
             residual_linear(part, hidden, last.weight, last.bias, out_part)
         return out
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The first layer of the network with the output projection in it.
+    def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The first layer of the network with the output projection in it, rounded to ``dtype``.
 
         It is kept as long as the weights are the same. As they may be changed without a trace, through ``.data``, they
         are compared by what they make of a fixed vector, which costs a fraction of the product.
@@ -125,12 +128,14 @@ class AttentionBlock(nn.Module):
             probe is not None
             and kept is not None
             and kept[0].dtype == probe.dtype
+            and kept[1].dtype == dtype
             and torch.equal(kept[0], probe)
         ):
             return kept[1:]
         own, of_message = first.weight.split(self.lin_out.out_features, dim=1)
         weight = torch.cat([own, of_message @ self.lin_out.weight], dim=1)
         bias = torch.addmv(first.bias, of_message, self.lin_out.bias)
+        weight, bias = weight.to(dtype), bias.to(dtype)
         self._kept = None if probe is None else (probe, weight, bias)
         return weight, bias
 
@@ -138,8 +143,7 @@ class AttentionBlock(nn.Module):
         """What tells the weights of :meth:`_folded` from others; ``None`` where it could not, or would not pay."""
         first: Any = self.ffn[0]
         weight = first.weight
-        precise = weight.dtype in (torch.float, torch.double) and not torch.is_autocast_enabled("cpu")
-        if weight.device.type != "cpu" or not precise:
+        if weight.device.type != "cpu" or weight.dtype not in (torch.float, torch.double):
             return None
         # No two of its numbers are the same.
         direction = torch.linspace(1, 2, weight.size(1), dtype=weight.dtype, device=weight.device)

@@ -104,7 +104,9 @@ def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchore
     out, total = torch.ops.pyg_match.attention.default(
         query, key, value, edges.edges.rowptr, edges.edges.col, None, None, False, scale
     )
-    anchor_key, anchor_value = (t[edges.anchor].transpose(0, 1).unsqueeze(0) for t in (key, value))
+    anchor_key, anchor_value = (
+        t[edges.anchor].to(query.dtype).transpose(0, 1).unsqueeze(0) for t in (key, value)
+    )
     for group in range(len(edges.target_ptr) - 1):
         targets = slice(*edges.target_ptr[group : group + 2])
         anchors = slice(*edges.anchor_ptr[group : group + 2])

@@ -43,7 +43,7 @@ def warmup(*dtypes: torch.dtype) -> float:
     """Compile the kernels, or read them from disk, before they are needed.
 
     Args:
-        *dtypes: ``torch.float`` (the default) and ``torch.double``.
+        *dtypes: ``torch.float`` (the default), ``torch.double`` and ``torch.bfloat16``.
 
     Returns:
         The seconds that it took: some for the first process, a fraction of one later.
@@ -58,7 +58,7 @@ def warmup(*dtypes: torch.dtype) -> float:
         for dtype in dtypes or (torch.float,):
             x = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
             (sparse_attention(x, x, x, edges).sum() + edge_scores(x, x, edges).sum()).backward()
-            largest_indices(x[0].detach(), 1)
+            largest_indices(x[0].detach().to(torch.promote_types(dtype, torch.float)), 1)
     largest_indices(torch.zeros(1, 1, dtype=torch.double), 1)  # in which distances are compared
     return time.perf_counter() - start
 
@@ -82,8 +82,14 @@ def attention_forward(
     removes: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``."""
+    """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``.
+
+    Keys and values may be in bfloat16 where all else is in single precision.
+    """
     compiled = _kernels()
+    halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
+    kernel = compiled.attention_of_halves if halves else compiled.attention_forward
+    key, value = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
     out = empty_result(query, value)
     lse = query.new_empty(query.shape[:2])
     # To sort biases and masks as well would cost more than tiles save.
@@ -91,7 +97,7 @@ def attention_forward(
     edges = Edges.checked(compiled, rowptr, col, query.size(0), key.size(0), *tables)
     for heads in rounds(edges, key, value):
         run(
-            compiled, compiled.attention_forward, edges, scale, removes,
+            compiled, kernel, edges, scale, removes,
             query=heads(query), key=packed(heads(key), edges, KEY), value=packed(heads(value), edges, VALUE),
             bias=None if bias is None else heads(bias, 0), keep=keep, out=heads(out), lse=heads(lse),
         )  # fmt: skip
@@ -114,6 +120,8 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
     compiled = _kernels()
+    halves = key.dtype
+    key, value = key.to(query.dtype), value.to(query.dtype)
     grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
     alpha = torch.empty_like(slope)
@@ -146,7 +154,7 @@ def attention_backward(
             value=packed(heads(grad), edges, GRAD),
             out=heads(grad_value),
         )
-    return grad_query, grad_key, grad_value, slope
+    return grad_query, grad_key.to(halves), grad_value.to(halves), slope
 
 
 def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:

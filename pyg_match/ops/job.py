@@ -219,7 +219,7 @@ def run(
     if len(rowptr) == 1 or heads == 0:
         return
     fields: dict[str, Any] = {"scale": scale, "removes": removes}
-    width = 0
+    width = table = 0
     for name, tensor in given.items():
         steps = tensor.stride()
         if name in _TABLES:
@@ -231,6 +231,8 @@ def run(
                 steps = tensor.stride()
             fields[name + "_step"], fields[name + "_head"], _ = steps
             width = max(width, shape[2])
+            if name in ("key", "value"):
+                table = max(table, shape[0] * shape[2] * tensor.element_size())
         elif name == "lse":
             fields["lse_step"] = steps[0]
         elif name == "bias":  # all heads may share one
@@ -248,7 +250,6 @@ def run(
     bounds, longest = _shares(compiled, edges, num_sources, heads, threads)
     # Each thread has heads of its own if its own cache holds their nodes; else all read the same nodes, as they share
     # the cache that these lie in.
-    table = num_sources * width * itemsize
     own_heads = tiles > 1 or table <= _CORE_CACHE
     far = tiles == 1 and _CORE_CACHE > 0 and table >= _FAR * _CORE_CACHE
     most_rows = int(np.diff(bounds).max())

@@ -96,6 +96,21 @@ def _to_weights(score: Any, at: Any, count: Any, top: Any) -> Any:
     return single if score.dtype == types.float32 else double
 
 
+def widened(x: Any) -> Any:
+    """A number of a table in the precision of the sums: bfloat16, as whole numbers of 16 bits, becomes single."""
+
+
+@overload(widened, jit_options={"nogil": True, "fastmath": _FAST, "forceinline": True})
+def _widened(x: Any) -> Any:
+    def half(x: Any) -> Any:
+        return np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+    def full(x: Any) -> Any:
+        return x
+
+    return half if x == types.uint16 else full
+
+
 def place(job: Any, task: Any) -> Any:
     """The head and the chunk of a task. Each thread is to find the nodes of its last head in its cache."""
     first = task // (job.heads_at_once * job.chunks) * job.heads_at_once
@@ -109,7 +124,7 @@ def dots(
 ) -> None:  # fmt: skip
     """``out[into + e] = scale * <a[at:], b[col[first + e]]>`` for the edges of a row."""
     e = U0
-    if channels % np.uint64(REGISTER // b.itemsize) == U0:
+    if channels % np.uint64(REGISTER // a.itemsize) == U0:
         while e + _EDGES <= count:
             dot_rows(a, at, b, step, offset, col, first + e, _EDGES, channels, scale, out, into + e)
             e += _EDGES
@@ -124,17 +139,17 @@ def dots(
         s0, s1, s2, s3 = zero, zero, zero, zero
         for c in range(channels):
             x = a[at + c]
-            s0 += x * b[b0 + c]
-            s1 += x * b[b1 + c]
-            s2 += x * b[b2 + c]
-            s3 += x * b[b3 + c]
+            s0 += x * widened(b[b0 + c])
+            s1 += x * widened(b[b1 + c])
+            s2 += x * widened(b[b2 + c])
+            s3 += x * widened(b[b3 + c])
         out[into + e], out[into + e + U1] = scale * s0, scale * s1
         out[into + e + U2], out[into + e + U3] = scale * s2, scale * s3
         e += U4
     while e < count:
         b0, s0 = col[first + e] * step + offset, zero
         for c in range(channels):
-            s0 += a[at + c] * b[b0 + c]
+            s0 += a[at + c] * widened(b[b0 + c])
         out[into + e] = scale * s0
         e += U1
 
@@ -144,7 +159,7 @@ def weighted_sum(
     zero: Any, anew: Any, part: Any, part_at: Any, out: Any, at: Any,
 ) -> None:  # fmt: skip
     """``out[at:] = part[part_at:] + sum_e weight[origin + e] b[col[first + e]]``, without the part if ``anew``."""
-    whole = channels - channels % np.uint64(REGISTER // b.itemsize)
+    whole = channels - channels % np.uint64(REGISTER // out.itemsize)
     sum_rows(weight, origin, b, step, offset, col, first, count, whole, anew, part, part_at, out, at)
     if whole < channels:
         for c in range(whole, channels):
@@ -152,7 +167,7 @@ def weighted_sum(
         for e in range(count):
             row = col[first + e] * step + offset
             for c in range(whole, channels):
-                out[at + c] += weight[origin + e] * b[row + c]
+                out[at + c] += weight[origin + e] * widened(b[row + c])
 
 
 def fetch_sources(
@@ -197,7 +212,7 @@ def edge_sums(
 
     Sums of edges from some of the tiles wait in ``part``, where rows lie side by side.
     """
-    whole = channels - channels % np.uint64(REGISTER // b.itemsize)
+    whole = channels - channels % np.uint64(REGISTER // out.itemsize)
     if tiles == U1:
         for row in range(start, stop):
             first, count = rowptr[row], rowptr[row + U1] - rowptr[row]
@@ -410,15 +425,17 @@ def _score_rows(
 # What a thread of a team calls: one for each of the functions above, for single or double precision.
 
 
-def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
+def _attention_forward(real: Any, size: Any, table: Any = None) -> Callable[[Any], None]:
+    table = real if table is None else table  # keys and values may be less precise
+
     def attention_forward(pointer: Any) -> None:
         job = carray(pointer, 1, JOB)[0]
         rowptr, col = (
             carray(at_address(job.rowptr), size, np.uint64),
             carray(at_address(job.col), size, np.uint32),
         )
-        query, key = carray(at_address(job.query), size, real), carray(at_address(job.key), size, real)
-        value, out = carray(at_address(job.value), size, real), carray(at_address(job.out), size, real)
+        query, key = carray(at_address(job.query), size, real), carray(at_address(job.key), size, table)
+        value, out = carray(at_address(job.value), size, table), carray(at_address(job.out), size, real)
         bias, keep = carray(at_address(job.bias), size, real), carray(at_address(job.keep), size, np.uint8)
         lse, bounds = carray(at_address(job.lse), size, real), carray(at_address(job.bounds), size, np.uint64)
         own = job.scratch + count_up(pointer, WORKER) * job.scratch_length
@@ -433,6 +450,10 @@ def _attention_forward(real: Any, size: Any) -> Callable[[Any], None]:
             task = count_up(pointer, TASK)
 
     return attention_forward
+
+
+def _attention_of_halves(real: Any, size: Any) -> Callable[[Any], None]:
+    return _attention_forward(real, size, np.uint16)
 
 
 def _attention_backward(real: Any, size: Any) -> Callable[[Any], None]:
@@ -635,6 +656,7 @@ class Kernels:
         self._compiled: list[Any] = []
         # Where the code for single or double precision starts, or for sources of 32 or 64 bits.
         self.attention_forward = functools.cache(functools.partial(address, _attention_forward))
+        self.attention_of_halves = functools.cache(functools.partial(address, _attention_of_halves))
         self.attention_backward = functools.cache(functools.partial(address, _attention_backward))
         self.gather_sum = functools.cache(functools.partial(address, _gather_sum))
         self.edge_scores = functools.cache(functools.partial(address, _edge_scores))

@@ -51,6 +51,14 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return out
 
 
+def rounded_for_linear(x: Tensor) -> Tensor:
+    """What linear layers make of ``x`` under autocast, so that several of them need not do it each; no gradients."""
+    kind = x.device.type
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind)) if x.dtype == torch.float else x
+
+
 def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     r""":func:`linear` of features that lie in several tensors, which are brought together only where that is needed.
 

@@ -42,9 +42,14 @@ class _Code:
         self.zero = ir.Constant(self.vector, None)
 
     def load(self, data: Any, index: Any) -> Any:
-        """A register of numbers from ``data[index]`` on."""
-        place = self.builder.bitcast(self.builder.gep(data, [index]), self.vector.as_pointer())
-        return self.builder.load(place, align=self.bytes)
+        """A register of numbers from ``data[index]`` on; bfloat16, the upper half of single precision, is made that."""
+        builder, start = self.builder, self.builder.gep(data, [index])
+        if data.type.pointee == self.real:
+            return builder.load(builder.bitcast(start, self.vector.as_pointer()), align=self.bytes)
+        short, whole = (ir.VectorType(ir.IntType(bits), self.lanes) for bits in (16, 32))
+        numbers = builder.zext(builder.load(builder.bitcast(start, short.as_pointer()), align=2), whole)
+        numbers = builder.shl(numbers, ir.Constant(whole, [16] * self.lanes))
+        return builder.bitcast(numbers, self.vector)
 
     def store(self, value: Any, data: Any, index: Any) -> None:
         place = self.builder.bitcast(self.builder.gep(data, [index]), value.type.as_pointer())

@@ -224,11 +224,24 @@ def hpatches(tmp_path) -> Path:
 def test_matcher(load, tmp_path, hpatches, capsys):
     matcher = load("matcher")
     out = tmp_path / "x.json"
-    matcher.main(["--sizes", "32", "--side", "192", *FAST, "--accuracy", str(hpatches), "--out", str(out)])
+    words = [
+        "--sizes",
+        "32",
+        "--side",
+        "192",
+        *FAST,
+        "--accuracy",
+        str(hpatches),
+        "--out",
+        str(out),
+        "--bf16",
+    ]
+    matcher.main(words)
     results = read(out)
     names = {row["peer"] for row in results["rows"]}
     assert names == {
         *matcher.PEERS,
+        *(f"{name} bf16" for name in matcher.PEERS),
         *matcher.GRAPHS,
         "edges of candidates-16",
         "edges of sparse",
@@ -241,6 +254,9 @@ def test_matcher(load, tmp_path, hpatches, capsys):
     assert whole["sparse-edges"]["total"] == pytest.approx(drawn + own)
     fastest = min(s for name in matcher.PEERS if (s := matcher_row(results, name)["seconds"]))
     assert whole["complete"]["ratio"] == pytest.approx(fastest / whole["complete"]["total"])
+    fastest = min(s for name in matcher.PEERS if (s := matcher_row(results, f"{name} bf16")["seconds"]))
+    halved = whole["trained-bfloat16"]
+    assert halved["ratio_bf16"] == pytest.approx(fastest / halved["total"])
     assert {row["peer"] for row in results["answers"]} == set(matcher.GRAPHS)
     assert "R@3 -, PoseLib AUC@5 45.6, 3 pairs" in capsys.readouterr().out
     with pytest.raises(ValueError, match="choose a larger --side"):

@@ -354,6 +354,25 @@ def test_linear_layers_in_bfloat16():
     assert (out.log_assignment[0] - expected.log_assignment[0]).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.half])
+def test_half_precision_answers_in_inference_as_in_training(autocast):
+    """What inference folds and rounds once is rounded elsewhere than in training, but no more coarsely."""
+    matcher = small(filter_threshold=0.0).float()
+    pair = CandidateEdges(6)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    full = matcher(pair, return_descriptors=True).descriptors[-1]
+    with torch.autocast("cpu", autocast):
+        trained = matcher(pair, return_descriptors=True).descriptors[-1]
+        with torch.no_grad():
+            outs = [matcher(pair, return_descriptors=True).descriptors[-1] for _ in range(2)]
+    kept = matcher.layers[0].self_attn._kept
+    assert kept[0].dtype == torch.float and kept[1].dtype == kept[2].dtype == autocast
+    assert torch.equal(*outs) and outs[0].dtype == torch.float
+    assert not torch.equal(outs[0], full)
+    assert (outs[0] - full).abs().mean() < 1.2 * (trained - full).abs().mean()
+    with torch.no_grad():  # and in full precision again
+        assert (matcher(pair, return_descriptors=True).descriptors[-1] - full).abs().max() < 1e-5
+
+
 def test_save_and_load(tmp_path):
     matcher = small(encoding="mlp", filter_threshold=0.3).float()
     matcher.save(tmp_path / "matcher.safetensors")

@@ -343,6 +343,42 @@ def test_results_lie_in_memory_as_queries_do():
     )
 
 
+@settings(max_examples=40, deadline=None)
+@given(case=cases, options=st.sampled_from(["none", "bias", "remove", "zero"]), tiles=st.booleans())
+def test_keys_and_values_in_bfloat16_are_read_as_they_are(case, options, tiles):
+    """With the same numbers in single precision the answer is the same, but for the order of sums."""
+    q, k, v, edge_index, bias, mask = random_case(**case | {"dtype": torch.float})
+    halves = [t.bfloat16().requires_grad_() for t in (k, v)]
+    singles = [t.detach().float().requires_grad_() for t in halves]
+    csr = to_csr(edge_index, q.size(0))
+    by_head = csr.sorted(bias).t().contiguous() if options == "bias" else None
+    keep = csr.sorted(mask) if options in ("remove", "zero") else None
+    found = []
+    for key, value in (halves, singles):
+        query = q.clone().requires_grad_()
+        with small_tiles(tiles):
+            out, lse = torch.ops.pyg_match.attention.default(
+                query, key, value, csr.rowptr, csr.col, by_head, keep, options == "remove", 0.3
+            )
+        grads = torch.autograd.grad(out.square().sum(), (query, key, value))
+        assert [grad.dtype for grad in grads] == [query.dtype, key.dtype, value.dtype]
+        found.append([out, lse, *grads])
+    for mine, expected in zip(*found, strict=True):
+        rounding = 1e-5 if mine.dtype == torch.float else 1e-2
+        scale = max([1.0, *expected[expected.isfinite()].abs().tolist()])
+        assert torch.allclose(mine.float(), expected, rtol=rounding, atol=rounding * scale)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.double, torch.bfloat16), (torch.float, torch.half)])
+def test_mixed_precisions(dtypes):
+    q, k, v, edge_index, _, _ = random_case(0, 40, 40, 600, 2, 32, 32)
+    q, k, v = q.to(dtypes[0]), k.to(dtypes[1]), v.to(dtypes[1])
+    expected = sparse_attention(q.double(), k.double(), v.double(), edge_index, backend="reference")
+    out = sparse_attention(q, k, v, edge_index)
+    assert out.dtype == dtypes[0]
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", [(0, 2, 1), (2, 0, 1), (2, 1, 0), (1, 2, 0)])
 @pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
 def test_channels_may_lie_apart(order, which):
@@ -532,6 +568,9 @@ def test_opcheck():
     for options in ((None, None, False), (bias.t().contiguous().requires_grad_(), mask, True)):
         args = (*tensors, csr.rowptr, csr.col, *options, 0.5)
         torch.library.opcheck(torch.ops.pyg_match.attention.default, args)
+    halves = [t.detach().bfloat16().requires_grad_() for t in tensors[1:]]
+    args = (tensors[0], *halves, csr.rowptr, csr.col, None, None, False, 0.5)
+    torch.library.opcheck(torch.ops.pyg_match.attention.default, args)
     torch.library.opcheck(torch.ops.pyg_match.edge_scores.default, (*tensors[:2], csr.rowptr, csr.col, 0.5))
 
 
