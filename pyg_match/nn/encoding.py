@@ -79,12 +79,13 @@ class RotaryEncoding(nn.Module):
         return f"{self.__class__.__name__}({self.in_channels}, {self.head_channels})"
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+def rotate(x: Tensor, rotation: Tensor, inplace: bool = False) -> Tensor:
     """Turn each pair of neighbouring channels of ``x`` by the angles of ``rotation``.
 
     Args:
         x: Queries or keys.
         rotation: What :class:`RotaryEncoding` gives.
+        inplace: Whether ``x`` may be overwritten, which saves the time that new memory takes.
 
     Shapes:
         - **x:** :math:`(N, H, C)`
@@ -92,7 +93,8 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
         - **output:** :math:`(N, H, C)`
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float)).unflatten(-1, (-1, 2))
-    turned = torch.view_as_complex(wide.contiguous()) * rotation.unsqueeze(1)
+    numbers, angles = torch.view_as_complex(wide.contiguous()), rotation.unsqueeze(1)
+    turned = numbers.mul_(angles) if inplace else numbers * angles
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 

@@ -87,7 +87,7 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
 def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     r"""The sum of ``residual`` and :func:`linear`, written to ``out``, both :math:`(N, F_{out})`; without gradients."""
     if _prefers_linear(x, weight, bias):
-        torch.add(residual, linear(x, weight, bias), out=out)
+        torch.add(residual, linear(x, weight, bias).to(residual.dtype), out=out)
     else:
         torch.add(residual, bias, out=out).addmm_(x, weight.t())
 

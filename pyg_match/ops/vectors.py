@@ -44,12 +44,43 @@ class _Code:
     def load(self, data: Any, index: Any) -> Any:
         """A register of numbers from ``data[index]`` on; bfloat16, the upper half of single precision, is made that."""
         builder, start = self.builder, self.builder.gep(data, [index])
-        if data.type.pointee == self.real:
+        if not self.is_rounded(data):
             return builder.load(builder.bitcast(start, self.vector.as_pointer()), align=self.bytes)
         short, whole = (ir.VectorType(ir.IntType(bits), self.lanes) for bits in (16, 32))
         numbers = builder.zext(builder.load(builder.bitcast(start, short.as_pointer()), align=2), whole)
         numbers = builder.shl(numbers, ir.Constant(whole, [16] * self.lanes))
         return builder.bitcast(numbers, self.vector)
+
+    def is_rounded(self, data: Any) -> bool:
+        """Whether the numbers of a table are bfloat16."""
+        return bool(data.type.pointee != self.real)
+
+    def load_rounded(self, data: Any, index: Any) -> tuple[Any, Any]:
+        """Two registers of bfloat16, :meth:`parted`: a pair of numbers is one of 32 bits, its first the lower half."""
+        builder, pairs = self.builder, ir.VectorType(ir.IntType(32), self.lanes)
+        both = builder.load(builder.bitcast(builder.gep(data, [index]), pairs.as_pointer()), align=2)
+        even = builder.shl(both, ir.Constant(pairs, [16] * self.lanes))
+        odd = builder.and_(both, ir.Constant(pairs, [0xFFFF0000] * self.lanes))
+        return builder.bitcast(even, self.vector), builder.bitcast(odd, self.vector)
+
+    def parted(self, registers: list[Any]) -> list[Any]:
+        """The numbers of each two registers anew: those in even places, and those in odd ones."""
+        return self._moved(registers, [*range(0, 2 * self.lanes, 2), *range(1, 2 * self.lanes, 2)])
+
+    def joined(self, registers: list[Any]) -> list[Any]:
+        """What :meth:`parted` was given."""
+        return self._moved(registers, [i + j for i in range(self.lanes) for j in (0, self.lanes)])
+
+    def _moved(self, registers: list[Any], places: list[int]) -> list[Any]:
+        pairs = zip(registers[::2], registers[1::2], strict=True)
+        halves = (places[: self.lanes], places[self.lanes :])
+        return [self.shuffle(a, b, half) for a, b in pairs for half in halves]
+
+    def load_row(self, row: Any, places: list[Any], rounded: bool) -> list[Any]:
+        """The numbers of a node at these places, :meth:`parted` if ``rounded``."""
+        if rounded:
+            return [register for place in places[::2] for register in self.load_rounded(row, place)]
+        return [self.load(row, place) for place in places]
 
     def store(self, value: Any, data: Any, index: Any) -> None:
         place = self.builder.bitcast(self.builder.gep(data, [index]), value.type.as_pointer())
@@ -163,12 +194,16 @@ def _dot_rows(edges: int) -> Any:
                 totals.append(cgutils.alloca_once_value(builder, code.zero))
 
             def block(start: Any, registers: int) -> None:
-                for i in range(registers):
-                    place = builder.add(start, ir.Constant(_INDEX, i * code.lanes))
-                    x = code.load(a, builder.add(at, place))
+                places = [builder.add(start, ir.Constant(_INDEX, i * code.lanes)) for i in range(registers)]
+                rounded = code.is_rounded(b) and registers > 1
+                step = 2 if rounded else 1  # registers of all rows at a time
+                for i in range(0, registers, step):
+                    here = places[i : i + step]
+                    xs = [code.load(a, builder.add(at, place)) for place in here]
+                    xs = code.parted(xs) if rounded else xs
                     for row, total in zip(rows, totals, strict=True):
-                        y = code.load(row, place)
-                        builder.store(code.multiply_add(x, y, builder.load(total)), total)
+                        for x, y in zip(xs, code.load_row(row, here, rounded), strict=True):
+                            builder.store(code.multiply_add(x, y, builder.load(total)), total)
 
             code.for_blocks(channels, block)
             found = _summed(code, [builder.load(total) for total in totals])
@@ -209,23 +244,30 @@ def sum_rows(
             # Sums of edges with an even and with an odd number, so that one need not wait for the other.
             totals = [[cgutils.alloca_once_value(builder, code.zero) for _ in places] for _ in range(2)]
 
+            rounded = code.is_rounded(b) and registers > 1
+
             def add(edge: Any, totals: list[Any]) -> None:
                 row = code.row(b, col, builder.add(first, edge), step, offset)
                 factor = code.spread(builder.load(builder.gep(weight, [builder.add(origin, edge)])))
-                for place, total in zip(places, totals, strict=True):
-                    y = code.load(row, place)
+                for y, total in zip(code.load_row(row, places, rounded), totals, strict=True):
                     builder.store(code.multiply_add(factor, y, builder.load(total)), total)
 
             with builder.if_then(builder.not_(anew)):
-                for place, total in zip(places, totals[0], strict=True):
-                    builder.store(code.load(part, builder.add(part_at, place)), total)
+                before = [code.load(part, builder.add(part_at, place)) for place in places]
+                before = code.parted(before) if rounded else before
+                for y, total in zip(before, totals[0], strict=True):
+                    builder.store(y, total)
             with cgutils.for_range_slice(builder, zero, paired, two, _INDEX) as (edge, _):
                 add(edge, totals[0])
                 add(builder.add(edge, one), totals[1])
             with builder.if_then(builder.icmp_unsigned("<", paired, count)):
                 add(paired, totals[0])
-            for place, even, odd in zip(places, *totals, strict=True):
-                code.store(code.add(builder.load(even), builder.load(odd)), out, builder.add(at, place))
+            sums = [
+                code.add(builder.load(even), builder.load(odd)) for even, odd in zip(*totals, strict=True)
+            ]
+            sums = code.joined(sums) if rounded else sums
+            for place, y in zip(places, sums, strict=True):
+                code.store(y, out, builder.add(at, place))
 
         code.for_blocks(channels, block)
         return context.get_dummy_value()

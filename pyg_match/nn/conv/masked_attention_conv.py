@@ -206,7 +206,8 @@ class MaskedAttentionConv(MessagePassing):
             key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
-            query, key = rotate(query, target), rotate(key, source)
+            free = key is not query and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            query, key = rotate(query, target, free), rotate(key, source, free)
         return query, key, value
 
     def _fuses(self, return_attention_weights: Optional[bool]) -> bool:
