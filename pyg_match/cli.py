@@ -171,6 +171,10 @@ def export(
         float,
         typer.Option(help="What similarities are divided by; below 1 the matcher is surer of its matches."),
     ] = 1.0,
+    assign_on_edges: Annotated[
+        Optional[bool],
+        typer.Option(help="Assign keypoints along edges, or all to all; what the run did by default."),
+    ] = None,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
     try:
@@ -178,7 +182,7 @@ def export(
         from pyg_match.training.export import export_matcher
 
         recipe = None if graph is None else parse_yaml(graph, "--graph")
-        digest = export_matcher(source, target, half, filter_threshold, recipe, temperature)
+        digest = export_matcher(source, target, half, filter_threshold, recipe, temperature, assign_on_edges)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

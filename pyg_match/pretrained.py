@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "c3e83935ef7f5216aa46afbed2d0b280867b76ff1fecd7a9a4aa8f54eb5b3ce1"
+        "aliked-sparse.safetensors", "c62b0a4a5716c86a0f04fbee3b60579ae10f95d2d585540302b091138cc76e31"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"

@@ -125,7 +125,9 @@ class PhotoPairs(CachedPairs):
         if not 0 <= min_inliers <= 1:
             raise ValueError(f"'min_inliers' must be in [0, 1], got {min_inliers}")
         self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
-        self.teacher = GraphMatcher.from_pretrained(teacher) if isinstance(teacher, str) else teacher
+        if isinstance(teacher, str):
+            teacher = GraphMatcher.from_pretrained(teacher, assign_on_edges=False)
+        self.teacher = teacher
         if self.extractor.descriptor_dim != self.teacher.config.in_channels:
             raise ValueError(
                 f"the detector gives descriptors of width {self.extractor.descriptor_dim}, but the teacher expects "

@@ -10,6 +10,7 @@ from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor, nn
+from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
 from pyg_match.files import write_whole
@@ -89,10 +90,6 @@ class MatcherConfig:
         if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
             raise ValueError(
                 f"'redraw_after' must be a layer before the last of {self.num_layers}, got {self.redraw_after}"
-            )
-        if self.redraw_after is not None and self.assign_on_edges:
-            raise ValueError(
-                "assign_on_edges=True needs the edges that were given, but 'redraw_after' replaces them"
             )
         if self.encoding not in ("rotary", "mlp"):
             raise ValueError(f"'encoding' must be 'rotary' or 'mlp', got {self.encoding!r}")
@@ -312,6 +309,10 @@ class GraphMatcher(nn.Module):
             raise ValueError(
                 "assign_on_edges=True needs cross edges; draw them, for example with CandidateEdges"
             )
+        # Edges that are drawn anew are collected as pairs stop.
+        listed = cross_edges if on_edges else None
+        if on_edges and self.config.redraw_after is not None:
+            listed = torch.empty(2, 0, dtype=torch.long, device=x.device)
         return MatcherOutput(
             matches=torch.full((nodes,), -1, dtype=torch.long, device=x.device),
             scores=x.new_zeros(nodes, dtype=torch.promote_types(x.dtype, torch.float)),
@@ -319,7 +320,8 @@ class GraphMatcher(nn.Module):
             num_layers=torch.zeros(pairs, dtype=torch.long, device=x.device),
             depth=torch.zeros(nodes, dtype=torch.long, device=x.device),
             log_assignment=None if on_edges else [x.new_empty(0)] * pairs,
-            edge_log_assignment=x.new_full((cross_edges.size(1),), -math.inf) if on_edges else None,
+            edge_log_assignment=None if listed is None else x.new_full((listed.size(1),), -math.inf),
+            cross_edge_index=listed.as_tensor() if isinstance(listed, EdgeIndex) else listed,
         )
 
     @torch.compiler.disable
@@ -409,15 +411,20 @@ class GraphMatcher(nn.Module):
         else:
             allowed = head.on_edges(x, edges.subset(mask))
             log_assignment = allowed.new_full(mask.shape, -torch.inf).masked_scatter(mask, allowed)
-        matched, scores = mutual_edges(
-            log_assignment, edges.listed(), x.size(0), self.config.filter_threshold
-        )
+        listed = edges.listed()
+        matched, scores = mutual_edges(log_assignment, listed, x.size(0), self.config.filter_threshold)
         chosen = self._nodes_of(graph, stops)
         nodes = graph.nodes[chosen]
         output.matches[nodes] = _named(matched, local[graph.nodes])[chosen]
         output.scores[nodes] = scores[chosen].to(output.scores.dtype)
-        on_chosen = chosen[edges.target()]
-        output.edge_log_assignment[graph.cross_edge_ids[on_chosen]] = log_assignment[on_chosen]  # type: ignore[index]
+        of_chosen: Any = slice(None) if all(stops) else chosen[listed[1]]
+        log_assignment = log_assignment[of_chosen]
+        found: Any = (output.cross_edge_index, output.edge_log_assignment)
+        if self.config.redraw_after is None:
+            found[1][graph.cross_edge_ids[of_chosen]] = log_assignment  # type: ignore[index]
+            return
+        output.cross_edge_index = torch.cat([found[0], graph.nodes[listed[:, of_chosen]]], dim=1)
+        output.edge_log_assignment = torch.cat([found[1], log_assignment.to(found[1].dtype)])
 
     def __repr__(self) -> str:
         config = self.config

@@ -19,6 +19,8 @@ class MatcherOutput:
         log_assignment: For each pair the log assignment with dustbins, over the keypoints that were not pruned;
             ``None`` if the assignment ran on edges or was not asked for.
         edge_log_assignment: Log assignment of each cross edge, if the assignment ran on edges.
+        cross_edge_index: These edges, by nodes of all pairs: the ones that were given, or, pair after pair as they
+            stopped, the ones that each pair's descriptors were compared along last where edges were drawn anew.
         descriptors: Descriptors of all nodes after each layer, if asked for.
         orthogonality: How much the scales of multi-scale self steps overlap, see
             :func:`~pyg_match.nn.orthogonality_penalty`, the mean over layers; for the loss. ``None`` without scales.
@@ -30,6 +32,7 @@ class MatcherOutput:
         - **num_keypoints:** :math:`(B, 2)`
         - **log_assignment:** :math:`B` times :math:`(N_0 + 1, N_1 + 1)`
         - **edge_log_assignment:** :math:`(E)`
+        - **cross_edge_index:** :math:`(2, E)`
         - **num_layers:** :math:`(B)`
     """
 
@@ -40,6 +43,7 @@ class MatcherOutput:
     depth: Tensor
     log_assignment: Optional[list[Tensor]] = None
     edge_log_assignment: Optional[Tensor] = None
+    cross_edge_index: Optional[Tensor] = None
     descriptors: Optional[list[Tensor]] = None
     orthogonality: Optional[Tensor] = None
 

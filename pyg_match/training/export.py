@@ -20,6 +20,7 @@ def export_matcher(
     filter_threshold: Optional[float] = None,
     graph: Optional[Sequence[Mapping[str, Any]]] = None,
     temperature: float = 1.0,
+    assign_on_edges: Optional[bool] = None,
 ) -> str:
     """Copy a trained matcher to a file, with its graph and its detector.
 
@@ -34,6 +35,7 @@ def export_matcher(
         temperature: What the similarities of all assignments are divided by. Below 1 a matcher is surer of the best
             match of each keypoint, which may go with a higher threshold. Where it rests on few training pairs,
             or on ones easier than those to come, it is often less sure than it is right.
+        assign_on_edges: Whether keypoints are assigned along edges from now on; ``None`` for what the source does.
 
     Returns:
         The SHA-256 of the file.
@@ -58,8 +60,9 @@ def export_matcher(
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)
-    changes: dict[str, Any] = {} if filter_threshold is None else {"filter_threshold": filter_threshold}
-    matcher = GraphMatcher.from_pretrained(file, **changes)
+    changes = {"filter_threshold": filter_threshold, "assign_on_edges": assign_on_edges}
+    changed = {name: value for name, value in changes.items() if value is not None}
+    matcher = GraphMatcher.from_pretrained(file, **changed)
     if temperature != 1:
         _apply_temperature(matcher, temperature)
     matcher.save(target, half=half, metadata=metadata)

@@ -129,7 +129,7 @@ class Trainer:
         teacher = None
         if config.teacher is not None and (config.loss.distill_assignment or config.loss.distill_descriptors):
             half = config.precision == "bf16-mixed"
-            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half)
+            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, assign_on_edges=False)
             teacher = teacher.requires_grad_(False).to(fabric.device)
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]

@@ -65,6 +65,8 @@ class Objective(nn.Module):
                     "loss.distill_descriptors needs a teacher with as many layers and channels as the matcher, "
                     f"{ours}, got {theirs}; set it to 0"
                 )
+        # Edges that the matcher draws anew are not the batch's. What is learned from all pairs serves them too.
+        self._on_edges = matcher.config.assign_on_edges and matcher.config.redraw_after is None
         self._teacher = (teacher,)  # in a tuple, so that it is neither a submodule nor saved
 
     def forward(self, batch: KeypointPair, layers: tuple[int, ...]) -> dict[str, Tensor]:
@@ -136,7 +138,7 @@ class Objective(nn.Module):
         heads = self.matcher.assignments
         head: Any = heads[i if len(heads) > 1 else 0]
         matchability = head.matchability(x) if len(heads) > 1 else None
-        if self.matcher.config.assign_on_edges:
+        if self._on_edges:
             return _Assignment(None, head.on_edges(x, batch.cross_edge_index), matchability)
         images = x.split(batch.num_keypoints.flatten().tolist())
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]

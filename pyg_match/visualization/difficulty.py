@@ -85,7 +85,8 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
         head = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
         running = [pair for pair, ran in enumerate(output.num_layers.tolist()) if ran > i + 1]
         if matcher.config.assign_on_edges:
-            edges = pair.cross_edge_index
+            redraws = matcher.config.redraw_after
+            edges = pair.cross_edge_index if redraws is None or i < redraws else output.cross_edge_index
             matched, score = mutual_edges(head.on_edges(x, edges), edges, x.size(0), threshold)  # type: ignore[operator]
             start = pair.image_ptr[pair.image_batch]
             matched = torch.where(matched >= 0, matched - start[matched.clamp(min=0)], -1)

@@ -11,9 +11,11 @@ from pyg_match.data.edges import sorted_edges
 from pyg_match.nn import GraphMatcher, graph_matcher
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
+from pyg_match.training.config import LossConfig
+from pyg_match.training.objective import Objective
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
 from pyg_match.transforms.candidate_edges import candidate_edges
-from pyg_match.visualization import record_attention
+from pyg_match.visualization import layer_matches, record_attention
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (0, 0), (18, 18)]
 SPARSE = Compose([KNNGraph(6, loop=True), CandidateEdges(2)])
@@ -90,6 +92,61 @@ def test_early_exit_and_pruning_compose(options):
     assert torch.equal(few.depth[few.depth == 1], expected.depth[few.depth == 1])
 
 
+@pytest.mark.parametrize("options", [{}, {"depth_confidence": 0.4}, {"width_confidence": 0.6}])
+def test_assignment_along_the_edges_drawn_anew(options):
+    """With all keypoints as candidates it is the dense one; with fewer, the softmax runs over these."""
+    dense = small(redraw_k=50, **options)
+    for confidence in dense.confidences:
+        confidence.weight.data.mul_(30)  # so that some pairs stop early
+    batch = Batch.from_data_list(
+        [CandidateEdges(50)(random_pair(*counts, dtype=torch.double)) for counts in COUNTS]
+    )
+    expected = dense(batch)
+    out = with_weights_of(dense, assign_on_edges=True)(batch)
+    assert torch.equal(out.matches, expected.matches)
+    assert torch.allclose(out.scores, expected.scores, atol=1e-9)
+    assert torch.equal(out.num_layers, expected.num_layers)
+    assert out.log_assignment is None and out.edge_log_assignment.dtype == torch.double
+    few = with_weights_of(dense, redraw_k=3, assign_on_edges=True)(batch)
+    source, target = few.cross_edge_index
+    assert few.edge_log_assignment.shape == source.shape
+    image, pair = batch.image_batch, batch.image_batch // 2
+    assert bool((pair[source] == pair[target]).all() and (image[source] != image[target]).all())
+    if "depth_confidence" in options:  # before the redraw and after it
+        assert few.num_layers.min() == 1 < few.num_layers.max()
+    best = torch.full((image.numel(),), -torch.inf, dtype=torch.double)
+    best.scatter_reduce_(0, target, few.edge_log_assignment, "amax")
+    matched = few.matches >= 0
+    assert bool(matched.any())
+    assert torch.equal(few.scores[matched], best.exp()[matched])
+
+
+def test_layers_after_the_redraw_are_shown_along_its_edges():
+    matcher = small(redraw_k=50, assign_on_edges=True)
+    pair = CandidateEdges(50)(random_pair(25, 20, dtype=torch.double))
+    found, expected = (
+        layer_matches(m, pair) for m in (matcher, with_weights_of(matcher, assign_on_edges=False))
+    )
+    assert torch.equal(found.matches, expected.matches)
+    assert torch.allclose(found.scores, expected.scores, atol=1e-9)
+    pair = CandidateEdges(1)(random_pair(25, 20, dtype=torch.double))
+    found, expected = (
+        layer_matches(m, pair) for m in (matcher, with_weights_of(matcher, assign_on_edges=False))
+    )
+    assert torch.equal(found.matches[1:], expected.matches[1:])  # the first has one candidate only
+
+
+def test_training_learns_from_all_pairs():
+    pair = SPARSE(random_pair(25, 20, dtype=torch.double))
+    pair.y = torch.full((45,), -1)
+    matcher = small(assign_on_edges=True).train()
+    losses = [
+        Objective(m, LossConfig())(pair, (0, 2))["total"]
+        for m in (matcher, with_weights_of(matcher, assign_on_edges=False).train())
+    ]
+    assert torch.equal(*losses)
+
+
 def test_gradients_reach_every_layer():
     matcher = small().train()
     out = matcher(SPARSE(random_pair(25, 20, dtype=torch.double)))
@@ -151,7 +208,6 @@ def test_save_and_load(tmp_path):
         ({"redraw_after": 0}, "'redraw_after' must be a layer before the last of 3, got 0"),
         ({"redraw_after": 3}, "'redraw_after' must be a layer before the last of 3, got 3"),
         ({"redraw_k": 0}, "'redraw_k' must be positive, got 0"),
-        ({"assign_on_edges": True}, "assign_on_edges=True needs the edges that were given"),
     ],
 )
 def test_config_errors(options, message):

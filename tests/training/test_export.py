@@ -110,6 +110,19 @@ def test_a_temperature(trained, tmp_path):
     assert not target.exists()
 
 
+def test_assignment_along_edges(trained, tmp_path):
+    source, files = str(trained[1]), [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for before, after, word in (
+        (source, files[0], "--assign-on-edges"),
+        (files[0], files[1], "--no-assign-on-edges"),
+    ):
+        result = CliRunner().invoke(app, ["export", str(before), str(after), word])
+        assert result.exit_code == 0, result.output
+    export_matcher(files[0], tmp_path / "c.safetensors")
+    found = [GraphMatcher.from_pretrained(file).config for file in (*files, tmp_path / "c.safetensors")]
+    assert [config.assign_on_edges for config in found] == [True, False, True]
+
+
 def test_no_temperature_for_optimal_transport(tmp_path):
     file = tmp_path / "sinkhorn.safetensors"
     GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1, heads=2, assignment="sinkhorn").save(file)
