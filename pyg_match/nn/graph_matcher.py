@@ -43,7 +43,7 @@ class MatcherConfig:
     )
     use_scale_orientation: bool = False  # whether positions include scale and orientation, as for SIFT
     assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"  # LightGlue's head, or SuperGlue's
-    assign_on_edges: bool = False  # assignment over the cross edges only, without a dense matrix
+    assign_on_edges: bool = False  # assignment over the listed cross edges only, without a dense matrix
     mask_mode: MaskMode = "remove"  # what becomes of edges masked out, see MaskedAttentionConv
     layer_scales: Optional[tuple[int, ...]] = (
         None  # scale that each layer attends along, instead of edge_index
@@ -303,12 +303,8 @@ class GraphMatcher(nn.Module):
 
     def _empty_output(self, pair: KeypointPair, x: Tensor) -> MatcherOutput:
         nodes, pairs = pair.x.size(0), pair.num_keypoints.size(0)
-        on_edges = self.config.assign_on_edges
         cross_edges = pair.get("cross_edge_index")
-        if on_edges and cross_edges is None:
-            raise ValueError(
-                "assign_on_edges=True needs cross edges; draw them, for example with CandidateEdges"
-            )
+        on_edges = self.config.assign_on_edges and cross_edges is not None
         # Edges that are drawn anew are collected as pairs stop.
         listed = cross_edges if on_edges else None
         if on_edges and self.config.redraw_after is not None:
@@ -374,7 +370,7 @@ class GraphMatcher(nn.Module):
         counts = output.num_keypoints.flatten()
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
         local = torch.arange(starts.numel(), device=starts.device) - starts
-        if self.config.assign_on_edges:
+        if output.edge_log_assignment is not None:
             self._assign_on_edges(i, x, graph, stops, local, output)
             return
         head = self.assignments[i if len(self.assignments) > 1 else 0]

@@ -138,7 +138,7 @@ class Objective(nn.Module):
         heads = self.matcher.assignments
         head: Any = heads[i if len(heads) > 1 else 0]
         matchability = head.matchability(x) if len(heads) > 1 else None
-        if self._on_edges:
+        if self._on_edges and batch.get("cross_edge_index") is not None:
             return _Assignment(None, head.on_edges(x, batch.cross_edge_index), matchability)
         images = x.split(batch.num_keypoints.flatten().tolist())
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]

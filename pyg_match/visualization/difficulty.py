@@ -84,7 +84,7 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
     for i, x in enumerate(descriptors[:-1]):
         head = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
         running = [pair for pair, ran in enumerate(output.num_layers.tolist()) if ran > i + 1]
-        if matcher.config.assign_on_edges:
+        if output.edge_log_assignment is not None:
             redraws = matcher.config.redraw_after
             edges = pair.cross_edge_index if redraws is None or i < redraws else output.cross_edge_index
             matched, score = mutual_edges(head.on_edges(x, edges), edges, x.size(0), threshold)  # type: ignore[operator]
@@ -92,7 +92,7 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
             matched = torch.where(matched >= 0, matched - start[matched.clamp(min=0)], -1)
         for number in running:
             a, b, c = ptr[2 * number : 2 * number + 3]
-            if not matcher.config.assign_on_edges:
+            if output.edge_log_assignment is None:
                 found = mutual_matches(head(x[a:b], x[b:c]), threshold)
                 matched, score = x.new_full((c,), -1, dtype=torch.long), x.new_zeros(c)
                 matched[a:c], score[a:c] = torch.cat(found[:2]), torch.cat(found[2:])

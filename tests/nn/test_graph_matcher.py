@@ -192,8 +192,10 @@ def test_assignment_on_complete_edges_equals_dense(adaptive):
     if not adaptive:
         total = torch.cat([m[:-1, :-1].flatten() for m in expected.log_assignment]).sum()
         assert torch.isclose(out.edge_log_assignment.sum(), 2 * total)
-    with pytest.raises(ValueError, match="needs cross edges"):
-        on_edges(random_pair(3, 3, dtype=torch.double))
+    pair = random_pair(6, 5, dtype=torch.double)  # complete, which lists no edges
+    out, expected = on_edges(pair), dense(pair)
+    assert torch.equal(out.log_assignment[0], expected.log_assignment[0])
+    assert out.edge_log_assignment is None and out.cross_edge_index is None
 
 
 @pytest.mark.parametrize("mask_mode", ["remove", "zero"])
