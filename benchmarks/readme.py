@@ -99,7 +99,9 @@ def caption(*results: Results) -> str:
     where += [f"others used {others:.2f} cores"] if others and others > BUSY else []
     packages = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     commands = ", ".join(f"`{result['command']}`" for result in results)
-    return f"<sub>{first['date'][:10]}; {', '.join(where)}; {packages}. Made by {commands}.</sub>"
+    days = sorted({result["date"][:10] for result in results})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"<sub>{when}; {', '.join(where)}; {packages}. Made by {commands}.</sub>"
 
 
 def spread(results: Results) -> str:
