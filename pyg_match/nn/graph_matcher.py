@@ -60,7 +60,7 @@ class MatcherConfig:
     )
     redraw_k: int = 64  # candidates of a keypoint in the other image then
     bfloat16: bool = (
-        False  # linear layers in half precision, for CPUs that are faster in it; the rest stays in full
+        False  # linear layers in half precision, for CPUs that are faster in it; sums stay in full
     )
     filter_threshold: float = 0.1  # least probability of a match
     depth_confidence: Optional[float] = (

@@ -115,8 +115,9 @@ def sparse_attention(
 
     On the CPU, score, softmax and sum are fused: time is linear in the number of edges, and nothing of the size
     :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in single
-    precision and give a result in theirs. A target without edges gets zeros; an edge that is listed twice counts
-    twice. Gradients flow to queries, keys, values and biases; second derivatives need ``backend="reference"``.
+    precision and give a result in theirs; keys and values in bfloat16 are read as they are. A target without edges
+    gets zeros; an edge that is listed twice counts twice. Gradients flow to queries, keys, values and biases; second
+    derivatives need ``backend="reference"``.
 
     Args:
         query: Queries of the targets.
