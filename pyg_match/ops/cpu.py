@@ -120,7 +120,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
     compiled = _kernels()
-    halves = key.dtype
+    key_type, value_type = key.dtype, value.dtype
     key, value = key.to(query.dtype), value.to(query.dtype)
     grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
@@ -154,7 +154,7 @@ def attention_backward(
             value=packed(heads(grad), edges, GRAD),
             out=heads(grad_value),
         )
-    return grad_query, grad_key.to(halves), grad_value.to(halves), slope
+    return grad_query, grad_key.to(key_type), grad_value.to(value_type), slope
 
 
 def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:

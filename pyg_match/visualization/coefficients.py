@@ -56,6 +56,8 @@ def edge_attention(
     Raises:
         ValueError: If all coefficients of a large complete graph are asked for.
     """
+    if not torch.is_autocast_enabled(x.device.type):  # under which the matcher may have rounded it
+        x = x.to(conv.lin_query.weight.dtype)
     query, key, _ = conv._project(x, x, rotation, x[:0])
     if isinstance(edges, Anchored):
         edges, edge_bias = edges.listed()

@@ -1,6 +1,6 @@
 """How hard each keypoint was to match, and after which layer it was."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
 from pyg_match.nn.assignment import mutual_edges, mutual_matches
+from pyg_match.transforms.candidate_edges import candidate_edges
 
 EASY, MEDIUM, HARD, UNKNOWN = 0, 1, 2, -1
 NAMES = {EASY: "easy", MEDIUM: "medium", HARD: "hard", UNKNOWN: "unknown"}
@@ -80,13 +81,14 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
     matches = output.matches.repeat(len(descriptors), 1)
     scores = output.scores.repeat(len(descriptors), 1)
     threshold = matcher.config.filter_threshold
-    ptr = pair.image_ptr.tolist()
+    ptr, redraws, edges = pair.image_ptr.tolist(), matcher.config.redraw_after, pair.get("cross_edge_index")
     for i, x in enumerate(descriptors[:-1]):
         head = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
         running = [pair for pair, ran in enumerate(output.num_layers.tolist()) if ran > i + 1]
         if output.edge_log_assignment is not None:
-            redraws = matcher.config.redraw_after
-            edges = pair.cross_edge_index if redraws is None or i < redraws else output.cross_edge_index
+            if i == redraws:  # before anything is pruned later on
+                before: Any = matcher.assignments[i - 1]
+                edges = candidate_edges(before.lin(descriptors[i - 1]), ptr, matcher.config.redraw_k)
             matched, score = mutual_edges(head.on_edges(x, edges), edges, x.size(0), threshold)  # type: ignore[operator]
             start = pair.image_ptr[pair.image_batch]
             matched = torch.where(matched >= 0, matched - start[matched.clamp(min=0)], -1)

@@ -31,6 +31,21 @@ def test_rows_are_what_recording_gives(graph, node):
             assert torch.allclose(alpha.sum(0), torch.ones(4), atol=1e-5)
 
 
+@pytest.mark.parametrize("graph", PAIR)
+def test_rows_of_a_matcher_in_half_precision(graph):
+    matcher = GraphMatcher(in_channels=16, hidden_channels=32, num_layers=2, bfloat16=True).eval()
+    pair = PAIR[graph](random_pair(9, 7))
+    with torch.no_grad(), keep_rows(matcher) as rows:
+        matcher(pair)
+    with torch.no_grad(), record_attention(matcher, nodes=[3]) as record:
+        matcher(pair)
+    for kind in ("self", "cross"):
+        sources, alpha = rows.of(3, 1, kind)
+        step = record.steps(kind)[1]
+        assert torch.equal(sources, step.edge_index[0])
+        assert torch.allclose(alpha, step.alpha, atol=0.02)
+
+
 def test_nothing_is_left_behind_and_errors():
     matcher = GraphMatcher(in_channels=16, hidden_channels=32, num_layers=2)
     with keep_rows(matcher) as rows:

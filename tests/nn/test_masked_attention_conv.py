@@ -283,3 +283,17 @@ def test_bipartite_edges_may_flow_from_target_to_source():
     other = MaskedAttentionConv((8, 8), 4, heads=2).double()
     other.load_state_dict(conv.state_dict())
     assert torch.allclose(conv(x, edge_index), other(x, edge_index.flip(0)), atol=1e-10)
+
+
+def test_projections_that_hooks_hold_are_not_overwritten():
+    conv = MaskedAttentionConv(16, 8, heads=2).eval()
+    x, edges, held = torch.randn(5, 16), torch.tensor([[0, 1, 2], [1, 2, 0]]), {}
+    rotation = RotaryEncoding(2, 8)(torch.rand(5, 2))
+    with torch.no_grad():
+        expected = conv(x, edges, rotation=rotation)
+        conv.lin_query.register_forward_hook(lambda module, args, out: held.setdefault("query", out))
+        for _ in range(2):
+            assert torch.equal(conv(x, edges, rotation=rotation), expected)
+        assert torch.equal(
+            held["query"], torch.nn.functional.linear(x, conv.lin_query.weight, conv.lin_query.bias)
+        )

@@ -121,19 +121,16 @@ def test_assignment_along_the_edges_drawn_anew(options):
     assert torch.equal(few.scores[matched], best.exp()[matched])
 
 
-def test_layers_after_the_redraw_are_shown_along_its_edges():
-    matcher = small(redraw_k=50, assign_on_edges=True)
-    pair = CandidateEdges(50)(random_pair(25, 20, dtype=torch.double))
-    found, expected = (
-        layer_matches(m, pair) for m in (matcher, with_weights_of(matcher, assign_on_edges=False))
-    )
-    assert torch.equal(found.matches, expected.matches)
-    assert torch.allclose(found.scores, expected.scores, atol=1e-9)
-    pair = CandidateEdges(1)(random_pair(25, 20, dtype=torch.double))
-    found, expected = (
-        layer_matches(m, pair) for m in (matcher, with_weights_of(matcher, assign_on_edges=False))
-    )
-    assert torch.equal(found.matches[1:], expected.matches[1:])  # the first has one candidate only
+@pytest.mark.parametrize("width", [None, 0.5])
+def test_layers_after_the_redraw_are_shown_along_its_edges(width):
+    matcher = small(redraw_k=50, num_layers=4, assign_on_edges=True, width_confidence=width)
+    dense = with_weights_of(matcher, assign_on_edges=False)
+    for k, first in ((50, 0), (1, 1)):  # with one candidate, the first layer answers otherwise
+        pair = CandidateEdges(50)(random_pair(25, 20, dtype=torch.double))
+        pair = pair if k == 50 or width else CandidateEdges(k)(pair)
+        found, expected = layer_matches(matcher, pair), layer_matches(dense, pair)
+        assert torch.equal(found.matches[first:], expected.matches[first:])
+        assert torch.allclose(found.scores[first:], expected.scores[first:], atol=1e-9)
 
 
 def test_training_learns_from_all_pairs():

@@ -206,9 +206,18 @@ class MaskedAttentionConv(MessagePassing):
             key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
-            free = key is not query and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            free = self._owns_projections()
             query, key = rotate(query, target, free), rotate(key, source, free)
         return query, key, value
+
+    def _owns_projections(self) -> bool:
+        """Whether nobody else may hold queries and keys, so that they may be overwritten."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.lin_key is None:
+            return False
+        return all(
+            type(lin) is Projection and not (lin._forward_hooks or lin._forward_pre_hooks)
+            for lin in (self.lin_query, self.lin_key)
+        )
 
     def _fuses(self, return_attention_weights: Optional[bool]) -> bool:
         """Whether nobody wants to see single messages."""
