@@ -11,7 +11,7 @@ keypoints each. All matchers get the same keypoints and run all nine layers: nei
     candidates-16     ours with cross edges to the 16 most similar keypoints only
     sparse            ours with these and self edges to the 64 nearest keypoints only, dense assignment
     sparse-edges      the same with the assignment on the cross edges
-    trained           weights trained on a sparse graph, on that graph, dense assignment
+    trained           weights trained on a sparse graph, on that graph, assigned as their file says
     trained-bfloat16  the same with linear layers in half precision
     trained-listed    the same as trained with a list of the edges of its anchors
     GEMMs alone       the linear layers of the matcher on tensors of the same shapes, and nothing else
@@ -167,10 +167,11 @@ class Contest:
         self.models: dict[str, Any] = {"kornia": kornia_lightglue(WEIGHTS)}
         self.models["official"] = official_lightglue(self.models["kornia"])
         for name in GRAPHS:
+            options: dict[str, Any] = {"assign_on_edges": True} if name.endswith("-edges") else {}
             self.models[name] = GraphMatcher.from_pretrained(
                 TRAINED if name.startswith("trained") else WEIGHTS,
-                assign_on_edges=name.endswith("-edges"),
                 bfloat16=name.endswith("-bfloat16"),
+                **options,
             )
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:
