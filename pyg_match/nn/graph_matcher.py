@@ -326,10 +326,8 @@ class GraphMatcher(nn.Module):
         """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
         head: Any = self.assignments[i if len(self.assignments) > 1 else 0]
         with torch.autocast(x.device.type, enabled=False):
-            edge_index = candidate_edges(
-                head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k
-            )
-        return graph.with_cross_edges(edge_index)
+            edges = candidate_edges(head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k)
+        return graph.with_cross_edges(edges)
 
     def _adapt(
         self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput

@@ -89,11 +89,11 @@ class PairGraph:
         return _ptr(self.counts)
 
     @torch.compiler.disable
-    def with_cross_edges(self, edge_index: Tensor) -> "PairGraph":
-        """The graph with other edges between images, sorted by target, which may all be attended to alike."""
+    def with_cross_edges(self, edges: CSR) -> "PairGraph":
+        """The graph with other edges between images, which may all be attended to alike."""
         return replace(
             self,
-            cross_edges=to_csr(edge_index, self.nodes.numel()),
+            cross_edges=edges,
             cross_edge_mask=None,
             cross_edge_bias=None,
             cross_edge_ids=None,

@@ -27,6 +27,7 @@ from numba.extending import overload
 from pyg_match.ops import counters, vectors
 from pyg_match.ops.counters import TASK, WORKER, at_address, count_up
 from pyg_match.ops.largest_kernel import make_select
+from pyg_match.ops.undirected_kernel import undirected
 from pyg_match.ops.vectors import (
     EDGES,
     REGISTER,
@@ -642,8 +643,9 @@ class Kernels:
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
                 module[name] = njit(forceinline=True, **options)(module[name])
-        self.transpose, self.rises, self.shorten, self.share_out = (
-            njit(cache=cache, **options)(function) for function in (transpose, rises, shorten, share_out)
+        self.transpose, self.rises, self.shorten, self.share_out, self.undirected = (
+            njit(cache=cache, **options)(function)
+            for function in (transpose, rises, shorten, share_out, undirected)
         )
 
         def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:

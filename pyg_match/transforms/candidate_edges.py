@@ -10,8 +10,10 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.csr import CSR
 from pyg_match.ops.largest import largest_indices
 from pyg_match.ops.linear import linear
+from pyg_match.ops.undirected import undirected
 from pyg_match.transforms.store import store_edges
 
 _CHUNK_ELEMENTS = 1 << 21  # similarities held at once: 8 MiB in single precision, which caches have room for
@@ -52,7 +54,7 @@ class CandidateEdges(BaseTransform):
         if not bool(torch.isfinite(x).all()):
             raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
         ptr = data.image_ptr.tolist()
-        edge_index = candidate_edges(x, ptr, self.k, self.symmetric)
+        edge_index = candidate_edges(x, ptr, self.k, self.symmetric).listed()
         store_edges(data, "cross_edge_index", sorted_edges(edge_index, ptr[-1], is_sorted=True))
         return data
 
@@ -60,8 +62,8 @@ class CandidateEdges(BaseTransform):
         return f"{self.__class__.__name__}(k={self.k}, symmetric={self.symmetric})"
 
 
-def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = True) -> Tensor:
-    """Edges from the ``k`` most similar descriptors of the other image, sorted by target.
+def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = True) -> CSR:
+    """Edges from the ``k`` most similar descriptors of the other image, by target.
 
     Args:
         x: Finite descriptors of images 0 and 1 of a pair after another, compared by their inner product.
@@ -71,16 +73,16 @@ def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = Tru
 
     Shapes:
         - **x:** :math:`(N, D)`
-        - **output:** :math:`(2, E)`
     """
-    parts = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
+    none = torch.zeros(1, dtype=torch.long, device=x.device)
+    degrees, sources = [none], [none[:0]]
     for image in range(len(ptr) - 1):
         start, other = ptr[image], ptr[image ^ 1]
         best = _most_similar(x[start : ptr[image + 1]], x[other : ptr[(image ^ 1) + 1]], k) + other
-        target = torch.arange(start, ptr[image + 1], device=x.device).repeat_interleave(best.size(1))
-        parts.append(torch.stack([best.reshape(-1), target]))
-    edge_index = torch.cat(parts, dim=1)
-    return _symmetrised(edge_index, ptr[-1]) if symmetric else edge_index
+        degrees.append(none.new_full((best.size(0),), best.size(1)))
+        sources.append(best.reshape(-1))
+    rowptr, col = torch.cat(degrees).cumsum(0), torch.cat(sources)
+    return undirected(rowptr, col) if symmetric else CSR(rowptr, col)
 
 
 @torch.no_grad()  # with gradients switched on, too, sums are rounded as without, so that edges are the same
@@ -90,15 +92,3 @@ def _most_similar(query: Tensor, key: Tensor, k: int) -> Tensor:
     step = max(1, _CHUNK_ELEMENTS // max(1, key.size(0)))
     chunks = [largest_indices(linear(chunk, key), k) for chunk in query.split(step)]
     return torch.cat(chunks) if chunks else torch.empty(0, k, dtype=torch.long, device=query.device)
-
-
-def _symmetrised(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """The edges in both directions, each once, sorted by target and then source."""
-    if num_nodes == 0:
-        return edge_index
-    source, target = edge_index
-    key = torch.cat([target * num_nodes + source, source * num_nodes + target])
-    # Numbers of 32 bits are sorted in half the time.
-    key = key.int() if num_nodes**2 <= torch.iinfo(torch.int).max else key
-    key = key.sort().values.unique_consecutive().long()
-    return torch.stack([key % num_nodes, key // num_nodes])

@@ -88,7 +88,7 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
         if output.edge_log_assignment is not None:
             if i == redraws:  # before anything is pruned later on
                 before: Any = matcher.assignments[i - 1]
-                edges = candidate_edges(before.lin(descriptors[i - 1]), ptr, matcher.config.redraw_k)
+                edges = candidate_edges(before.lin(descriptors[i - 1]), ptr, matcher.config.redraw_k).listed()
             matched, score = mutual_edges(head.on_edges(x, edges), edges, x.size(0), threshold)  # type: ignore[operator]
             start = pair.image_ptr[pair.image_batch]
             matched = torch.where(matched >= 0, matched - start[matched.clamp(min=0)], -1)
