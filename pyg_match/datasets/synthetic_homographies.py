@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
 _POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
+_NOWHERE = torch.full((3, 3), torch.nan, dtype=torch.float64)  # the homography of views of different photos
 
 
 class SyntheticHomographies(CachedPairs):
@@ -62,6 +63,9 @@ class SyntheticHomographies(CachedPairs):
         extractor_options: Arguments of an extractor that is given by name, such as ``detection_threshold``.
         negative_threshold: Distance in pixels, at least 3, from all keypoints of the other view beyond which a
             keypoint has no partner. It concerns what is loaded, not the cache.
+        unrelated: Share of the pairs whose second view shows another photo, in [0, 1], so that a matcher learns that
+            there may be nothing to match. It is the second view of another pair; no keypoint has a partner, and the
+            homography is NaN. It concerns what is loaded, not the cache. Photos of the same scene should be few.
 
     Raises:
         FileNotFoundError: If the folder or an image does not exist.
@@ -95,6 +99,7 @@ class SyntheticHomographies(CachedPairs):
         min_num_keypoints: int | None = None,
         extractor_options: Mapping[str, Any] | None = None,
         negative_threshold: float = _NEGATIVE,
+        unrelated: float = 0.0,
     ) -> None:
         self.paths, names = find_images(images)
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
@@ -103,8 +108,9 @@ class SyntheticHomographies(CachedPairs):
                 raise ValueError(f"'{name}' must be at least 1, got {value}")
         if len(size) != 2 or min(size) < 2:
             raise ValueError(f"'size' must be (width, height) of at least 2 pixels each, got {size}")
-        if not 0 <= repeats <= 1:
-            raise ValueError(f"'repeats' must be in [0, 1], got {repeats}")
+        for name, share in (("repeats", repeats), ("unrelated", unrelated)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"'{name}' must be in [0, 1], got {share}")
         if max_num_keypoints is not None and max_num_keypoints < 1:
             raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
@@ -126,6 +132,7 @@ class SyntheticHomographies(CachedPairs):
         self.warps = warps or HomographyWarps()
         self.photometric = photometric
         self.repeats = float(repeats)
+        self.unrelated = float(unrelated)
         self.repair = repair
         self.shards: PairShards | None = None
         if cache is not None:
@@ -144,6 +151,9 @@ class SyntheticHomographies(CachedPairs):
     def __getitem__(self, index: int) -> KeypointPair:
         index = self._index(index)
         pair = self.load(index)
+        other = self._other(index)
+        if other is not None:
+            pair = _labelled(pair.image(0), self.load(other).image(1), _NOWHERE)
         limit = None
         if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
             limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
@@ -152,13 +162,17 @@ class SyntheticHomographies(CachedPairs):
         return pair if self.transform is None else self.transform(pair)
 
     def path(self, index: int) -> Path:
-        """The photo that a pair shows."""
+        """The photo that a pair shows, in its first view at least."""
         round_, place = divmod(self._index(index), len(self.paths))
         return self.paths[_shuffled(len(self.paths), derived_seed(self.seed, "round", round_))[place]]
 
     def render(self, index: int) -> WarpedPair:
         """The two views of a pair as images, to look at, and the homography between them."""
-        return self._render(self._index(index))[0]
+        index = self._index(index)
+        other, rendered = self._other(index), self._render(index)[0]
+        if other is None:
+            return rendered
+        return WarpedPair(rendered.image0, self._render(other)[0].image1, _NOWHERE)
 
     def make(self, index: int) -> KeypointPair:
         """Render both views of a pair and find their keypoints."""
@@ -169,6 +183,15 @@ class SyntheticHomographies(CachedPairs):
             for image, to_view in images
         )
         return rounded(_labelled(set0, set1, rendered.homography))
+
+    def _other(self, index: int) -> int | None:
+        """The pair whose second view takes the place of that of a pair, if any."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "unrelated", index))
+        if float(torch.rand((), generator=generator)) >= self.unrelated:
+            return None
+        first = int(torch.randint(len(self), (), generator=generator))
+        others = ((first + step) % len(self) for step in range(len(self)))
+        return next((other for other in others if self.path(other) != self.path(index)), None)
 
     def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
         from pyg_match.features.image import load_image
@@ -203,11 +226,17 @@ def _relabelled(pair: KeypointPair, count: int | None, negative_threshold: float
 def _labelled(
     set0: KeypointSet, set1: KeypointSet, homography: Tensor, negative_threshold: float = _NEGATIVE
 ) -> KeypointPair:
+    """A pair with its true matches; none if the homography is not finite."""
     from pyg_match.metrics import homography_ground_truth
 
-    sizes = set0.image_size, set1.image_size
-    truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
-    return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
+    if homography.isfinite().all():
+        sizes = set0.image_size, set1.image_size
+        truth = torch.cat(
+            homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
+        )
+    else:
+        truth = torch.full((len(set0.pos) + len(set1.pos),), -1)
+    return KeypointPair.from_sets(set0, set1, y=truth, homography=homography)
 
 
 @lru_cache(maxsize=4)

@@ -34,6 +34,7 @@ class DataConfig:
         6.0  # pixels from every keypoint of the other view that prove a keypoint unmatched
     )
     repeats: float = 0.0  # share of pairs with repeated structure
+    unrelated: float = 0.0  # share of training pairs of warped photos that show two different ones
     photo_pairs: Optional[str] = (
         None  # file of pairs of photos of the same scene to train on as well; see PhotoPairs
     )

@@ -82,6 +82,7 @@ def make_datasets(
             num_pairs=data.num_pairs,
             seed=2 * data.seed,
             min_num_keypoints=data.min_num_keypoints,
+            unrelated=data.unrelated,
             **settings,
         ),
         SyntheticHomographies(

@@ -510,6 +510,34 @@ def test_share_of_repeats(photos):
     assert not any(torch.equal(plain.render(i).image0, full.render(i).image0) for i in range(6))
 
 
+def test_views_of_different_photos(photos, tmp_path):
+    """They are views of related pairs, joined anew, so that the cache serves them too."""
+    related = make(photos, 12, cache=tmp_path)
+    related.prepare()
+    dataset = make(photos, 12, cache=tmp_path, unrelated=0.5, min_num_keypoints=64)
+    assert dataset.prepare() == 0
+    uncached = make(photos, 12, unrelated=0.5, min_num_keypoints=64)
+    seconds = [related[i].image(1).x for i in range(12)]
+    strange = 0
+    for i in range(12):
+        pair, again, views = dataset[i], uncached[i], dataset.render(i)
+        assert torch.equal(pair.y, again.y) and torch.equal(pair.x, again.x)
+        assert torch.equal(views.image0, related.render(i).image0)
+        if pair.homography.isfinite().all():
+            assert torch.equal(pair.homography, related[i].homography)
+            assert torch.equal(views.image1, related.render(i).image1)
+            continue
+        strange += 1
+        assert (pair.y == -1).all() and views.homography.isnan().all()
+        shown = pair.image(1).x
+        source = next(j for j in range(12) if (seconds[j][:, None] == shown[:1]).all(-1).any())
+        assert dataset.path(source) != dataset.path(i)
+        assert torch.equal(views.image1, related.render(source).image1)
+    assert 2 < strange < 10
+    alone = make(dataset.paths[:1], 2, unrelated=1.0)  # there is no other photo
+    assert alone[0].homography.isfinite().all()
+
+
 def test_user_errors(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
@@ -529,7 +557,13 @@ def test_user_errors(photos, tmp_path):
         SyntheticHomographies(photos, "alike")
     with pytest.raises(ValueError, match="nothing to prepare without a cache"):
         make(photos).prepare()
-    for name, value in (("num_pairs", 0), ("size", (0, 5)), ("repeats", 2.0), ("shard_size", 0)):
+    for name, value in (
+        ("num_pairs", 0),
+        ("size", (0, 5)),
+        ("repeats", 2.0),
+        ("unrelated", -1.0),
+        ("shard_size", 0),
+    ):
         with pytest.raises(ValueError, match=f"'{name}' must be .*, got"):
             make(photos, **{name: value})
     with pytest.raises(ValueError, match=r"'max_num_keypoints' must be .*, got 0"):
