@@ -83,7 +83,8 @@ class EqualPartition(BaseTransform):
 def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Tensor:
     r"""Number the nodes of each group with spatial parts whose sizes differ by at most one.
 
-    All regions of all groups are cut at once, so there are about :math:`\log_2 P` sorts of all nodes.
+    A region is cut across its longer extent, ties going to the lower index. All regions of all groups are cut at once,
+    about :math:`\log_2 P` times. Nodes are sorted once: cutting keeps the order of those on either side.
 
     Args:
         pos: Positions, in any unit.
@@ -102,33 +103,51 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
     if not bool(torch.isfinite(pos).all()):
         raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
     groups = torch.zeros(pos.size(0), dtype=torch.long, device=pos.device) if groups is None else groups
-    size = torch.bincount(groups)[groups]  # of the group of each node
-    # Each node is in the region of the parts from `first` to `first + count - 1` of its group.
-    first = torch.zeros_like(groups)
-    count = torch.full_like(groups, parts)
-    while bool((count > 1).any()):
-        region = groups * parts + first
-        order = _along_longer_extent(pos, region)
+    # The nodes region by region, sorted by each coordinate within each region.
+    order = pos.t().argsort(dim=1, stable=True)
+    order = order.gather(1, groups[order].argsort(dim=1, stable=True))
+    size = torch.bincount(groups)
+    size = size[size > 0]
+    smaller, larger = size // parts, size % parts  # the first parts hold one node more than the others
+    # Of each region: it holds the parts from `first` to `first + count - 1` and `size` nodes of a group.
+    regions = torch.stack(
+        [
+            torch.zeros_like(size),
+            torch.full_like(size, parts),
+            size,
+            torch.arange(len(size), device=size.device),
+        ]
+    )
+    while bool((regions[1] > 1).any()):
+        first, count, size, group = regions
         left = count // 2
-        # The first `size % parts` parts hold one node more than the others.
-        larger = (size % parts - first).clamp(min=0).minimum(left)
-        on_the_left = torch.empty_like(groups)
-        on_the_left[order] = neighbour_rank(region[order])
-        goes_left = on_the_left < left * (size // parts) + larger
-        first = torch.where(goes_left, first, first + left)
-        count = torch.where(goes_left, left, count - left)
-    return first
+        left_size = left * smaller[group] + (larger[group] - first).clamp(min=0).minimum(left)
+        order = _cut(pos, order, size, left_size)
+        halves = [[first, left, left_size, group], [first + left, count - left, size - left_size, group]]
+        regions = torch.stack([torch.stack(half) for half in halves], dim=2).flatten(1)
+        regions = regions[:, regions[2] > 0]
+    part = torch.empty_like(groups)
+    part[order[0]] = regions[0].repeat_interleave(regions[2])
+    return part
 
 
-def _along_longer_extent(pos: Tensor, region: Tensor) -> Tensor:
-    """Sort the nodes by region, and within one by the coordinate in which it extends furthest, ties by index."""
-    index = region.unsqueeze(1).expand_as(pos)
-    shape = (int(region.max()) + 1, pos.size(1))
-    highest = pos.new_full(shape, -torch.inf).scatter_reduce_(0, index, pos, "amax")
-    lowest = pos.new_full(shape, torch.inf).scatter_reduce_(0, index, pos, "amin")
-    axis = (highest - lowest).argmax(dim=1)[region]
-    order = pos.gather(1, axis.unsqueeze(1)).squeeze(1).argsort(stable=True)
-    return order[region[order].argsort(stable=True)]
+def _cut(pos: Tensor, order: Tensor, size: Tensor, left_size: Tensor) -> Tensor:
+    """The nodes in order after those at the lower end of each region's longer extent have gone to its left."""
+    end = size.cumsum(0)
+    start, last = end - size, end - 1
+    lowest, highest = (pos.t().gather(1, order[:, ends]) for ends in (start, last))
+    axis = (highest - lowest).argmax(dim=0)
+    region = torch.arange(len(size), device=size.device).repeat_interleave(size)
+    start, left_size = start[region], left_size[region]
+    place = torch.arange(len(region), device=region.device)
+    goes_left = torch.empty_like(region, dtype=torch.bool)
+    goes_left[order[axis[region], place]] = place - start < left_size
+    goes_left = goes_left[order]
+    # How many of its region that go left come before each node.
+    before = goes_left.cumsum(1) - goes_left.long()
+    before = before - before[:, start]
+    place = torch.where(goes_left, start + before, place + left_size - before)
+    return torch.empty_like(order).scatter_(1, place, order)
 
 
 def _edges_inside(pos: Tensor, inside: Tensor, k: Optional[int], loop: bool) -> Tensor:
