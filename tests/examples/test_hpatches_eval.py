@@ -64,6 +64,8 @@ def test_outputs(example, root, tmp_path, capsys):
     # An easy warp: nearly all matches are right, and PoseLib finds the homography to within a pixel or two.
     assert line["precision"] > 90 and line["pairs"] == 2 and line["PoseLib"][2] > 50
     assert len(line["DLT"]) == 3 and line["threshold"] in example.POSELIB
+    wrong = results["false_matches"]
+    assert 0 <= wrong["ratio-0.8"] < wrong["mnn"] < 100 and list(wrong) == ["mnn", "ratio-0.8", "ratio-0.9"]
     for name in ("auc.png", "auc.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
     assert len(list((tmp_path / "out" / "features").iterdir())) == 4
@@ -165,7 +167,7 @@ def test_coarse_sets_stand_apart(example, tmp_path):
     coarse = fake_row(
         "mnn", ("evd", "y"), **{**thresholds, "error_poselib_3.0": 0.0}, error_dlt=6.0, error_opencv=0.0
     )
-    text = example.report([fine, coarse], ["mnn"], {"features": "sift", "max_keypoints": 9}, tmp_path)
+    text = example.report([fine, coarse], {"mnn": 7.25}, {"features": "sift", "max_keypoints": 9}, tmp_path)
     # The threshold is the best one of set a, although evd would prefer another.
     start = "| 1 | mnn | 10 | 50.0 | 25.0"
     ones, zeros = "100.0 / 100.0 / 100.0", "0.0 / 0.0 / 0.0"
@@ -174,7 +176,8 @@ def test_coarse_sets_stand_apart(example, tmp_path):
     # Of PoseLib, 2 px: (1 + 3) / 5 and (1 + 8) / 10.
     assert f"| evd {start} | 0.0 / 70.0 | 100.0 / 100.0 | 80.0 / 90.0 | 1.5 |" in text
     assert "evd is good to 5 px at best" in text and text.count("| P@3 |") == 1 and text.count("| P@5 |") == 1
-    only = example.report([coarse], ["mnn"], {"features": "sift", "max_keypoints": 9}, tmp_path)
+    only = example.report([coarse], {"mnn": None}, {"features": "sift", "max_keypoints": 9}, tmp_path)
+    assert "different scenes, where none is right, mean: mnn 7.2." in text and "different" not in only
     assert "all |" not in only and "| evd | 1 | mnn |" in only and "| 3.0 |" in only
 
 
