@@ -347,12 +347,14 @@ def trained(folder: Path) -> tuple[str, list[Results]] | None:
             if method != "kornia":
                 pairs = zip(cells, _figures(rows[method]), dense, strict=True)
                 cells = [f"{cell} ({value - other:+.1f})" for cell, value, other in pairs]
+            cells.append(number(results.get("false_matches", {}).get(method)))
             lines.append([first if method == "kornia" else "", SHOWN[method], *cells])
     if not lines:
         return None
-    header = ["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib"]
+    header = ["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib", "false"]
     start = (
-        "Dense LightGlue with the official weights, and the sparse matcher on the same keypoints; per cent."
+        "Dense LightGlue with the official weights, and the sparse matcher on the same keypoints; per cent. "
+        "False: matches between images of different scenes, mean number."
     )
     return "\n\n".join([start, table(header, lines)]), list(found.values())
 
