@@ -82,6 +82,7 @@ COLUMNS = [
 COARSE_SETS = ("evd",)
 AUC, COARSE_AUC = (1, 3, 5), (5, 10)
 PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
+FALSE_PAIRS = 40  # of images of different scenes
 
 METHODS = [
     *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
@@ -248,14 +249,13 @@ def evaluate(pair: HPatchesPair, name: str, method: Method, features: FeatureCac
 
 @torch.inference_mode()
 def false_matches(pairs: list[HPatchesPair], method: Method, features: FeatureCache) -> float | None:
-    """The mean number of matches between the first images of sequences that follow each other; none is right."""
-    first = list({(pair.set_name, pair.sequence): pair.path0 for pair in pairs}.values())
+    """The mean number of matches between the first images of sequences with different names; none is right."""
+    # In the order of their names, since different sets may show the same scene under the same name.
+    first = list({pair.sequence: pair.path0 for pair in sorted(pairs, key=lambda p: p.sequence)}.values())
     if len(first) < 2:
         return None
-    others = [*first[1:], first[0]]
-    return float(
-        np.mean([len(method(features(a), features(b))[0]) for a, b in zip(first, others, strict=True)])
-    )
+    found = list(zip(first, [*first[1:], first[0]], strict=True))[:FALSE_PAIRS]
+    return float(np.mean([len(method(features(a), features(b))[0]) for a, b in found]))
 
 
 def check_settings(out: Path, settings: Row) -> None:

@@ -26,6 +26,8 @@ _SUBPACKAGES = (
     "metrics",
     "nn",
     "ops",
+    "pretrained",
+    "training",
     "transforms",
     "visualization",
 )

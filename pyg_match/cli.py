@@ -36,7 +36,14 @@ def match(
         str, typer.Option(help="Model to fit: homography, fundamental or none.")
     ] = "homography",
     estimator: Annotated[str, typer.Option(help="Who fits it: poselib or opencv.")] = "poselib",
-    threshold: Annotated[float, typer.Option(min=0, help="Largest error of an inlier in pixels.")] = 3.0,
+    threshold: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            help="Largest error of an inlier in pixels; 3 for homographies, else 1.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Match two images."""
     try:
@@ -60,7 +67,7 @@ def _match(
     neighbors: int,
     geometry: str,
     estimator: str,
-    threshold: float,
+    threshold: Optional[float],
 ) -> None:
     import time
 
@@ -94,6 +101,7 @@ def _match(
     model, inliers = None, None
     start = time.perf_counter()
     if geometry != "none":
+        threshold = threshold if threshold is not None else {"homography": 3.0, "fundamental": 1.0}[geometry]
         fit: Any = result.homography if geometry == "homography" else result.fundamental
         model, inliers = fit(method=estimator, threshold=threshold)
         typer.echo(f"inliers    {int(inliers.sum())} ({geometry}, {estimator}, {threshold:g} px)")

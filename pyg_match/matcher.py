@@ -16,15 +16,8 @@ from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
 from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
-from pyg_match.pretrained import packaged, read_metadata
+from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
 from pyg_match.transforms import graph_from_recipe
-
-# The detector that each pretrained matcher was trained with.
-_EXTRACTORS = {
-    "aliked-lightglue": "aliked",
-    "disk-lightglue": "disk",
-    "xfeat-lighterglue": "xfeat",
-}
 
 
 @dataclass
@@ -187,14 +180,15 @@ class Matcher:
             ValueError: If the name is unknown or the weights are damaged.
             FileNotFoundError: If the weights cannot be had.
         """
-        if name not in _EXTRACTORS and name not in packaged() and not Path(name).is_file():
-            known = sorted([*_EXTRACTORS, *packaged()])
-            raise ValueError(f"unknown matcher {str(name)!r}, expected one of {known} or a file of weights")
-        metadata = {} if name in _EXTRACTORS else read_metadata(name)
-        trained_with = _EXTRACTORS.get(str(name), metadata.get("extractor"))
+        if name not in DETECTORS and name not in packaged() and not Path(name).expanduser().is_file():
+            known = sorted([*DETECTORS, *packaged()])
+            problem = f"unknown matcher {str(name)!r}, expected one of {known} or a file of weights"
+            raise FileNotFoundError(problem) if Path(name).suffix else ValueError(problem)
+        metadata = {} if name in DETECTORS else read_metadata(name)
+        trained_with = detector_of(name)
         if trained_with is None:
             raise ValueError(
-                f"{name} does not say which detector it belongs to, expected one of {sorted(_EXTRACTORS)} or a file "
+                f"{name} does not say which detector it belongs to, expected one of {sorted(DETECTORS)} or a file "
                 "that training wrote; build a Matcher of an extractor and a GraphMatcher instead"
             )
         if transform is None and metadata.get("graph"):
@@ -204,7 +198,7 @@ class Matcher:
         detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)
         return cls(detector, matcher, transform, resize)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, image0: ImageLike, image1: ImageLike) -> MatchResult:
         """Match two images.
 
@@ -220,7 +214,8 @@ class Matcher:
         set0 = self._extract(image0)
         set1 = self._extract(image1)
         clock.stop("extract")
-        pair = KeypointPair.from_sets(set0, set1)
+        # A detector without parameters does not know the device.
+        pair = KeypointPair.from_sets(set0, set1).to(next(self.matcher.parameters()).device)
         if self.transform is not None:
             pair = self.transform(pair)
         clock.stop("graph")

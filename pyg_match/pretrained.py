@@ -95,6 +95,13 @@ _PACKAGED = {
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
 
+# The detector that each matcher of others was trained with.
+DETECTORS = {
+    "aliked-lightglue": "aliked",
+    "disk-lightglue": "disk",
+    "xfeat-lighterglue": "xfeat",
+}
+
 
 def available() -> list[str]:
     """The names that :func:`load_weights` knows, installed or not.
@@ -167,6 +174,20 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         with contextlib.suppress(json.JSONDecodeError):  # what other programs write there
             values[key] = json.loads(text)
     return values
+
+
+def detector_of(name_or_path: str | os.PathLike[str]) -> str | None:
+    """The name of the detector that a matcher was trained with; ``None`` if its file does not tell.
+
+    Args:
+        name_or_path: See :func:`load_weights`.
+
+    Example:
+        >>> detector_of("aliked-sparse")
+        'aliked'
+    """
+    known = DETECTORS.get(str(name_or_path))
+    return read_metadata(name_or_path).get("extractor") if known is None else known
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:

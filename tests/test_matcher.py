@@ -117,3 +117,12 @@ def test_errors(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(ValueError, match=r"text\.jpg"):
         Matcher.from_pretrained("xfeat-lighterglue")(tmp_path / "text.jpg", tmp_path / "text.jpg")
+
+
+def test_results_can_be_worked_with(pair, matcher):
+    """They are ordinary tensors, which may be changed and used where there are gradients."""
+    result = matcher(*pair[:2])
+    result.keypoints0.mul_(2)
+    weight = torch.ones_like(result.scores, requires_grad=True)
+    (weight * result.scores).sum().backward()
+    assert torch.equal(weight.grad, result.scores)

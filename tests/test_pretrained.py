@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from pyg_match import pretrained
-from pyg_match.pretrained import available, load_weights
+from pyg_match.nn import GraphMatcher
+from pyg_match.pretrained import available, detector_of, load_weights
 
 SMALL = "aliked-t16"
 
@@ -223,3 +224,9 @@ def test_offline(monkeypatch, no_packages):
     ):
         load_weights("xfeat")
     assert list(no_packages.iterdir()) == []
+
+
+def test_detectors_of_matchers(tmp_path):
+    assert detector_of("disk-lightglue") == "disk" and detector_of("aliked-sparse") == "aliked"
+    GraphMatcher(in_channels=8, hidden_channels=8, num_layers=1, heads=1).save(tmp_path / "x.safetensors")
+    assert detector_of(tmp_path / "x.safetensors") is None

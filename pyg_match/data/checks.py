@@ -34,7 +34,7 @@ def check_nodes(data: Data) -> None:
             raise ValueError(f"'{name}' must have shape {expected}, got {list(value.shape)}")
         if not torch.isfinite(value).all():
             raise ValueError(f"'{name}' holds NaN or infinite values, expected finite ones")
-    if "image_size" in data and (data.image_size.dim() != 2 or not bool((data.image_size > 0).all())):
-        raise ValueError(
-            f"'image_size' must hold positive (width, height) rows, got {data.image_size.tolist()}"
-        )
+    if "image_size" in data:
+        size = torch.as_tensor(data.image_size)
+        if size.dim() != 2 or size.size(1) != 2 or not bool((size > 0).all()):
+            raise ValueError(f"'image_size' must hold positive (width, height) rows, got {size.tolist()}")

@@ -27,7 +27,7 @@ class KeypointPair(Data):
         num_keypoints: The numbers of keypoints :math:`(N_0, N_1)`, which split the nodes into two images.
         y: Ground truth: for each keypoint the index of its partner among the keypoints of the *other* image,
             ``-1`` if it has none and ``-2`` if it is to be ignored.
-        homography: The true homography from pixels of image 0 to pixels of image 1.
+        homography: The true homography from pixels of image 0 to pixels of image 1, NaN where there is none.
         **kwargs: Node attributes as in :class:`KeypointSet` for all nodes, ``image_size`` with one row per image,
             and further attributes.
 
@@ -57,7 +57,9 @@ class KeypointPair(Data):
         **kwargs: Any,
     ) -> None:
         if num_keypoints is not None:
-            kwargs["num_keypoints"] = torch.as_tensor(num_keypoints, dtype=torch.long).view(-1, 2)
+            device = kwargs["pos"].device if isinstance(kwargs.get("pos"), Tensor) else None
+            counts = torch.as_tensor(num_keypoints, dtype=torch.long, device=device)
+            kwargs["num_keypoints"] = counts.view(-1, 2)
         if homography is not None:
             kwargs["homography"] = torch.as_tensor(homography).view(-1, 3, 3)
         super().__init__(y=y, **kwargs)
@@ -94,9 +96,7 @@ class KeypointPair(Data):
         if "image_size" in set0 and "image_size" in set1:
             kwargs["image_size"] = torch.cat([set0.image_size, set1.image_size])
         num_keypoints = (set0.num_keypoints, set1.num_keypoints)
-        pair = cls(num_keypoints=num_keypoints, y=y, homography=homography, **kwargs)
-        pair.num_keypoints = pair.num_keypoints.to(pair.pos.device)
-        return pair
+        return cls(num_keypoints=num_keypoints, y=y, homography=homography, **kwargs)
 
     @property
     def image_ptr(self) -> Tensor:

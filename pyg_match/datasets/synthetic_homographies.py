@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
 _POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
-_NOWHERE = torch.full((3, 3), torch.nan, dtype=torch.float64)  # the homography of views of different photos
 
 
 class SyntheticHomographies(CachedPairs):
@@ -64,8 +63,9 @@ class SyntheticHomographies(CachedPairs):
         negative_threshold: Distance in pixels, at least 3, from all keypoints of the other view beyond which a
             keypoint has no partner. It concerns what is loaded, not the cache.
         unrelated: Share of the pairs whose second view shows another photo, in [0, 1], so that a matcher learns that
-            there may be nothing to match. It is the second view of another pair; no keypoint has a partner, and the
-            homography is NaN. It concerns what is loaded, not the cache. Photos of the same scene should be few.
+            there may be nothing to match. It is the second view of another of the ``num_pairs`` pairs. No keypoint has
+            a partner then, and the homography is NaN. Two photos of the same scene count as unrelated, too, so there
+            should be few of them. It concerns what is loaded, not the cache.
 
     Raises:
         FileNotFoundError: If the folder or an image does not exist.
@@ -102,6 +102,8 @@ class SyntheticHomographies(CachedPairs):
         unrelated: float = 0.0,
     ) -> None:
         self.paths, names = find_images(images)
+        if unrelated and len(self.paths) < 2:
+            raise ValueError(f"'unrelated' pairs need at least 2 photos, got {len(self.paths)}")
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
         for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
             if value < 1:
@@ -153,7 +155,7 @@ class SyntheticHomographies(CachedPairs):
         pair = self.load(index)
         other = self._other(index)
         if other is not None:
-            pair = _labelled(pair.image(0), self.load(other).image(1), _NOWHERE)
+            pair = _labelled(pair.image(0), self.load(other).image(1), None)
         limit = None
         if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
             limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
@@ -167,12 +169,12 @@ class SyntheticHomographies(CachedPairs):
         return self.paths[_shuffled(len(self.paths), derived_seed(self.seed, "round", round_))[place]]
 
     def render(self, index: int) -> WarpedPair:
-        """The two views of a pair as images, to look at, and the homography between them."""
+        """The two views of a pair as images, to look at, and the homography between them, NaN for unrelated views."""
         index = self._index(index)
         other, rendered = self._other(index), self._render(index)[0]
         if other is None:
             return rendered
-        return WarpedPair(rendered.image0, self._render(other)[0].image1, _NOWHERE)
+        return WarpedPair(rendered.image0, self._render(other)[0].image1, _nowhere())
 
     def make(self, index: int) -> KeypointPair:
         """Render both views of a pair and find their keypoints."""
@@ -220,23 +222,27 @@ def _relabelled(pair: KeypointPair, count: int | None, negative_threshold: float
     sets = [pair.image(index) for index in (0, 1)]
     if count is not None:
         sets = [subset(each, best(each.score, count), each.image_size) for each in sets]
-    return _labelled(sets[0], sets[1], pair.homography[0], negative_threshold)
+    homography = pair.homography[0]
+    return _labelled(sets[0], sets[1], None if homography.isnan().all() else homography, negative_threshold)
 
 
 def _labelled(
-    set0: KeypointSet, set1: KeypointSet, homography: Tensor, negative_threshold: float = _NEGATIVE
+    set0: KeypointSet, set1: KeypointSet, homography: Tensor | None, negative_threshold: float = _NEGATIVE
 ) -> KeypointPair:
-    """A pair with its true matches; none if the homography is not finite."""
+    """A pair with its true matches, none without a homography."""
     from pyg_match.metrics import homography_ground_truth
 
-    if homography.isfinite().all():
-        sizes = set0.image_size, set1.image_size
-        truth = torch.cat(
-            homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
-        )
-    else:
-        truth = torch.full((len(set0.pos) + len(set1.pos),), -1)
-    return KeypointPair.from_sets(set0, set1, y=truth, homography=homography)
+    if homography is None:
+        unmatched = torch.full((set0.num_keypoints + set1.num_keypoints,), -1)
+        return KeypointPair.from_sets(set0, set1, y=unmatched, homography=_nowhere())
+    sizes = set0.image_size, set1.image_size
+    truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
+    return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
+
+
+def _nowhere() -> Tensor:
+    """The homography between views of different photos."""
+    return torch.full((3, 3), torch.nan, dtype=torch.float64)
 
 
 @lru_cache(maxsize=4)

@@ -83,7 +83,8 @@ class DualSoftmaxAssignment(nn.Module):
         Args:
             x: Descriptors of all nodes, of any number of pairs.
             cross_edge_index: Edges between images in both directions, in any form that
-                :func:`pyg_match.ops.sparse_attention` takes.
+                :func:`pyg_match.ops.sparse_attention` takes. The log assignment of an edge whose source has no edge
+                towards it is ``-inf``.
 
         Shapes:
             - **x:** :math:`(N, D)`
@@ -95,7 +96,9 @@ class DualSoftmaxAssignment(nn.Module):
         similarity = edge_scores(projected, projected, csr, self.channels**-0.5).squeeze(1)
         certain = F.logsigmoid(self.matchability(x))
         source, target = csr.listed()
-        normaliser = segment_logsumexp(similarity, target, x.size(0)) - certain
+        normaliser = segment_logsumexp(similarity, target, x.size(0))
+        # A source that sees nobody chooses nobody.
+        normaliser = normaliser.masked_fill(normaliser == -math.inf, math.inf) - certain
         return 2 * similarity - normaliser[source] - normaliser[target]
 
     def __repr__(self) -> str:

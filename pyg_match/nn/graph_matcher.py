@@ -97,6 +97,8 @@ class MatcherConfig:
             raise ValueError(f"'assignment' must be 'dual_softmax' or 'sinkhorn', got {self.assignment!r}")
         if self.assign_on_edges and self.assignment != "dual_softmax":
             raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
+        if not 0 <= self.filter_threshold <= 1:
+            raise ValueError(f"'filter_threshold' must be in [0, 1], got {self.filter_threshold}")
         for name in ("depth_confidence", "width_confidence"):
             value = getattr(self, name)
             if value is None:
@@ -229,6 +231,8 @@ class GraphMatcher(nn.Module):
         self._check_scales(graph)
         if self.config.redraw_after is not None and graph.cross_edge_mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
+        if self.config.assign_on_edges and self.config.redraw_after is None:
+            graph.check_both_ways(self.config.mask_mode == "remove")
         output = self._empty_output(pair, x)
         descriptors: list[Tensor] = []
         penalties: list[Tensor] = []
@@ -464,5 +468,13 @@ def _check(pair: KeypointPair, config: MatcherConfig) -> None:
         raise TypeError(f"the pair lacks {', '.join(missing)}, which this matcher needs")
     if pair.x.dim() != 2 or pair.x.size(1) != config.in_channels:
         raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
+    counts, pairs = pair.num_keypoints, pair.num_keypoints.size(0)
+    if int(counts.sum()) != pair.x.size(0):
+        raise ValueError(
+            f"'num_keypoints' tells of {int(counts.sum())} keypoints, but there are {pair.x.size(0)}"
+        )
+    shape = list(torch.as_tensor(pair.image_size).shape)
+    if shape != [2 * pairs, 2]:
+        raise ValueError(f"'image_size' must have shape {[2 * pairs, 2]}, a row for each image, got {shape}")
     if not bool(torch.isfinite(pair.x).all() & torch.isfinite(pair.pos).all()):
         raise ValueError("'x' or 'pos' holds NaN or infinite values, expected finite ones")

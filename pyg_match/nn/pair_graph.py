@@ -11,6 +11,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.ops import CSR, Anchored, Blocks, to_csr
 from pyg_match.ops.anchored import fuses_anchors
+from pyg_match.ops.undirected import undirected
 
 Edges = Union[CSR, Blocks, Anchored]
 
@@ -87,6 +88,28 @@ class PairGraph:
     def ptr(self) -> tuple[int, ...]:
         """Where the nodes of each image start, and their number at the end."""
         return _ptr(self.counts)
+
+    @torch.compiler.disable
+    def check_both_ways(self, masked: bool) -> None:
+        """Refuse edges between images without one back: two keypoints have to choose each other to be matched.
+
+        Args:
+            masked: Whether edges that the mask forbids count as absent.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        edges = self.cross_edges
+        if not isinstance(edges, CSR):
+            return
+        if masked and self.cross_edge_mask is not None:
+            edges = edges.subset(self.cross_edge_mask)
+        count, both = edges.col.numel(), undirected(edges.rowptr, edges.col).col.numel()
+        if both > count:
+            raise ValueError(
+                "'assign_on_edges' needs edges between images in both directions, as CandidateEdges draws them, but "
+                f"{both - count} of {count} have none back"
+            )
 
     @torch.compiler.disable
     def with_cross_edges(self, edges: CSR) -> "PairGraph":

@@ -17,7 +17,7 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
 
     Args:
         rowptr: Where the edges of each target start, and their number at the end.
-        col: The source of each edge, one of the targets.
+        col: The source of each edge, one of the targets; that is not checked.
 
     Shapes:
         - **rowptr:** :math:`(N + 1)`
@@ -30,7 +30,8 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
         tensor([[1, 2, 0, 0],
                 [0, 0, 1, 2]])
     """
-    kernels = cpu.kernels() if col.device.type == "cpu" and col.numel() <= _MOST else None
+    rowptr, col = rowptr.long(), col.long()
+    kernels = cpu.kernels() if col.device.type == "cpu" and rowptr.numel() <= _MOST else None
     if kernels is None:
         return _sorted(CSR(rowptr, col))
     both = np.empty(rowptr.numel(), np.int64)

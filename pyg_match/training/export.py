@@ -45,7 +45,7 @@ def export_matcher(
         ValueError: If the file is damaged, the threshold is no probability, the graph cannot be drawn, or the
             temperature is not positive or the matcher has no softmax to apply it to.
     """
-    source = Path(source)
+    source = Path(source).expanduser().resolve()
     choices = (source, source.with_name(source.name + ".safetensors"), source / "best.safetensors")
     file = next((choice for choice in choices if choice.is_file()), None)
     if file is None:

@@ -21,6 +21,7 @@ from torch_geometric.data import Batch
 from pyg_match.data import KeypointPair
 from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
+from pyg_match.pretrained import detector_of
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.data import make_datasets
@@ -99,6 +100,8 @@ def _run(
         if images is None:
             raise ValueError("training needs a folder of images or datasets, got neither")
         datasets = make_datasets(config, images, config.data.cache or out / "features")
+        check_detectors(config)
+        make_matcher(config)  # what does not fit is said before keypoints are found
         with fabric.rank_zero_first(local=True):
             for dataset in datasets:
                 dataset.prepare(progress=fabric.is_global_zero)  # type: ignore[attr-defined]
@@ -214,10 +217,11 @@ class Trainer:
             ValueError: If it is damaged or belongs to a run with other settings or pairs.
         """
         state = load_checkpoint(self.checkpoint)
+        before = state["identity"]
+        # Checkpoints of earlier versions lack settings that came later, which stood as they stand by default.
+        before["data"] = {"unrelated": 0.0, **before.get("data", {})}
         changed = sorted(
-            key
-            for key, value in self._identity().items()
-            if key not in _FREE and state["identity"].get(key) != value
+            key for key, value in self._identity().items() if key not in _FREE and before.get(key) != value
         )
         if changed:
             raise ValueError(
@@ -393,6 +397,20 @@ class Trainer:
             return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not in the main thread, where signals do not arrive
             return {}
+
+
+def check_detectors(config: TrainingConfig) -> None:
+    """Refuse weights and teachers of other keypoints than those of the data, which may be as wide.
+
+    Raises:
+        ValueError: If a detector differs. Weights that do not tell theirs pass.
+    """
+    for role, name in (("weights are", config.weights), ("teacher is", config.teacher)):
+        detector = None if name is None else detector_of(name)
+        if detector not in (None, config.data.extractor):
+            raise ValueError(
+                f"the {role} of {detector} keypoints, but 'data.extractor' is {config.data.extractor!r}"
+            )
 
 
 def make_matcher(config: TrainingConfig) -> GraphMatcher:

@@ -179,7 +179,9 @@ class Objective(nn.Module):
                     edges,
                     batch.num_keypoints,
                 )
-            found["distill_assignment"] = divergence.mean()
+            # Where nothing is to be matched, the teacher's matches are wrong.
+            related = torch.zeros_like(divergence).index_fill_(0, pair[batch.y >= 0], 1.0)
+            found["distill_assignment"] = (related * divergence).sum() / related.sum().clamp(min=1)
         if w.distill_descriptors:
             found["distill_descriptors"] = losses.descriptor_distillation(
                 descriptors, truth.descriptors, pair, batch.num_keypoints.size(0)

@@ -23,7 +23,7 @@ def validate(
     Args:
         matcher: The matcher; evaluated in evaluation mode and left in the mode that it was in.
         pairs: Pairs with labels ``y``, and with edges where the matcher needs them. Homographies are estimated for
-            pairs with a ``homography``.
+            pairs with a ``homography`` that is not NaN.
         threshold: Largest reprojection error of a correct match in pixels.
 
     Returns:
@@ -38,7 +38,7 @@ def validate(
         matches, scores = (value.cpu() for value in matcher(pair).pair_matches())
         count0 = int(pair.num_keypoints[0, 0])
         recall.append(matching_recall(matches, pair.y[:count0].cpu()))
-        if "homography" not in pair:
+        if "homography" not in pair or bool(pair.homography.isnan().all()):
             continue
         pos = pair.pos.cpu()
         points0, points1 = pos[matches[:, 0]], pos[count0 + matches[:, 1]]

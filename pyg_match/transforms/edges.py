@@ -25,4 +25,6 @@ def group_ptr(data: Data) -> list[int]:
         return offsets
     if groups is None:
         return [0, int(data.num_nodes or 0)]
+    if bool((groups[1:] < groups[:-1]).any()):
+        raise ValueError("'batch' must be sorted, so that the nodes of an example follow each other")
     return [0, *torch.bincount(groups).cumsum(0).tolist()]

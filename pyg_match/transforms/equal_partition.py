@@ -83,8 +83,9 @@ class EqualPartition(BaseTransform):
 def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Tensor:
     r"""Number the nodes of each group with spatial parts whose sizes differ by at most one.
 
-    A region is cut across its longer extent, ties going to the lower index. All regions of all groups are cut at once,
-    about :math:`\log_2 P` times. Nodes are sorted once: cutting keeps the order of those on either side.
+    A region is cut across its longer extent; of nodes with the same coordinate the one of lower index goes first. All
+    regions of all groups are cut at once, about :math:`\log_2 P` times. Nodes are sorted once: cutting keeps the order
+    of those on either side.
 
     Args:
         pos: Positions, in any unit.

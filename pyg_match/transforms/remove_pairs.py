@@ -118,9 +118,15 @@ class RemovePairs(BaseTransform):
 
     def _forbidden(self, data: Data, source: Tensor, target: Tensor) -> Tensor:
         forbidden = torch.zeros_like(source, dtype=torch.bool)
+        for name in self._needed():
+            if data.get(name) is None:
+                raise TypeError(f"the data lacks '{name}', which {self} needs")
         if self.pairs is not None:
             pairs = data[self.pairs] if isinstance(self.pairs, str) else self.pairs.to(source.device)
             num_nodes = int(data.num_nodes or 0)
+            wrong = pairs[(pairs < 0) | (pairs >= num_nodes)]
+            if wrong.numel() > 0:
+                raise ValueError(f"'pairs' name node {int(wrong[0])}, but there are {num_nodes}")
             forbidden |= torch.isin(
                 _unordered(source, target, num_nodes), _unordered(pairs[0], pairs[1], num_nodes)
             )
@@ -137,6 +143,12 @@ class RemovePairs(BaseTransform):
                 raise ValueError(f"'function' must return a mask torch.bool {list(source.shape)}, got {seen}")
             forbidden |= mask
         return forbidden
+
+    def _needed(self) -> list[str]:
+        """The node attributes that the criteria compare."""
+        near = self.min_distance is not None or self.max_distance is not None
+        similar = self.min_similarity is not None or self.max_similarity is not None
+        return [name for name, used in (("pos", near), ("x", similar)) if used]
 
     def _criteria(self) -> dict[str, Any]:
         names = ("pairs", "min_distance", "max_distance", "min_similarity", "max_similarity", "function")

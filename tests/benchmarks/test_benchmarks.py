@@ -215,6 +215,7 @@ def hpatches(tmp_path) -> Path:
         "machine": {"platform": "Linux", "cpus": 2, "threads": 2},
         "caption": "A caption.",
         "results": {"sets": {"photos": [ACCURACY], "all": [ACCURACY]}},
+        "false_matches": {"kornia": 7.25},
     }
     file = tmp_path / "hpatches_results.json"
     file.write_text(json.dumps(content))
@@ -402,8 +403,8 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert readme.main([*options, "--hpatches", str(other_file)]) == 0
     assert (folder / "synthetic_2048.json").exists() and not (folder / "hpatches.json").exists()
     written = text.read_text()
-    assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 |" in written
-    assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) |" in written
+    assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 | 7.2 |" in written
+    assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) | – |" in written
 
     text.write_text(
         "<!-- begin: knn avx2 -->\nSTALE\n<!-- end: knn avx2 -->\n<!-- begin: knn -->\n<!-- end: knn -->"

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,21 @@ def test_coarse_sets_stand_apart(example, tmp_path):
     only = example.report([coarse], {"mnn": None}, {"features": "sift", "max_keypoints": 9}, tmp_path)
     assert "different scenes, where none is right, mean: mnn 7.2." in text and "different" not in only
     assert "all |" not in only and "| evd | 1 | mnn |" in only and "| 3.0 |" in only
+
+
+def test_false_matches_are_of_different_scenes(example, root, tmp_path):
+    """A scene that two sets show under one name is there once."""
+    shutil.copytree(root, tmp_path / "other")
+    pairs = example.read_pairs([root, tmp_path / "other"], None)
+    seen = []
+
+    def method(set0, set1):
+        seen.append((set0, set1))
+        return torch.zeros(len(seen), 2), None
+
+    assert example.false_matches(pairs, method, lambda path: path.parent.name) == 1.5
+    assert seen == [("i_coffee", "v_cat"), ("v_cat", "i_coffee")]
+    assert example.false_matches(pairs[:1], method, lambda path: path) is None
 
 
 def test_pairs_without_true_matches_have_no_say_in_recall(example):

@@ -9,6 +9,7 @@ from scipy.optimize import linprog
 
 from pyg_match.nn import DualSoftmaxAssignment, SinkhornAssignment
 from pyg_match.nn.assignment import mutual_edges, mutual_matches
+from pyg_match.ops import CSR
 from pyg_match.transforms import CandidateEdges, CompleteGraph
 
 
@@ -124,3 +125,9 @@ def test_mutual_matches_against_a_loop():
             assert partners == ([int(matches1[j])] if matches1[j] >= 0 else [])
             mutual = [i for i in range(7) if scores0[i] > 0 and inner[i].argmax() == j]
             assert float(scores1[j]) == (float(scores0[mutual[0]]) if mutual else 0)
+
+
+def test_an_edge_from_a_source_that_sees_nobody():
+    head = DualSoftmaxAssignment(8)
+    edges = CSR(torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1]))
+    assert torch.equal(head.on_edges(torch.randn(3, 8), edges), torch.full((2,), -torch.inf))

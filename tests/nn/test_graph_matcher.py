@@ -10,6 +10,7 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from pyg_match.data import KeypointPair
+from pyg_match.data.edges import sorted_edges
 from pyg_match.nn import GraphMatcher, MatcherConfig, convert_lightglue
 from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
 
@@ -532,3 +533,36 @@ def test_changed_feed_forward_networks_answer_as_in_training(change):
         found = matcher(pair).scores
     assert torch.allclose(found, matcher(pair).scores, atol=1e-5)
     assert bool(seen) == (change == "hook")
+
+
+def test_assignment_on_edges_needs_them_both_ways():
+    pair = CandidateEdges(3)(random_pair(6, 6, dtype=torch.double))
+    matcher = small(assign_on_edges=True)
+    matcher(pair)
+    edges = pair.cross_edge_index.as_tensor()
+    pair.cross_edge_mask = edges[1] != 0
+    lost = int((edges[1] == 0).sum())
+    with pytest.raises(
+        ValueError, match=rf"both directions, .* but {lost} of {edges.size(1) - lost} have none"
+    ):
+        matcher(pair)
+    assert torch.isfinite(small(assign_on_edges=True, mask_mode="zero")(pair).scores).all()
+    one_way = random_pair(6, 6, dtype=torch.double)
+    one_way.cross_edge_index = sorted_edges(torch.tensor([[0, 1, 2], [6, 7, 8]]), 12)
+    with pytest.raises(ValueError, match="3 of 3 have none back"):
+        matcher(one_way)
+
+
+def test_sizes_that_do_not_fit():
+    pair = random_pair(6, 5, dtype=torch.double)
+    for name, value, message in (
+        ("num_keypoints", torch.tensor([[6, 4]]), "tells of 10 keypoints, but there are 11"),
+        ("image_size", pair.image_size[:1], r"must have shape \[2, 2\], .* got \[1, 2\]"),
+        ("image_size", (64, 48), r"must have shape \[2, 2\], .* got \[2\]"),
+    ):
+        wrong = pair.clone()
+        wrong[name] = value
+        with pytest.raises(ValueError, match=message):
+            small()(wrong)
+    with pytest.raises(ValueError, match=r"'filter_threshold' must be in \[0, 1\], got 90"):
+        small(filter_threshold=90)

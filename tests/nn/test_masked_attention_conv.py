@@ -297,3 +297,13 @@ def test_projections_that_hooks_hold_are_not_overwritten():
         assert torch.equal(
             held["query"], torch.nn.functional.linear(x, conv.lin_query.weight, conv.lin_query.bias)
         )
+
+
+@pytest.mark.parametrize("aggr", ["mean", "max"])
+def test_other_aggregations_are_not_fused(aggr):
+    conv, x = MaskedAttentionConv(8, 4, heads=2, aggr=aggr), torch.randn(12, 8)
+    edges = random_edges(12, 12, 50)
+    expected, _ = conv(x, edges, return_attention_weights=True)
+    by_target = EdgeIndex(edges[:, edges[1].argsort()], sparse_size=(12, 12), sort_order="col")
+    for given in (edges, by_target, to_torch_csr_tensor(edges.flip(0), size=(12, 12))):
+        assert torch.allclose(conv(x, given), expected, atol=1e-6)

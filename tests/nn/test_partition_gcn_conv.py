@@ -234,3 +234,10 @@ def test_self_loops_listed_or_not():
     assert torch.allclose(
         conv(x, add_self_loops(edge_index, num_nodes=20)[0]), conv(x, edge_index), atol=1e-6
     )
+
+
+def test_other_aggregations_are_not_fused():
+    data = RingPartition([4])(Data(pos=torch.rand(30, 2), x=torch.randn(30, 16)))
+    graph = scales(data)[0]
+    conv = PartitionGCNConv(16, 8, aggr="mean")
+    assert torch.allclose(conv(data.x, graph), conv(data.x, graph.as_tensor()), atol=1e-6)

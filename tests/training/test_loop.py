@@ -18,6 +18,7 @@ from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_match.training.config import load_config
 from pyg_match.training.files import read_json_lines
 from pyg_match.training.loop import train
 from pyg_match.training.schedule import batch_indices
@@ -355,3 +356,40 @@ def test_a_line_that_was_cut_off_is_not_read(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text(json.dumps({"step": 1}) + '\n{"step": 2, "tr')
     assert read_json_lines(file) == [{"step": 1}]
+
+
+def test_a_run_from_before_a_setting_goes_on(tmp_path, monkeypatch):
+    from pyg_match.training import loop
+
+    write = loop.save_checkpoint
+
+    def without(path, state):
+        del state["identity"]["data"]["unrelated"]
+        write(path, state)
+
+    config = small_config(steps=2, checkpoint_every=1)
+    run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", without)
+        run(config, tmp_path / "old")
+    (tmp_path / "old" / "last.safetensors").unlink(missing_ok=True)
+    run(config, tmp_path / "old")
+    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+        run(small_config(steps=2, checkpoint_every=1, data={"unrelated": 0.5}), tmp_path / "old")
+
+
+def test_weights_of_other_keypoints_are_refused_before_keypoints_are_found(tmp_path):
+    data, photos = pytest.importorskip("skimage.data"), []
+    for name in ("coffee", "chelsea"):
+        photos.append(tmp_path / f"{name}.png")
+        Image.fromarray(getattr(data, name)()).resize((64, 48)).save(photos[-1])
+    config = load_config("finetune", ["data.extractor=disk"])
+    with pytest.raises(ValueError, match="the weights are of aliked keypoints, but"):
+        train(config, photos, tmp_path / "run", accelerator="cpu", devices=1)
+    config = load_config("finetune", ["data.extractor=disk", "weights=disk-lightglue"])
+    with pytest.raises(ValueError, match="the teacher is of aliked keypoints, but"):
+        train(config, photos, tmp_path / "run", accelerator="cpu", devices=1)
+    config = load_config("finetune", ["matcher.redraw_after=20"])
+    with pytest.raises(ValueError, match="'redraw_after' must be a layer before the last"):
+        train(config, photos, tmp_path / "run", accelerator="cpu", devices=1)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))

@@ -190,3 +190,21 @@ def test_supervised_layers():
     drawn = {supervised_layers("random:2", 9, generator) for _ in range(30)}
     assert len(drawn) > 5
     assert all(len(set(layers)) == 3 and layers[-1] == 8 for layers in drawn)
+
+
+def test_the_teacher_is_not_imitated_where_nothing_is_to_be_matched():
+    weights = LossConfig(distill_assignment=1.0)
+    teacher, matcher = GraphMatcher(**SHAPE).requires_grad_(False), GraphMatcher(**SHAPE)
+    objective = Objective(matcher, weights, teacher)
+    one, both = batch_of(1), batch_of(2)
+    alone = objective(one, (2,))["distill_assignment"]
+    count = int(one.num_keypoints.sum())
+    assert alone > 0 and (one.y >= 0).any() and torch.equal(both.x[:count], one.x)
+    both.y[count:] = -1
+    found = objective(both, (2,))
+    torch.testing.assert_close(found["distill_assignment"], alone)
+    both.y[:] = -1
+    found = objective(both, (2,))
+    assert found["distill_assignment"] == 0 and torch.isfinite(found["total"])
+    found["total"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in matcher.parameters() if p.grad is not None)

@@ -88,3 +88,33 @@ def test_repr_and_errors():
         EqualPartition(2, k=0)
     with pytest.raises(ValueError, match="'pos' holds NaN"):
         EqualPartition(2)(Data(pos=torch.full((3, 2), torch.nan)))
+
+
+def parts_one_by_one(pos, parts, index, first=0):
+    """The same, a region at a time: ``[(node, part), ...]`` of the nodes in ``index``."""
+    if parts == 1 or len(index) == 0:
+        return [(node, first) for node in index]
+    smaller, larger = divmod(len(index), parts)
+    left = parts // 2
+    extent = pos[index].amax(0) - pos[index].amin(0)
+    axis = int(extent.argmax())
+    index = sorted(index, key=lambda node: (float(pos[node, axis]), node))
+    cut = left * smaller + min(left, larger)
+    return [
+        *parts_one_by_one(pos, left, index[:cut], first),
+        *parts_one_by_one(pos, parts - left, index[cut:], first + left),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pos=point_sets(), parts=st.integers(1, 12), data=st.data())
+def test_equals_a_region_at_a_time(pos, parts, data):
+    """Groups in any order, with numbers that are left out, and coordinates that are equal."""
+    pos = (8 * pos).round() if data.draw(st.booleans()) else pos
+    groups = torch.tensor(
+        data.draw(st.lists(st.sampled_from([0, 2, 5]), min_size=len(pos), max_size=len(pos)))
+    )
+    part = equal_parts(pos, parts, groups.long())
+    for group in (0, 2, 5):
+        members = (groups == group).nonzero().flatten().tolist()
+        assert all(part[node] == number for node, number in parts_one_by_one(pos, parts, members))

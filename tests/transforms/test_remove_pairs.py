@@ -116,3 +116,19 @@ def test_repr_and_errors():
     data = KNNGraph(2)(Data(pos=torch.rand(5, 2)))
     with pytest.raises(ValueError, match=r"must return a mask torch.bool \[10\], got torch.int64 \[10\]"):
         RemovePairs(function=lambda data, s, t: s)(data)
+
+
+def test_nodes_that_do_not_exist():
+    data = CompleteGraph()(Data(pos=torch.rand(8, 2)))
+    for pairs, seen in (([[0], [10]], 10), ([[-1], [3]], -1)):
+        with pytest.raises(ValueError, match=f"'pairs' name node {seen}, but there are 8"):
+            RemovePairs(pairs)(data)
+
+
+def test_attributes_that_are_missing():
+    data = CompleteGraph()(Data(pos=torch.rand(8, 2)))
+    with pytest.raises(TypeError, match="the data lacks 'x', which RemovePairs"):
+        RemovePairs(min_similarity=0.5)(data)
+    data.pos = None
+    with pytest.raises(TypeError, match="the data lacks 'pos'"):
+        RemovePairs(max_distance=0.5)(data)

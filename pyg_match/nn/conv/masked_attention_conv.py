@@ -94,6 +94,7 @@ class MaskedAttentionConv(MessagePassing):
     ) -> None:
         kwargs.setdefault("aggr", "add")
         super().__init__(node_dim=0, **kwargs)
+        self.fuse &= self.aggr in ("add", "sum")  # the operator sums
         if mask_mode not in ("remove", "zero"):
             raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
         self.in_channels = in_channels
@@ -228,7 +229,7 @@ class MaskedAttentionConv(MessagePassing):
             self._aggregate_forward_hooks,
         )
         asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
-        return not asked and self.flow == "source_to_target"
+        return not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
 
     def _fused(
         self,

@@ -72,6 +72,7 @@ class PartitionGCNConv(MessagePassing):
     ) -> None:
         kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)
+        self.fuse &= self.aggr in ("add", "sum")  # sparse products sum
         if num_scales < 1:
             raise ValueError(f"'num_scales' must be positive, got {num_scales}")
         self.in_channels = in_channels
