@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "c62b0a4a5716c86a0f04fbee3b60579ae10f95d2d585540302b091138cc76e31"
+        "aliked-sparse.safetensors", "430871b50003869477fb5ff72a1fc06ed84e37030c6b97f423db56909ca0ddd2"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"

@@ -12,7 +12,7 @@ from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks
-from pyg_match.ops.linear import joined_linear, residual_linear, rounded_for_linear
+from pyg_match.ops.linear import KeptWeight, joined_linear, residual_linear, rounded_for_linear
 
 # The output projection and what follows it.
 _LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
@@ -58,6 +58,7 @@ class AttentionBlock(nn.Module):
             nn.Linear(2 * channels, channels),
         )
         self._kept: Optional[tuple[Tensor, Tensor, Tensor]] = None  # see _folded
+        self._first, self._last = KeptWeight(), KeptWeight()
 
     def forward(
         self,
@@ -108,12 +109,13 @@ class AttentionBlock(nn.Module):
         last: Any = self.ffn[3]
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self._folded(rounded.dtype)
+        weight = self._first.of(weight, rounded[:1, :1].expand(x.size(0), weight.size(1)), bias)
         out = torch.empty_like(x)
         parts = zip(*(t.split(_NODES) for t in (x, rounded, message, out)), strict=True)
         for part, rounded_part, message_part, out_part in parts:
             hidden = norm(joined_linear([rounded_part, message_part], weight, bias))
             hidden = torch.ops.aten.gelu_(hidden, approximate=gelu.approximate)
-            residual_linear(part, hidden, last.weight, last.bias, out_part)
+            residual_linear(part, hidden, self._last.of(last.weight, hidden, last.bias), last.bias, out_part)
         return out
 
     def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

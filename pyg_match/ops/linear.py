@@ -10,6 +10,7 @@ from torch import Tensor
 from pyg_match.ops.job import HIDDEN, workspace
 
 _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into its order
+_USUAL_ROWS = 2048  # for which that order is chosen where a weight is kept in it
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -22,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
     Args:
         x: Features.
-        weight: The matrix, as in :class:`torch.nn.Linear`.
+        weight: The matrix, as in :class:`torch.nn.Linear`, or as :class:`KeptWeight` gives it.
         bias: The shift.
 
     Shapes:
@@ -41,14 +42,41 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         tensor([[3.],
                 [3.]])
     """
-    dtype = _onednn_type(x, weight, bias)
+    dtype = weight.dtype if weight.is_mkldnn else onednn_type(x, weight, bias)
     if dtype is None:
         return F.linear(x, weight, bias)
     # oneDNN is a thousand times slower on views whose rows lie apart.
-    x, weight = x.to(dtype).contiguous(), weight.to(dtype).contiguous()
+    x, weight = x.to(dtype).contiguous(), weight if weight.is_mkldnn else weight.to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+class KeptWeight:
+    """A weight in the order that oneDNN multiplies in, kept as long as the weight is the same.
+
+    As weights may be changed without a trace, through ``.data``, they are compared by what they make of a fixed vector,
+    which costs a fraction of the product.
+    """
+
+    def __init__(self) -> None:
+        self._kept: Optional[tuple[Tensor, Tensor]] = None
+
+    def of(self, weight: Tensor, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it."""
+        dtype = onednn_type(x, weight, bias)
+        if dtype is None or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+            return weight
+        with torch.autocast("cpu", enabled=False):
+            probe = weight.mv(torch.linspace(1, 2, weight.size(1), dtype=weight.dtype))
+        kept = self._kept
+        if kept is None or kept[1].dtype != dtype or not torch.equal(kept[0], probe):
+            ordered = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), _USUAL_ROWS)
+            kept = self._kept = probe, ordered
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"_kept": None}
 
 
 def rounded_for_linear(x: Tensor) -> Tensor:
@@ -71,8 +99,7 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
         - **bias:** :math:`(F_{out})`
         - **output:** :math:`(N, F_{out})`
     """
-    first = weight[:, : parts[0].size(-1)]
-    if _prefers_linear(parts[0], first, bias):
+    if weight.is_mkldnn or _prefers_linear(parts[0], weight[:, : parts[0].size(-1)], bias):
         return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
     own = weight.t().split([part.size(-1) for part in parts])
     size = parts[0].size(0) * weight.size(0)
@@ -86,7 +113,7 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
 
 def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     r"""The sum of ``residual`` and :func:`linear`, written to ``out``, both :math:`(N, F_{out})`; without gradients."""
-    if _prefers_linear(x, weight, bias):
+    if weight.is_mkldnn or _prefers_linear(x, weight, bias):
         torch.add(residual, linear(x, weight, bias).to(residual.dtype), out=out)
     else:
         torch.add(residual, bias, out=out).addmm_(x, weight.t())
@@ -98,10 +125,10 @@ def _prefers_linear(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
         return True
     if x.dtype not in (torch.float, torch.double) or not x.dtype == weight.dtype == bias.dtype:
         return True  # half precision would be rounded in between
-    return _onednn_type(x, weight, bias) is not None
+    return onednn_type(x, weight, bias) is not None
 
 
-def _onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[torch.dtype]:
+def onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[torch.dtype]:
     """The type in which oneDNN multiplies; ``None`` if it cannot, if that does not pay, or if shapes do not fit."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() != 2 or x.size(0) < _ROWS:
         return None

@@ -1,11 +1,14 @@
 """The affine map of inference against torch's."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pyg_match.ops import linear as ops_linear
-from pyg_match.ops.linear import _onednn_type, joined_linear, linear, residual_linear
+from pyg_match.ops.linear import KeptWeight, joined_linear, linear, onednn_type, residual_linear
 
 
 def problem(rows=300, width=48, out=40, dtype=torch.float):
@@ -62,10 +65,10 @@ def test_uses_onednn_where_it_pays(capability, monkeypatch):
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("torch has no oneDNN here")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert _onednn_type(*problem()) == (torch.float if capability == "AVX512" else None)
+    assert onednn_type(*problem()) == (torch.float if capability == "AVX512" else None)
     torch.testing.assert_close(linear(*problem()), F.linear(*problem()), rtol=1e-5, atol=1e-4)
-    assert _onednn_type(*problem(dtype=torch.double)) is None
-    assert _onednn_type(*problem(rows=3)) is None
+    assert onednn_type(*problem(dtype=torch.double)) is None
+    assert onednn_type(*problem(rows=3)) is None
 
 
 @torch.inference_mode()
@@ -95,7 +98,7 @@ def test_parts_and_sums(capability, dtype, rows, monkeypatch):
     residual = torch.randn(rows, 40, dtype=dtype, generator=torch.Generator().manual_seed(1))
     residual_linear(residual, x, weight, bias, out)
     torch.testing.assert_close(out, residual + expected, rtol=1e-5, atol=1e-4)
-    assert len(calls) == 2 * (_onednn_type(x, weight, bias) is not None)
+    assert len(calls) == 2 * (onednn_type(x, weight, bias) is not None)
 
 
 @torch.inference_mode()
@@ -114,3 +117,26 @@ def test_parts_and_sums_under_autocast():
     expected = F.linear(x, weight, bias)
     torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.3)
     torch.testing.assert_close(out, 1 + expected, rtol=0.05, atol=0.3)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_kept_weight(halves):
+    """It is the same product to the last bit, for any number of rows, until the weight changes."""
+    x, weight, bias = problem()
+    kept = KeptWeight()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=halves):
+        for rows in (256, 300, 1, 0):
+            part = torch.cat([x, x])[:rows] if rows else x[:0]
+            expected = linear(torch.cat([x, x])[: max(rows, 256)], weight, bias)[:rows]
+            ordered = kept.of(weight, torch.cat([x, x])[: max(rows, 256)], bias)
+            assert torch.allclose(linear(part, ordered, bias), expected, rtol=0, atol=1e-5)
+            assert ordered.is_mkldnn == (onednn_type(x, weight, bias) is not None)
+        assert kept.of(weight, x, bias) is kept.of(weight, x, bias)
+        first = linear(x, kept.of(weight, x, bias), bias)
+        weight.data[0, 0] += 1
+        assert torch.equal(linear(x, kept.of(weight, x, bias), bias), linear(x, weight, bias))
+        assert not torch.equal(linear(x, kept.of(weight, x, bias), bias), first)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(kept)))
+    with torch.no_grad():
+        assert torch.equal(linear(x, copied.of(weight, x, bias), bias), linear(x, weight, bias))
+    assert kept.of(weight.requires_grad_(), x, bias) is weight  # gradients need it as it is

@@ -13,7 +13,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to
 
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
-from pyg_match.ops.linear import linear
+from pyg_match.ops.linear import KeptWeight, linear, onednn_type
 
 MaskMode = Literal["remove", "zero"]
 
@@ -23,8 +23,11 @@ class Projection(Linear):
 
     def forward(self, x: Tensor, exact: bool = False) -> Tensor:
         """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
-        out: Tensor = super().forward(x) if exact else linear(x, self.weight, self.bias)
-        return out
+        if exact or onednn_type(x, self.weight, self.bias) is None:
+            out: Tensor = super().forward(x)
+            return out
+        kept: KeptWeight = self.__dict__.setdefault("_packed", KeptWeight())
+        return linear(x, kept.of(self.weight, x, self.bias), self.bias)
 
 
 class MaskedAttentionConv(MessagePassing):
