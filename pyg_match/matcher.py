@@ -211,11 +211,11 @@ class Matcher:
             ValueError: If something is not an image.
         """
         clock = _Clock()
-        set0 = self._extract(image0)
-        set1 = self._extract(image1)
-        clock.stop("extract")
         # A detector without parameters does not know the device.
-        pair = KeypointPair.from_sets(set0, set1).to(next(self.matcher.parameters()).device)
+        device = next(self.matcher.parameters()).device
+        set0, set1 = (self._extract(image).to(device) for image in (image0, image1))
+        clock.stop("extract")
+        pair = KeypointPair.from_sets(set0, set1)
         if self.transform is not None:
             pair = self.transform(pair)
         clock.stop("graph")
