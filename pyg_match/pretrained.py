@@ -182,6 +182,10 @@ def detector_of(name_or_path: str | os.PathLike[str]) -> str | None:
     Args:
         name_or_path: See :func:`load_weights`.
 
+    Raises:
+        FileNotFoundError: As :func:`load_weights`.
+        ValueError: As :func:`load_weights`, or if the file is damaged.
+
     Example:
         >>> detector_of("aliked-sparse")
         'aliked'

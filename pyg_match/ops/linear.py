@@ -63,7 +63,17 @@ class KeptWeight:
         self._kept: Optional[tuple[Tensor, Tensor]] = None
 
     def of(self, weight: Tensor, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-        """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it."""
+        """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it.
+
+        Args:
+            weight: The matrix.
+            x: Features, of which only shape and type matter.
+            bias: The shift.
+
+        Shapes:
+            - **weight**, **output:** :math:`(F_{out}, F_{in})`
+            - **x:** :math:`(N, F_{in})`
+        """
         dtype = onednn_type(x, weight, bias)
         if dtype is None or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
             return weight

@@ -21,13 +21,16 @@ MaskMode = Literal["remove", "zero"]
 class Projection(Linear):
     """PyG's linear layer, faster in inference on the CPU unless the result has to be ``exact`` to the last bit."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kept = KeptWeight()
+
     def forward(self, x: Tensor, exact: bool = False) -> Tensor:
         """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
         if exact or onednn_type(x, self.weight, self.bias) is None:
             out: Tensor = super().forward(x)
             return out
-        kept: KeptWeight = self.__dict__.setdefault("_packed", KeptWeight())
-        return linear(x, kept.of(self.weight, x, self.bias), self.bias)
+        return linear(x, self._kept.of(self.weight, x, self.bias), self.bias)
 
 
 class MaskedAttentionConv(MessagePassing):
