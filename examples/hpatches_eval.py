@@ -18,7 +18,8 @@ and to K weighted anchors, `unweighted-K` to K anchors that count like any keypo
 pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph,
 `trained-bfloat16` with linear layers in half precision.
 
-An interrupted run continues where it stopped when it is started again with the same settings.
+An interrupted run continues where it stopped when it is started again with the same settings; only the matches of
+different sequences are counted anew.
 """
 
 import argparse
