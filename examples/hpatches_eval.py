@@ -11,12 +11,13 @@ stand side by side: DLT weighted by the match scores, OpenCV's RANSAC (0.5 px, 3
 0.995), PoseLib at the best of six thresholds. Below the tables stands how many matches a method finds between the first
 images of different sequences.
 
-Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio test; `kornia` kornia's
-LightGlue; `complete` our matcher on complete graphs; `candidates-K` with cross edges to the K most similar
-keypoints only; `knn-K` with self edges to the K nearest keypoints only; `anchors-K` with self edges to the 16 nearest
-and to K weighted anchors, `unweighted-K` to K anchors that count like any keypoint. These matchers run the same
-pretrained weights through every layer. `trained` runs weights that were trained on a sparse graph, on that graph,
-`trained-bfloat16` with linear layers in half precision.
+Methods: `mnn` mutual nearest neighbours; `ratio-R` those that pass the ratio test; `kornia` kornia's LightGlue;
+`complete` our matcher on complete graphs; `layers-N` the first N layers of it; `candidates-K` with cross edges
+to the K most similar keypoints only; `knn-K` with self edges to the K nearest keypoints only; `anchors-K` with
+self edges to the 16 nearest and to K weighted anchors, `unweighted-K` to K anchors that count like any
+keypoint. These matchers run the same pretrained weights, but for `layers-N` through every layer. `trained` runs
+weights that were trained on a sparse graph, on that graph, `trained-bfloat16` with linear layers in half
+precision.
 
 An interrupted run continues where it stopped when it is started again with the same settings; only the matches of
 different sequences are counted anew.
@@ -86,7 +87,7 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 FALSE_PAIRS = 40  # of images of different scenes
 
 METHODS = [
-    *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
+    *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete", "layers-7"),
     *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
     *("trained", "trained-bfloat16"),
 ]
@@ -188,6 +189,9 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         "ratio": lambda number: functools.partial(nearest_neighbours, ratio=float(number)),
         "kornia": lambda _: kornia_lightglue(features),
         "complete": lambda _: graph_matcher(model()),
+        "layers": lambda number: graph_matcher(
+            GraphMatcher.from_pretrained(WEIGHTS[features], num_layers=int(number))
+        ),
         "candidates": lambda number: graph_matcher(model(), CandidateEdges(int(number))),
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),
         "anchors": lambda number: graph_matcher(model(), anchors(int(number), weighted=True)),

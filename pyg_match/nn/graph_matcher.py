@@ -182,11 +182,13 @@ class GraphMatcher(nn.Module):
         Args:
             name: One of :func:`pyg_match.pretrained.available` that is a matcher, such as ``"aliked-lightglue"``, or
                 the path of a file of :meth:`save` or of official LightGlue weights.
-            **kwargs: Fields of :class:`MatcherConfig` to override, such as ``filter_threshold``.
+            **kwargs: Fields of :class:`MatcherConfig` to override, such as ``filter_threshold``. With fewer
+                ``num_layers`` than the file has, the first ones are loaded, and the assignment that was trained
+                after them.
 
         Raises:
             FileNotFoundError: If there is no such file and it cannot be had.
-            ValueError: If the file is damaged, or does not hold the weights of a matcher.
+            ValueError: If the file is damaged, does not hold the weights of a matcher, or has fewer layers.
         """
         from pyg_match.nn.lightglue import load_matcher
 

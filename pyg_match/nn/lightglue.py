@@ -91,9 +91,20 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     state = load_weights(name)
     saved = _saved_config(name)
     config, state = (saved, state) if saved is not None else convert_lightglue(state)
+    num_layers = kwargs.get("num_layers", config.num_layers)
+    if not 1 <= num_layers <= config.num_layers:
+        raise ValueError(
+            f"the weights in {name} have {config.num_layers} layers, got num_layers={num_layers}"
+        )
+    if num_layers < config.num_layers:
+        if config.assignment != "dual_softmax":
+            raise ValueError(
+                f"the weights in {name} have an assignment after {config.num_layers} layers only, "
+                f"got num_layers={num_layers}"
+            )
+        state = _first_layers(state, num_layers)
+        kwargs.setdefault("layer_scales", config.layer_scales and config.layer_scales[:num_layers])
     matcher = GraphMatcher(config, **kwargs)
-    if not matcher.confidences:
-        state = {key: value for key, value in state.items() if not key.startswith("confidences.")}
     try:
         incompatible = matcher.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -113,6 +124,17 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
             f"the weights in {name} were trained without early exit; leave depth_confidence=None"
         )
     return matcher.eval()
+
+
+def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """The weights of the first layers, with the assignments after them and the confidences between them."""
+    counts = {"layers": num_layers, "assignments": num_layers, "confidences": num_layers - 1}
+    parts = {key: key.split(".") for key in state}
+    return {
+        key: state[key]
+        for key, (kind, *rest) in parts.items()
+        if kind not in counts or int(rest[0]) < counts[kind]
+    }
 
 
 def _saved_config(name: Union[str, Path]) -> Union[MatcherConfig, None]:

@@ -36,10 +36,11 @@ class Objective(nn.Module):
     Args:
         matcher: The matcher to train.
         weights: Weights of the losses.
-        teacher: A matcher to imitate. It sees the complete graph of the same keypoints and learns nothing.
+        teacher: A matcher to imitate. It sees the complete graph of the same keypoints and learns nothing. Of one
+            with more layers than the matcher, its last assignment is imitated, and the descriptors of its first ones.
 
     Raises:
-        ValueError: If descriptors shall be distilled from a teacher of another shape.
+        ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels.
 
     Example:
         >>> from pyg_match.data import KeypointSet
@@ -60,10 +61,10 @@ class Objective(nn.Module):
         self.weights = weights
         if teacher is not None and weights.distill_descriptors:
             ours, theirs = ((m.config.num_layers, m.config.hidden_channels) for m in (matcher, teacher))
-            if ours != theirs:
+            if ours[0] > theirs[0] or ours[1] != theirs[1]:
                 raise ValueError(
-                    "loss.distill_descriptors needs a teacher with as many layers and channels as the matcher, "
-                    f"{ours}, got {theirs}; set it to 0"
+                    "loss.distill_descriptors needs a teacher with at least the layers and with the channels of the "
+                    f"matcher, {ours}, got {theirs}; set it to 0"
                 )
         # Edges that the matcher draws anew are not the batch's. What is learned from all pairs serves them too.
         self._on_edges = matcher.config.assign_on_edges and matcher.config.redraw_after is None
@@ -184,7 +185,7 @@ class Objective(nn.Module):
             found["distill_assignment"] = (related * divergence).sum() / related.sum().clamp(min=1)
         if w.distill_descriptors:
             found["distill_descriptors"] = losses.descriptor_distillation(
-                descriptors, truth.descriptors, pair, batch.num_keypoints.size(0)
+                descriptors, truth.descriptors[: len(descriptors)], pair, batch.num_keypoints.size(0)
             ).mean()
         return found
 

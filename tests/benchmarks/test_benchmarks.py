@@ -9,6 +9,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from pyg_match import knn_graph
+from pyg_match.nn import GraphMatcher
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SIBLINGS = {file.stem for file in FOLDER.glob("*.py")}
@@ -240,8 +241,10 @@ def test_matcher(load, tmp_path, hpatches, capsys):
     matcher.main(words)
     results = read(out)
     names = {row["peer"] for row in results["rows"]}
+    depth = GraphMatcher.from_pretrained(matcher.TRAINED).config.num_layers
     assert names == {
         *matcher.PEERS,
+        *([f"official-{depth}"] if depth < 9 else []),
         *(f"{name} bf16" for name in matcher.PEERS),
         *matcher.GRAPHS,
         "edges of candidates-16",
@@ -258,6 +261,9 @@ def test_matcher(load, tmp_path, hpatches, capsys):
     fastest = min(s for name in matcher.PEERS if (s := matcher_row(results, f"{name} bf16")["seconds"]))
     halved = whole["trained-bfloat16"]
     assert halved["ratio_bf16"] == pytest.approx(fastest / halved["total"])
+    if depth < 9:
+        shorter = matcher_row(results, f"official-{depth}")["seconds"]
+        assert whole["trained"]["ratio_short"] == pytest.approx(shorter / whole["trained"]["total"])
     assert {row["peer"] for row in results["answers"]} == set(matcher.GRAPHS)
     assert "R@3 -, PoseLib AUC@5 45.6, 3 pairs" in capsys.readouterr().out
     with pytest.raises(ValueError, match="choose a larger --side"):

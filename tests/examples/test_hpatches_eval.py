@@ -152,6 +152,7 @@ def test_all_methods(example, root, tmp_path):
         assert rows["complete"][column] == pytest.approx(rows["kornia"][column], abs=1e-3), column
     assert rows["complete"]["precision"] > 80 and rows["complete"]["recall"] > 70
     assert rows["candidates-32"]["recall"] > rows["knn-32"]["recall"]
+    assert 70 < rows["layers-7"]["recall"] != rows["complete"]["recall"]
 
 
 def fake_row(name, pair, **errors):

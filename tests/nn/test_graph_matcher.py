@@ -91,6 +91,36 @@ def test_complete_graph_equals_kornia(listed):
         assert torch.allclose(grad, converted[name], rtol=1e-6, atol=1e-8), name
 
 
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_first_layers_equal_kornia_with_fewer(num_layers, tmp_path):
+    shape = {"features": None, "input_dim": 16, "descriptor_dim": 32, "num_heads": 2}
+    shape |= {"depth_confidence": -1, "width_confidence": -1}
+    state = sharpened(LightGlue(n_layers=3, **shape)).state_dict()
+    torch.save(state, tmp_path / "official.pt")
+    peer = LightGlue(n_layers=num_layers, **shape).eval()
+    del state["confidence_thresholds"]  # one for each layer, and computed anew
+    missing = peer.load_state_dict(state, strict=False).missing_keys
+    assert missing == ["confidence_thresholds"]
+    GraphMatcher.from_pretrained(tmp_path / "official.pt").save(tmp_path / "ours.safetensors")
+    pair = random_pair(30, 25)
+    expected = peer(as_kornia(pair))["log_assignment"][0]
+    for file in ("official.pt", "ours.safetensors"):
+        ours = GraphMatcher.from_pretrained(tmp_path / file, num_layers=num_layers)
+        assert ours.config.num_layers == num_layers
+        torch.testing.assert_close(ours(pair).log_assignment[0], expected, atol=1e-4, rtol=1e-4)
+        with pytest.raises(ValueError, match="have 3 layers, got num_layers=4"):
+            GraphMatcher.from_pretrained(tmp_path / file, num_layers=4)
+
+
+def test_first_layers_keep_their_scales_and_need_an_assignment(tmp_path):
+    small(layer_scales=(1, 0, 2)).save(tmp_path / "scales.safetensors")
+    loaded = GraphMatcher.from_pretrained(tmp_path / "scales.safetensors", num_layers=2)
+    assert loaded.config.layer_scales == (1, 0)
+    small(assignment="sinkhorn").save(tmp_path / "sinkhorn.safetensors")
+    with pytest.raises(ValueError, match="an assignment after 3 layers only, got num_layers=2"):
+        GraphMatcher.from_pretrained(tmp_path / "sinkhorn.safetensors", num_layers=2)
+
+
 @pytest.mark.parametrize("width", [-1, 0.7])
 @pytest.mark.parametrize("depth", [-1, 0.5, 0.02])
 def test_early_exit_and_pruning_equal_kornia(width, depth):

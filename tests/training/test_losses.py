@@ -166,6 +166,16 @@ def test_teacher_of_another_shape_is_refused():
         Objective(GraphMatcher(**SHAPE), weights, teacher)
 
 
+def test_the_first_layers_of_a_deeper_teacher_are_imitated():
+    weights = LossConfig(distill_assignment=1.0, distill_descriptors=1.0)
+    teacher = GraphMatcher(**{**SHAPE, "num_layers": 5}).eval()
+    student = GraphMatcher(**SHAPE).eval()
+    first = {key: value for key, value in teacher.state_dict().items() if key in student.state_dict()}
+    student.load_state_dict(first)
+    found = Objective(student, weights, teacher)(batch_of(2), (2,))
+    assert float(found["distill_descriptors"]) < 1e-10 < 1e-4 < float(found["distill_assignment"])
+
+
 def test_sinkhorn_and_edges_and_branches_are_trained():
     cases = [
         ({"assignment": "sinkhorn"}, None),
