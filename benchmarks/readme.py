@@ -266,6 +266,8 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
             f"“{MATCHER_NAMES['trained']}” has {short.removeprefix('official-')} layers, LightGlue nine. "
             f"Against the same first layers of the official LightGlue alone: {known}."
         )
+    elif "trained" in names:
+        parts.append(f"“{MATCHER_NAMES['trained']}” had as many layers as LightGlue then, nine.")
     halved = [
         row for row in results["summary"] if row["peer"] == "trained-bfloat16" and row.get("ratio_bf16")
     ]

@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "430871b50003869477fb5ff72a1fc06ed84e37030c6b97f423db56909ca0ddd2"
+        "aliked-sparse.safetensors", "480395188a38ff90e14f492cc88416928eeb08852565e47f7d01644eee77f2a6"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
