@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "480395188a38ff90e14f492cc88416928eeb08852565e47f7d01644eee77f2a6"
+        "aliked-sparse.safetensors", "e6b779832a21316a4ab9d8b37ea7f172a3309ffb0f30725181e8cf932602bd4a"
     ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
