@@ -87,7 +87,7 @@ PIXELS, COARSE_PIXELS = 3, 5  # largest error of a correct match
 FALSE_PAIRS = 40  # of images of different scenes
 
 METHODS = [
-    *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete", "layers-7"),
+    *("mnn", "ratio-0.8", "ratio-0.9", "kornia", "complete"),
     *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
     *("trained", "trained-bfloat16"),
 ]
@@ -203,7 +203,9 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
         kind, _, number = name.partition("-")
         plain = kind in ("mnn", "kornia", "complete")
         if kind not in builders or (bool(number) == plain and kind != "trained"):
-            raise ValueError(f"unknown method '{name}', expected 'all' or some like {', '.join(METHODS)}")
+            raise ValueError(
+                f"unknown method '{name}', expected 'all', some like {', '.join(METHODS)}, or layers-N"
+            )
         if kind not in ("mnn", "ratio") and features not in WEIGHTS:
             raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")
         methods[name] = builders[kind](number)
@@ -474,7 +476,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--features", default="aliked", help="aliked, disk, xfeat, sift or rootsift (%(default)s)"
     )
     parser.add_argument("--max-keypoints", type=int, default=1024, help="in an image (%(default)s)")
-    parser.add_argument("--methods", nargs="+", default=["all"], help=f"all, or some of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--methods", nargs="+", default=["all"], help=f"all of {', '.join(METHODS)}; or some, or layers-N"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/hpatches"), help="folder of results (%(default)s)"
     )

@@ -152,7 +152,21 @@ def test_all_methods(example, root, tmp_path):
         assert rows["complete"][column] == pytest.approx(rows["kornia"][column], abs=1e-3), column
     assert rows["complete"]["precision"] > 80 and rows["complete"]["recall"] > 70
     assert rows["candidates-32"]["recall"] > rows["knn-32"]["recall"]
-    assert 70 < rows["layers-7"]["recall"] != rows["complete"]["recall"]
+
+
+def test_first_layers(example, root, tmp_path):
+    run(example, root, tmp_path, "--features", "aliked", "--limit", "1", "--methods", "complete", "layers-7")
+    table = json.loads((tmp_path / "results.json").read_text())["results"]["sets"]["all"]
+    complete, first = (row["recall"] for row in table)
+    assert 70 < first != complete
+
+
+def test_all_methods_fit_the_matcher_of_every_detector(example):
+    names = [name for name in example.METHODS if not name.startswith("trained")]
+    for features in example.WEIGHTS:
+        assert list(example.build_methods(names, features)) == names
+    with pytest.raises(ValueError, match="have 6 layers, got num_layers=7"):
+        example.build_methods(["layers-7"], "xfeat")
 
 
 def fake_row(name, pair, **errors):
