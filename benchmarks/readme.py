@@ -247,34 +247,23 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
             lines,
         ),
     ]
-    floors = ", ".join(
-        f"{row['of_gemms']:.2f} at N={row['n']}"
-        for row in results["summary"]
-        if row["peer"] == "sparse-edges" and row["of_gemms"]
-    )
+    floors = by_size(results["summary"], "sparse-edges", "of_gemms", "{:.2f}")
     parts.append(
         f"“{MATCHER_NAMES['sparse-edges']}” takes so many times as long as the GEMMs alone: {floors}."
     )
     short = next((row["peer"] for row in rows if row["peer"].startswith("official-")), None)
     if short is not None:
-        known = ", ".join(
-            f"{row['ratio_short']:.1f}× at N={row['n']}"
-            for row in results["summary"]
-            if row["peer"] == "trained" and row["ratio_short"]
-        )
+        known = by_size(results["summary"], "trained", "ratio_short", "{:.1f}×")
         parts.append(
             f"“{MATCHER_NAMES['trained']}” has {short.removeprefix('official-')} layers, LightGlue nine. "
             f"Against the same first layers of the official LightGlue alone: {known}."
         )
     elif "trained" in names:
         parts.append(f"“{MATCHER_NAMES['trained']}” had as many layers as LightGlue then, nine.")
-    halved = [
-        row for row in results["summary"] if row["peer"] == "trained-bfloat16" and row.get("ratio_bf16")
-    ]
+    halved = by_size(results["summary"], "trained-bfloat16", "ratio_bf16", "{:.1f}×")
     if halved:
-        known = ", ".join(f"{row['ratio_bf16']:.1f}× at N={row['n']}" for row in halved)
         parts.append(
-            f"“{MATCHER_NAMES['trained-bfloat16']}” against LightGlue in bfloat16 (autocast): {known}."
+            f"“{MATCHER_NAMES['trained-bfloat16']}” against LightGlue in bfloat16 (autocast): {halved}."
         )
     sequences = read(folder, "hpatches")
     if sequences is not None:
@@ -285,6 +274,12 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
         quality(results),
     ]
     return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def by_size(summary: list[dict[str, Any]], peer: str, key: str, form: str) -> str:
+    """A figure of one matcher at every size at which it is known."""
+    rows = [row for row in summary if row["peer"] == peer and row.get(key)]
+    return ", ".join(f"{form.format(row[key])} at N={row['n']}" for row in rows)
 
 
 def accuracy(sequences: Results) -> list[dict[str, Any]]:
