@@ -26,6 +26,7 @@ different sequences are counted anew.
 import argparse
 import csv
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -178,7 +179,7 @@ def trained_matcher(weights: str | None, features: str, precision: str = "") -> 
             f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
         )
     model = GraphMatcher.from_pretrained(weights, bfloat16=precision == "bfloat16")
-    return graph_matcher(model, graph_from_recipe(found["graph"]))
+    return graph_matcher(model, graph_from_recipe(found.get("graph", [])))
 
 
 def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
@@ -206,8 +207,11 @@ def build_methods(names: Iterable[str], features: str, trained: str | None = Non
             raise ValueError(
                 f"unknown method '{name}', expected 'all', some like {', '.join(METHODS)}, or layers-N"
             )
-        if kind not in ("mnn", "ratio") and features not in WEIGHTS:
-            raise ValueError(f"there are no matcher weights for '{features}', only mnn and ratio-R work")
+        if kind not in ("mnn", "ratio", "trained") and features not in WEIGHTS:
+            raise ValueError(
+                f"there are no official matcher weights for '{features}', only mnn and ratio-R work, and trained "
+                "with --weights"
+            )
         methods[name] = builders[kind](number)
     return methods
 
@@ -265,6 +269,15 @@ def false_matches(pairs: list[HPatchesPair], method: Method, features: FeatureCa
     return float(np.mean([len(method(features(a), features(b))[0]) for a, b in found]))
 
 
+def fingerprint(weights: str) -> str:
+    """SHA-256 of trained weights and of what their file says about them."""
+    digest = hashlib.sha256(json.dumps(read_metadata(weights), sort_keys=True).encode())
+    for name, value in sorted(load_weights(weights).items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def check_settings(out: Path, settings: Row) -> None:
     """Note the settings of a new run; ValueError if the folder holds results of other settings."""
     file = out / "settings.json"
@@ -273,7 +286,9 @@ def check_settings(out: Path, settings: Row) -> None:
         file.write_text(json.dumps(settings, indent=2))
     old = json.loads(file.read_text())
     changed = [
-        f"{key} {old.get(key)} there, {value} now" for key, value in settings.items() if old.get(key) != value
+        f"{key} {old.get(key)} there, {settings.get(key)} now"
+        for key in {**settings, **old}
+        if old.get(key) != settings.get(key)
     ]
     if changed:
         raise ValueError(
@@ -490,11 +505,12 @@ def main(arguments: list[str] | None = None) -> None:
     settings |= {"short_side": SHORT_SIDE, "pyg_match": version("pyg-match")}
     names, trained = args.methods, args.weights or TRAINED.get(args.features)
     if "all" in names:
-        names = [name for name in METHODS if args.features in WEIGHTS or name.startswith(("mnn", "ratio"))]
-        names = [name for name in names if trained or not name.startswith("trained")]
-    if args.weights:
-        settings["trained"] = args.weights
+        needed = ["mnn", "ratio"] + ["trained"] * bool(trained)
+        official = [name for name in METHODS if args.features in WEIGHTS and not name.startswith("trained")]
+        names = [name for name in METHODS if name in official or name.startswith(tuple(needed))]
     try:
+        if trained:
+            settings["trained"] = {"weights": trained, "sha256": fingerprint(trained)}
         pairs = read_pairs(args.roots, args.limit)
         methods = build_methods(names, args.features, trained)
         features = cached_features(args.out / "features", args.features, args.max_keypoints)

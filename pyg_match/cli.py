@@ -30,8 +30,14 @@ def match(
     resize: Annotated[
         int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")
     ] = 1024,
-    candidates: Annotated[int, typer.Option(min=0, help="Cross edges for each keypoint; 0 draws all.")] = 0,
-    neighbors: Annotated[int, typer.Option(min=0, help="Self edges for each keypoint; 0 draws all.")] = 0,
+    candidates: Annotated[
+        Optional[int],
+        typer.Option(min=0, help="Cross edges for each keypoint; 0 draws all.", show_default="as trained"),
+    ] = None,
+    neighbors: Annotated[
+        Optional[int],
+        typer.Option(min=0, help="Self edges for each keypoint; 0 draws all.", show_default="as trained"),
+    ] = None,
     geometry: Annotated[
         str, typer.Option(help="Model to fit: homography, fundamental or none.")
     ] = "homography",
@@ -63,8 +69,8 @@ def _match(
     weights: str,
     max_keypoints: int,
     resize: int,
-    candidates: int,
-    neighbors: int,
+    candidates: Optional[int],
+    neighbors: Optional[int],
     geometry: str,
     estimator: str,
     threshold: Optional[float],
@@ -82,17 +88,27 @@ def _match(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if threshold == 0:
+        raise ValueError("--threshold must be a positive number of pixels, got 0")
     if save is not None and save.suffix not in (".npz", ".json"):
         raise ValueError(f"--save must end in .npz or .json, got {save.name!r}")
+    if out is not None:
+        from pyg_match.visualization.canvas import check_format
+
+        check_format(out)
+    for file in (save, out):
+        if file is not None and not file.expanduser().parent.is_dir():
+            raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
     steps: list[Any] = [KNNGraph(neighbors, loop=True)] if neighbors else []
     steps += [CandidateEdges(candidates)] if candidates else []
+    asked = candidates is not None or neighbors is not None
     # The edges asked for, and no others after some layers.
-    changes: dict[str, Any] = {"redraw_after": None} if steps else {}
+    changes: dict[str, Any] = {"redraw_after": None} if asked else {}
     matcher = Matcher.from_pretrained(
         weights,
         max_num_keypoints=max_keypoints,
         resize=resize or None,
-        transform=Compose(steps) if steps else None,
+        transform=Compose(steps) if asked else None,
         **changes,
     )
     result = matcher(*images)
@@ -191,6 +207,9 @@ def export(
 
         recipe = None if graph is None else parse_yaml(graph, "--graph")
         digest = export_matcher(source, target, half, filter_threshold, recipe, temperature, assign_on_edges)
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; --graph needs `pip install 'pyg-match[train]'`", err=True)
+        raise typer.Exit(1) from None
     except (OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

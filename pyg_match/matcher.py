@@ -1,5 +1,6 @@
 """From two images to matches."""
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
+from pyg_match.files import write_whole
 from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
@@ -98,7 +100,7 @@ class MatchResult:
         Raises:
             ValueError: If the ending is neither ``.npz`` nor ``.json``.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.suffix not in (".npz", ".json"):
             raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
         arrays = {
@@ -107,16 +109,13 @@ class MatchResult:
         }
         arrays |= {name: np.asarray(getattr(self, name)) for name in ("image_size0", "image_size1")}
         arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            if path.suffix == ".json":
-                temporary.write_text(json.dumps({name: value.tolist() for name, value in arrays.items()}))
-            else:
-                with temporary.open("wb") as file:
-                    np.savez_compressed(file, **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if path.suffix == ".json":
+            content = json.dumps({name: value.tolist() for name, value in arrays.items()}).encode()
+        else:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            content = buffer.getvalue()
+        write_whole(path, content)
 
 
 class Matcher:

@@ -6,6 +6,7 @@ from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
 
+from pyg_match import Matcher
 from pyg_match.cli import app
 
 
@@ -62,6 +63,10 @@ def test_match(images, tmp_path):
         (["--estimator", "ransac"], "--estimator must be one of poselib, opencv, got 'ransac'"),
         (["--save", "x.txt"], "--save must end in .npz or .json, got 'x.txt'"),
         (["--weights", "superglue"], "unknown matcher 'superglue'"),
+        (["--out", "x.txt"], "figures are saved as"),
+        (["--out", "none/x.png"], "no folder 'none' to write x.png to"),
+        (["--save", "none/x.npz"], "no folder 'none' to write x.npz to"),
+        (["--threshold", "0"], "--threshold must be a positive number of pixels, got 0"),
     ],
 )
 def test_bad_options_are_told_in_one_line(images, args, message):
@@ -69,6 +74,28 @@ def test_bad_options_are_told_in_one_line(images, args, message):
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_all_edges_instead_of_those_of_training(images, monkeypatch):
+    made = []
+    load = Matcher.from_pretrained
+    monkeypatch.setattr(Matcher, "from_pretrained", lambda *a, **k: made.append(load(*a, **k)) or made[-1])
+    options = [
+        "--geometry",
+        "none",
+        "--resize",
+        "240",
+        "--max-keypoints",
+        "200",
+        "--weights",
+        "aliked-sparse",
+    ]
+    for chosen in ([], ["--candidates", 0, "--neighbors", 0]):
+        result = run("match", *images, *options, *chosen)
+        assert result.exit_code == 0, result.output
+    trained, complete = made
+    assert "CandidateEdges(k=32" in repr(trained.transform) and trained.matcher.config.redraw_after == 2
+    assert complete.transform.transforms == [] and complete.matcher.config.redraw_after is None
 
 
 def test_bad_images_are_told_in_one_line(images, tmp_path):

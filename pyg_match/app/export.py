@@ -12,6 +12,7 @@ from pyg_match.app.drawing import COLOURS, Layout, drawn_lines
 from pyg_match.app.exploration import IMAGES, Features, Matching
 from pyg_match.app.report import KINDS, PointReport
 from pyg_match.app.settings import WITHOUT_K
+from pyg_match.visualization.canvas import save
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -169,6 +170,4 @@ def write_figure(
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.set_axis_off()
         axes.set_title(f"{matching.setting}; layer {report.layer + 1}, head {report.head}", fontsize=8)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=200)
-    temporary.replace(path)
+    save(figure, path)

@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.shards import CorruptShardError, PairShards
+from pyg_match.features.image import load_image
+
+_NAMED = 10  # damaged photos that an error names
 
 
 class CachedPairs(Dataset[KeypointPair]):
@@ -54,8 +57,8 @@ class CachedPairs(Dataset[KeypointPair]):
             The number of pairs that were made.
 
         Raises:
-            ValueError: If there is no cache, an image cannot be read, or a shard is corrupt and is not to be
-                repaired.
+            ValueError: If there is no cache, photos cannot be read (all of them are named, before any work is
+                done), or a shard is corrupt and is not to be repaired.
             OSError: If a shard cannot be written, for instance to a full disk. The shards before it remain.
         """
         shards = self.shards
@@ -64,6 +67,8 @@ class CachedPairs(Dataset[KeypointPair]):
         shards.sweep()
         missing = [shard for shard in range(len(shards)) if not self._has(shards, shard)]
         order = [index for shard in missing for index in shards.indices(shard)]
+        if order:
+            check_photos(self.paths)
         # With a generator of its own, since a loader draws from torch's global one otherwise.
         loader = DataLoader(
             _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
@@ -106,6 +111,23 @@ class CachedPairs(Dataset[KeypointPair]):
         if not -self.num_pairs <= index < self.num_pairs:
             raise IndexError(f"pair {index} does not exist, there are {self.num_pairs}")
         return int(index) % self.num_pairs
+
+
+def check_photos(paths: Sequence[Path]) -> None:
+    """Decode all photos once: a damaged one would be met late, and the cache is of no use without it.
+
+    Raises:
+        ValueError: If some cannot be read. They are named, if there are not too many.
+    """
+    damaged = []
+    for path in paths:
+        try:
+            load_image(path)
+        except (OSError, ValueError) as error:
+            damaged.append(f"{path.name}: {error}")
+    if damaged:
+        shown = "; ".join(damaged[:_NAMED]) + ("; ..." if len(damaged) > _NAMED else "")
+        raise ValueError(f"{len(damaged)} of {len(paths)} photos cannot be read ({shown}); remove them")
 
 
 class _Extraction(Dataset[KeypointPair]):

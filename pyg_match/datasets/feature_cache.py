@@ -40,7 +40,7 @@ class FeatureCache:
     def __init__(
         self, folder: str | Path, extract: Callable[[Path], KeypointSet], settings: Mapping[str, Any]
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.extract = extract
         self.settings = json.dumps(dict(settings), sort_keys=True)
 
@@ -50,8 +50,10 @@ class FeatureCache:
         target = self.file(path)
         features = _load(target)
         if features is None:
-            features = self.extract(path)
-            _save(target, features)
+            _save(target, self.extract(path))
+            features = _load(target)  # the same on the first call as on all others
+        if features is None:
+            raise OSError(f"the features of {path} were written to {target}, but cannot be read from there")
         return features
 
     def file(self, path: str | Path) -> Path:

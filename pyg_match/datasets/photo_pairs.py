@@ -52,7 +52,8 @@ class PhotoPairs(CachedPairs):
 
     Args:
         pairs: Paths of both photos of each pair; or a text file with two names in a line, relative to ``images``.
-            What follows the names in a line is ignored, as are empty lines.
+            Between them stand spaces, or a tab if names hold spaces. What follows the names in a line is ignored, as
+            are empty lines.
         images: The folder that names in a file are relative to; by default that of the file.
         extractor: Finds the keypoints; or its name, see :func:`pyg_match.features.extractor`.
         teacher: A matcher for these keypoints that assigns all of them; or the name of its weights.
@@ -264,7 +265,8 @@ def read_pairs(
         root = file.parent if images is None else Path(images).expanduser()
         named = []
         for number, line in enumerate(file.read_text().splitlines(), 1):
-            words = line.split()
+            # Names may hold spaces where a tab stands between them.
+            words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
             if len(words) == 1:
                 raise ValueError(
                     f"line {number} of '{file}' must begin with the names of two photos, got {line!r}"

@@ -47,7 +47,7 @@ class PairShards:
     ) -> None:
         self.settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
         self.fingerprint = hashlib.sha256(self.settings.encode()).hexdigest()
-        self.folder = Path(folder) / self.fingerprint[:24]
+        self.folder = Path(folder).expanduser() / self.fingerprint[:24]
         self.num_pairs = num_pairs
         self.shard_size = shard_size
         self._open: OrderedDict[Path, _Shard] = OrderedDict()

@@ -200,13 +200,19 @@ class GraphMatcher(nn.Module):
         """Write weights and configuration to a safetensors file, whole or not at all.
 
         Args:
-            path: The file.
+            path: The file, whose name ends in ``.safetensors``.
             half: Whether to write weights in half precision; they are loaded in single precision again.
             metadata: What else to write, as JSON values by name. ``"graph"``, a recipe as
                 :func:`pyg_match.transforms.graph_from_recipe` reads it, and ``"extractor"``, the name of a detector,
                 tell :class:`pyg_match.Matcher` what the weights were trained on.
+
+        Raises:
+            ValueError: If the name ends otherwise; such a file could not be loaded.
         """
         from safetensors.torch import save
+
+        if Path(path).suffix != ".safetensors":
+            raise ValueError(f"matchers are saved as .safetensors, got {Path(path).name!r}")
 
         dtype = torch.half if half else None
         state = {

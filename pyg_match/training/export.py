@@ -26,8 +26,8 @@ def export_matcher(
 
     Args:
         source: A file of :meth:`pyg_match.nn.GraphMatcher.save`, with or without its ending, or the folder of a
-            training run, whose best matcher is taken.
-        target: The file to write.
+            training run, whose best matcher is taken, or the last one of a run that did not validate.
+        target: The file to write, whose name ends in ``.safetensors``.
         half: Whether to write the weights in half precision; they are loaded in single precision again.
         filter_threshold: Least probability of a match from now on, in [0, 1]; ``None`` for that of the source.
         graph: Recipe of the graph to match on from now on, for instance a denser one than in training, as
@@ -42,11 +42,16 @@ def export_matcher(
 
     Raises:
         FileNotFoundError: If there is no such matcher.
-        ValueError: If the file is damaged, the threshold is no probability, the graph cannot be drawn, or the
-            temperature is not positive or the matcher has no softmax to apply it to.
+        ValueError: If the file is damaged, the target's name ends otherwise, the threshold is no probability, the
+            graph cannot be drawn, or the temperature is not positive or the matcher has no softmax to apply it to.
     """
-    source = Path(source).expanduser().resolve()
-    choices = (source, source.with_name(source.name + ".safetensors"), source / "best.safetensors")
+    source, target = Path(source).expanduser().resolve(), Path(target).expanduser()
+    choices = (
+        source,
+        source.with_name(source.name + ".safetensors"),
+        source / "best.safetensors",
+        source / "matcher.safetensors",  # of a run without validation
+    )
     file = next((choice for choice in choices if choice.is_file()), None)
     if file is None:
         raise FileNotFoundError(
@@ -56,6 +61,8 @@ def export_matcher(
         raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"'temperature' must be a positive number, got {temperature}")
+    if target.suffix != ".safetensors":  # said before the source is loaded
+        raise ValueError(f"matchers are saved as .safetensors, got {target.name!r}")
     metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}
     if graph is not None:
         graph_from_recipe(graph)
@@ -66,7 +73,7 @@ def export_matcher(
     if temperature != 1:
         _apply_temperature(matcher, temperature)
     matcher.save(target, half=half, metadata=metadata)
-    return hashlib.sha256(Path(target).read_bytes()).hexdigest()
+    return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
 @torch.no_grad()

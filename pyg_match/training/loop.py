@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair
+from pyg_match.datasets.cached_pairs import check_photos
 from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import detector_of
@@ -69,20 +71,25 @@ def train(
         The file of the trained matcher; the checkpoint if the run was asked to stop before its end.
 
     Raises:
-        ValueError: If the folder holds a run with other settings, or data or settings do not fit.
+        ValueError: If the folder holds a run with other settings, data or settings do not fit, or there is no such
+            hardware.
         FloatingPointError: If the loss or its gradient is not finite; the batch is written to the folder before.
         OSError: If a file cannot be written; earlier checkpoints are intact then.
     """
     if accelerator == "auto" and torch.backends.mps.is_available():
         accelerator = "cpu"  # homographies and sums are in double precision, which MPS has not
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        strategy=strategy,
-        num_nodes=num_nodes,
-        precision=config.precision,
-    )
-    arguments = (config, images, Path(out), datasets)
+    hardware: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": strategy,
+        "num_nodes": num_nodes,
+    }
+    try:
+        fabric = Fabric(**hardware, precision=config.precision)
+    except (RuntimeError, TypeError, ValueError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in hardware.items())
+        raise ValueError(f"Lightning Fabric cannot run on {given}: {error}") from None
+    arguments = (config, images, Path(out).expanduser(), datasets)
     run: Any = _run
     path: Path = fabric.launch(run, *arguments)
     return path
@@ -96,16 +103,24 @@ def _run(
     datasets: Optional[tuple[Pairs, Pairs]],
 ) -> Path:
     out.mkdir(parents=True, exist_ok=True)
+    made_here = False
     if datasets is None:
         if images is None:
             raise ValueError("training needs a folder of images or datasets, got neither")
-        datasets = make_datasets(config, images, config.data.cache or out / "features")
         check_detectors(config)
-        make_matcher(config)  # what does not fit is said before keypoints are found
+        datasets = make_datasets(config, images, config.data.cache or out / "features")
+        made_here = True
+    trainer = Trainer(fabric, config, out, *datasets)
+    if made_here:
+        trainer.check_checkpoint()  # what does not fit is said before keypoints are found
+        if not trainer.checkpoint.is_file():
+            check_photos(sorted({path for dataset in datasets for path in getattr(dataset, "paths", ())}))
+        state = random_state()
         with fabric.rank_zero_first(local=True):
             for dataset in datasets:
                 dataset.prepare(progress=fabric.is_global_zero)  # type: ignore[attr-defined]
-    return Trainer(fabric, config, out, *datasets).run()
+        set_random_state(state)
+    return trainer.run()
 
 
 class Trainer:
@@ -117,6 +132,9 @@ class Trainer:
         out: Folder of the run.
         train_pairs: Pairs with labels and edges.
         valid_pairs: Pairs to validate on, with labels and edges.
+
+    Raises:
+        ValueError: If settings, weights and teacher do not fit each other, or a batch does not split evenly.
     """
 
     def __init__(
@@ -124,6 +142,7 @@ class Trainer:
     ) -> None:
         self.fabric, self.config, self.out = fabric, config, out
         self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
+        self._sampler(0)
         torch.manual_seed(config.seed)
         np.random.seed(config.seed % (1 << 32))  # noqa: NPY002  (user code may draw from it)
         random.seed(config.seed)
@@ -217,7 +236,27 @@ class Trainer:
             ValueError: If it is damaged or belongs to a run with other settings or pairs.
         """
         state = load_checkpoint(self.checkpoint)
-        before = state["identity"]
+        self._check_identity(state["identity"])
+        self.matcher.load_state_dict(state["matcher"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.sums = state["sums"]
+        # Checkpoints of earlier versions do not tell it: log_every was the same from the start then.
+        self.summed = state.get("summed", self.step % state["identity"]["log_every"])
+        set_random_state(state["random"])
+
+    def check_checkpoint(self) -> None:
+        """Say whether the run can go on from the checkpoint, if there is one, without doing so.
+
+        Raises:
+            ValueError: As :meth:`resume`.
+        """
+        if self.checkpoint.is_file():
+            self._check_identity(load_checkpoint(self.checkpoint)["identity"])
+
+    def _check_identity(self, before: dict[str, Any]) -> None:
         # Checkpoints of earlier versions lack settings that came later, which stood as they stand by default.
         before["data"] = {"unrelated": 0.0, **before.get("data", {})}
         changed = sorted(
@@ -228,15 +267,6 @@ class Trainer:
                 f"{self.out} holds a run with other settings ({', '.join(changed)}); "
                 "give the old ones to go on with it, or another folder"
             )
-        self.matcher.load_state_dict(state["matcher"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.sums = state["sums"]
-        # Checkpoints of earlier versions do not tell it: log_every was the same from the start then.
-        self.summed = state.get("summed", self.step % state["identity"]["log_every"])
-        set_random_state(state["random"])
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -271,10 +301,10 @@ class Trainer:
         values["pairs"] = len(self.train_pairs)
         return values
 
-    def _batches(self) -> Any:
+    def _sampler(self, start: int) -> BatchSampler:
         config, fabric = self.config, self.fabric
-        sampler = BatchSampler(
-            self.step,
+        return BatchSampler(
+            start,
             config.steps,
             size=len(self.train_pairs),
             batch_size=config.batch_size,
@@ -283,11 +313,13 @@ class Trainer:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
+
+    def _batches(self) -> Any:
         loader: Any = DataLoader(
             self.train_pairs,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            collate_fn=Batch.from_data_list,
-            num_workers=config.data.num_workers,
+            batch_sampler=self._sampler(self.step),
+            collate_fn=collate,
+            num_workers=self.config.data.num_workers,
             generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
         )
         return iter(loader)
@@ -397,6 +429,15 @@ class Trainer:
             return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not in the main thread, where signals do not arrive
             return {}
+
+
+def collate(pairs: Sequence[KeypointPair]) -> Any:
+    """A batch of pairs; alone, an :class:`~torch_geometric.EdgeIndex` of one edge is more than PyG can collate."""
+    for pair in pairs if len(pairs) == 1 else ():
+        for name, value in pair.to_dict().items():
+            if isinstance(value, EdgeIndex) and value.size(1) == 1:
+                pair[name] = value.as_tensor()
+    return Batch.from_data_list(list(pairs))
 
 
 def check_detectors(config: TrainingConfig) -> None:

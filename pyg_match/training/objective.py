@@ -20,6 +20,7 @@ class _Assignment:
     dense: Optional[list[Tensor]]
     edges: Optional[Tensor]
     matchability: Optional[Tensor]  # logits; None for a head without them
+    edge_index: Optional[Tensor] = None  # what ``edges`` is of
 
 
 class Objective(nn.Module):
@@ -40,7 +41,8 @@ class Objective(nn.Module):
             with more layers than the matcher, its last assignment is imitated, and the descriptors of its first ones.
 
     Raises:
-        ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels.
+        ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels, or there is
+            no matchability for its loss.
 
     Example:
         >>> from pyg_match.data import KeypointSet
@@ -66,6 +68,11 @@ class Objective(nn.Module):
                     "loss.distill_descriptors needs a teacher with at least the layers and with the channels of the "
                     f"matcher, {ours}, got {theirs}; set it to 0"
                 )
+        if weights.matchability and matcher.config.assignment == "sinkhorn":
+            raise ValueError(
+                f"loss.matchability = {weights.matchability} needs a matcher with matchabilities, but this one has "
+                "assignment='sinkhorn'; set it to 0"
+            )
         # Edges that the matcher draws anew are not the batch's. What is learned from all pairs serves them too.
         self._on_edges = matcher.config.assign_on_edges and matcher.config.redraw_after is None
         self._teacher = (teacher,)  # in a tuple, so that it is neither a submodule nor saved
@@ -89,6 +96,8 @@ class Objective(nn.Module):
         w, counts = self.weights, batch.num_keypoints
         descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
         pair, num_pairs, last = losses.pair_of_nodes(counts), counts.size(0), len(descriptors) - 1
+        if len(self.matcher.assignments) == 1:
+            layers = (last,)
         final = self._assign(last, descriptors[last], batch)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
         parts: dict[str, list[tuple[float, Tensor]]] = {
@@ -140,23 +149,36 @@ class Objective(nn.Module):
         head: Any = heads[i if len(heads) > 1 else 0]
         matchability = head.matchability(x) if len(heads) > 1 else None
         if self._on_edges and batch.get("cross_edge_index") is not None:
-            return _Assignment(None, head.on_edges(x, batch.cross_edge_index), matchability)
+            log_assignment, edge_index = self._on_allowed(head, x, batch)
+            return _Assignment(None, log_assignment, matchability, edge_index)
         images = x.split(batch.num_keypoints.flatten().tolist())
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
         return _Assignment(dense, None, matchability)
+
+    def _on_allowed(self, head: Any, x: Tensor, batch: KeypointPair) -> tuple[Tensor, Tensor]:
+        """The log assignment of the edges that no mask forbids, as the matcher takes them, and these edges."""
+        edges: Any = batch.cross_edge_index
+        plain = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
+        allowed = batch.get("cross_edge_mask")
+        if allowed is None:
+            return head.on_edges(x, edges), plain
+        kept = plain[:, allowed]
+        if self.matcher.config.mask_mode == "remove":
+            return head.on_edges(x, kept), kept
+        return head.on_edges(x, edges)[allowed], kept
 
     def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
         if assignment.dense is not None:
             partnered, alone = losses.dense_log_likelihoods(assignment.dense, batch.y)
             return partnered, alone, batch.y
         partner = losses.partner_nodes(batch.y, batch.num_keypoints)
-        return losses.edge_log_likelihoods(*_edges(assignment, batch), partner)
+        return losses.edge_log_likelihoods(*_edges(assignment), partner)
 
     @torch.no_grad()
     def _decide(self, assignment: _Assignment, batch: KeypointPair) -> Tensor:
         if assignment.dense is not None:
             return losses.dense_decisions(assignment.dense)
-        log_assignment, edges, matchability = _edges(assignment, batch)
+        log_assignment, edges, matchability = _edges(assignment)
         return losses.edge_decisions(log_assignment, edges, nn.functional.logsigmoid(-matchability))
 
     def _distillation(
@@ -172,7 +194,7 @@ class Objective(nn.Module):
             if final.dense is not None:
                 divergence = losses.assignment_distillation(final.dense, truth.log_assignment)
             else:
-                log_assignment, edges, matchability = _edges(final, batch)
+                log_assignment, edges, matchability = _edges(final)
                 divergence = losses.edge_assignment_distillation(
                     log_assignment,
                     nn.functional.logsigmoid(-matchability),
@@ -221,10 +243,7 @@ def supervised_layers(spec: str | int, depth: int, generator: torch.Generator) -
     return (*sorted(torch.randperm(last, generator=generator)[:count].tolist()), last)
 
 
-def _edges(assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
+def _edges(assignment: _Assignment) -> tuple[Tensor, Tensor, Tensor]:
     """Log assignment of the edges, the edges themselves, and matchability."""
-    edges = batch.cross_edge_index
-    plain: Any = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
-    log_assignment: Any = assignment.edges
-    matchability: Any = assignment.matchability
-    return log_assignment, plain, matchability
+    found: Any = (assignment.edges, assignment.edge_index, assignment.matchability)
+    return found  # type: ignore[no-any-return]

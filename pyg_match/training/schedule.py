@@ -46,9 +46,14 @@ def batch_indices(
 
 
 class BatchSampler:
-    """Yields the batches of all steps from ``start`` on, part by part; see :func:`batch_indices`."""
+    """Yields the batches of all steps from ``start`` on, part by part; see :func:`batch_indices`.
+
+    Raises:
+        ValueError: As :func:`batch_indices`.
+    """
 
     def __init__(self, start: int, stop: int, **kwargs: int) -> None:
+        batch_indices(start, **kwargs)  # says what does not fit now, not when the first batch is drawn
         self.start = start
         self.stop = stop
         self.kwargs = kwargs

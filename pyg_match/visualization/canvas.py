@@ -1,5 +1,6 @@
 """What the figures share: sizes, colours, and images to draw over."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from pyg_match.features.image import ImageLike, load_image
+from pyg_match.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,21 +39,34 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: "Figure", path: Union[str, Path, None]) -> None:
+def check_format(path: Union[str, Path]) -> str:
+    """The format that the ending of a figure's file stands for.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    ending = Path(path).suffix[1:].lower()
+    if ending not in known:
+        raise ValueError(f"figures are saved as {', '.join(known)}, got {Path(path).name!r}")
+    return ending
+
+
+def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None:
     """Write a figure whole or not at all; the ending decides the format, and the same figure gives the same file."""
     if path is None:
         return
     from matplotlib import rc_context
 
-    path = Path(path)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-    try:
-        with rc_context({"svg.hashsalt": "pyg_match"}):
-            figure.savefig(temporary, dpi=200, metadata=undated)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = Path(path).expanduser()
+    ending = check_format(path)
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "pyg_match"}):
+        figure.savefig(buffer, format=ending, dpi=dpi, metadata=undated)
+    write_whole(path, buffer.getvalue())
 
 
 class Canvas:

@@ -7,6 +7,7 @@ import numpy as np
 from torch_geometric.data import Data
 
 from pyg_match.features.image import ImageLike, load_image
+from pyg_match.visualization.canvas import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +101,5 @@ def plot_graph(
     draw_graph(right, pixels, data, keys)
     if title:
         figure.suptitle(title, fontsize=9)
-    if path is not None:
-        figure.savefig(path, dpi=150)
+    save(figure, path, dpi=150)
     return figure

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Optional, Union
 import numpy as np
 
 from pyg_match.features.image import ImageLike, load_image
+from pyg_match.visualization.canvas import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,13 +68,13 @@ def plot_matches(
     if correct is not None and correct.shape != scores.shape:
         raise ValueError(f"'correct' must have shape {list(scores.shape)}, got {list(correct.shape)}")
     # The surest last, on top.
-    order = np.argsort(scores, kind="stable")[-max_lines:] if max_lines else np.argsort(scores, kind="stable")
+    order = np.argsort(scores, kind="stable")
+    order = order if max_lines is None else order[max(len(order) - max_lines, 0) :]
     ends = np.stack([result.points0.cpu().numpy(), result.points1.cpu().numpy() + shift], axis=1)[order]
     by_score = colormaps["viridis"](scores[order])
     colours = by_score if correct is None else np.where(correct[order], CORRECT, WRONG)
     axes.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.6, alpha=0.7))
     if title:
         axes.set_title(title, fontsize=9)
-    if path is not None:
-        figure.savefig(path, dpi=150)
+    save(figure, path, dpi=150)
     return figure

@@ -105,3 +105,12 @@ def test_interrupted_write_leaves_nothing_behind(tmp_path, image, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cache(image)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_first_call_gives_what_all_others_give(tmp_path, image):
+    def extract(path):
+        return KeypointSet(pos=torch.rand(2, 2), camera="left")
+
+    cache = FeatureCache(tmp_path / "cache", extract, {})
+    first, second = cache(image), cache(image)
+    assert set(first.keys()) == set(second.keys()) and "camera" not in first

@@ -4,6 +4,7 @@ import torch
 from torch_geometric.data import Batch
 
 from pyg_match.datasets import CorruptShardError, HomographyWarps, PhotoPairs
+from pyg_match.datasets.photo_pairs import read_pairs
 from pyg_match.features import SIFT
 from pyg_match.geometry import estimate_fundamental
 from pyg_match.nn import GraphMatcher
@@ -173,6 +174,13 @@ def test_wrong_input_is_named(scene, tmp_path):
             PhotoPairs(
                 [("left.png", "right.png")], folder, SIFT(64), GraphMatcher(in_channels=128, **options)
             )
+
+
+def test_a_tab_stands_between_names_with_spaces(tmp_path):
+    for name in ("a 1.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "pairs.txt").write_text("a 1.jpg\tb.jpg\t0 0\n\n  \t\n")
+    assert read_pairs(tmp_path / "pairs.txt") == [(tmp_path / "a 1.jpg", tmp_path / "b.jpg")]
 
 
 def test_training_joins_them_with_warped_photos(scene, tmp_path):

@@ -12,6 +12,7 @@ from skimage import data, transform
 
 from pyg_match.data import KeypointSet
 from pyg_match.datasets import random_homography
+from pyg_match.nn import GraphMatcher
 
 FILE = Path(__file__).parents[2] / "examples" / "hpatches_eval.py"
 
@@ -130,7 +131,7 @@ def test_clear_messages(example, root, tmp_path):
     for method in ("best", "mnn-3", "knn", "kornia-1", "candidates"):
         with pytest.raises(SystemExit, match="unknown method"):
             run(example, root, tmp_path, "--methods", method)
-    with pytest.raises(SystemExit, match="no matcher weights for 'sift'"):
+    with pytest.raises(SystemExit, match="no official matcher weights for 'sift'"):
         run(example, root, tmp_path, "--methods", "complete")
     with pytest.raises(SystemExit, match="unknown extractor"):
         run(example, root, tmp_path, "--features", "orb", "--methods", "mnn")
@@ -265,3 +266,20 @@ def test_blank_images_score_nothing(example, tmp_path):
     (row, _) = example.read_rows(tmp_path / "out" / "per_pair.csv")
     assert row["n0"] == row["matches"] == row["precision"] == 0 and math.isnan(row["recall"])
     assert all(row[f"error_{name}"] == math.inf for name in example.ESTIMATORS)
+
+
+def test_other_weights_under_the_same_name_are_refused(example, root, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+
+    def make(seed: int) -> None:
+        torch.manual_seed(seed)
+        matcher = GraphMatcher(in_channels=128, hidden_channels=16, num_layers=1, heads=2)
+        matcher.save(weights, metadata={"graph": [{"CandidateEdges": {"k": 4}}], "extractor": "sift"})
+
+    make(0)
+    chosen = ("--methods", "mnn", "trained", "--limit", "1")
+    run(example, root, tmp_path / "out", *chosen, "--weights", str(weights))
+    for arguments in ((), ("--weights", str(weights))):
+        make(1)
+        with pytest.raises(SystemExit, match=r"trained .* there, .*another --out"):
+            run(example, root, tmp_path / "out", "--methods", "mnn", "--limit", "1", *arguments)

@@ -151,3 +151,19 @@ def test_a_graph_is_a_list_of_transforms():
     for recipe in (3, "KNNGraph", {"KNNGraph": {"k": 4}}):
         with pytest.raises(ValueError, match="a graph must be written as a list of transforms"):
             graph_from_recipe(recipe)
+
+
+@pytest.mark.parametrize("name", ["matcher", "matcher.pth", "matcher.pt"])
+def test_files_that_could_not_be_loaded_are_not_written(trained, tmp_path, name):
+    matcher, folder = trained
+    for write in (lambda file: export_matcher(folder, file), matcher.save):
+        with pytest.raises(ValueError, match=f"saved as .safetensors, got '{name}'"):
+            write(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_run_that_did_not_validate_has_its_last_matcher(trained, tmp_path):
+    _, folder = trained
+    (folder / "best.safetensors").rename(folder / "matcher.safetensors")
+    export_matcher(folder, tmp_path / "last.safetensors")
+    assert (tmp_path / "last.safetensors").is_file()

@@ -13,6 +13,7 @@ from PIL import Image
 from training_pairs import SPARSE, Pairs, small_config
 
 from pyg_match import Matcher
+from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import CorruptShardError, SyntheticHomographies
 from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
@@ -20,9 +21,9 @@ from pyg_match.training import validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import load_config
 from pyg_match.training.files import read_json_lines
-from pyg_match.training.loop import train
+from pyg_match.training.loop import collate, train
 from pyg_match.training.schedule import batch_indices
-from pyg_match.transforms import graph_from_recipe
+from pyg_match.transforms import KNNGraph, graph_from_recipe
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -391,3 +392,39 @@ def test_weights_of_other_keypoints_are_refused_before_keypoints_are_found(tmp_p
     with pytest.raises(ValueError, match="'redraw_after' must be a layer before the last"):
         train(config, photos, tmp_path / "run", accelerator="cpu", devices=1)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_what_does_not_fit_is_said_before_keypoints_are_found(tmp_path):
+    data, photos = pytest.importorskip("skimage.data"), []
+    for name in ("coffee", "chelsea"):
+        photos.append(tmp_path / f"{name}.png")
+        Image.fromarray(getattr(data, name)()).resize((64, 48)).save(photos[-1])
+    hardware = {"accelerator": "cpu", "devices": 1}
+    with pytest.raises(ValueError, match="must be a multiple of 1 processes x 3 parts, got 2"):
+        train(load_config("finetune", ["accumulate=3"]), photos, tmp_path / "uneven", **hardware)
+    shape = "matcher={hidden_channels: 64, num_layers: 2, heads: 2, redraw_after: 1}"
+    config = load_config("finetune", ["weights=null", shape])
+    with pytest.raises(ValueError, match=r"loss.distill_descriptors needs a teacher"):
+        train(config, photos, tmp_path / "other", **hardware)
+    small = ["weights=null", "teacher=null", shape, "data.num_pairs=2", "data.validation_pairs=1"]
+    small += ["loss={distill_assignment: 0, distill_descriptors: 0}"]
+    run(small_config(steps=2), tmp_path / "run")
+    with pytest.raises(ValueError, match="other settings"):
+        train(load_config("finetune", small), photos, tmp_path / "run", **hardware)
+    photos[0].write_bytes(photos[0].read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"1 of 2 photos cannot be read \((coffee|chelsea).png: "):
+        train(load_config("finetune", small), photos, tmp_path / "damaged", **hardware)
+    assert not list(tmp_path.rglob("*/features/**/*.safetensors"))
+
+
+def test_unknown_hardware_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot run on accelerator='cpu', devices='two'"):
+        train(small_config(), None, tmp_path, datasets=datasets(), accelerator="cpu", devices="two")
+
+
+def test_a_pair_with_one_edge_alone_in_a_batch():
+    sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.rand(n, 8), image_size=(9, 9)) for n in (1, 0)]
+    pair = KNNGraph(4, loop=True)(KeypointPair.from_sets(*sets, y=torch.tensor([-1])))
+    batch = collate([pair])
+    assert batch.edge_index.tolist() == [[0], [0]]
+    assert GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1)(batch).matches.tolist() == [-1]

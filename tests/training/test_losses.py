@@ -218,3 +218,37 @@ def test_the_teacher_is_not_imitated_where_nothing_is_to_be_matched():
     assert found["distill_assignment"] == 0 and torch.isfinite(found["total"])
     found["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in matcher.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero"])
+def test_forbidden_edges_are_no_answers(mode):
+    """Losses are of the assignment that the matcher gives."""
+    transform = CandidateEdges(4)
+    pairs = [transform(labelled_pair(i)) for i in range(2)]
+    for pair in pairs:
+        source, target = pair.cross_edge_index.as_tensor()
+        pair.cross_edge_mask = (source + target) % 3 != 0  # the same for both directions of an edge
+    batch = Batch.from_data_list(pairs)
+    matcher = GraphMatcher(**SHAPE, assign_on_edges=True, mask_mode=mode).eval()
+    given = matcher(batch)
+    allowed = batch.cross_edge_mask
+    edges = given.cross_edge_index[:, allowed]
+    pair, num_pairs = losses.pair_of_nodes(batch.num_keypoints), len(pairs)
+    matchability = matcher.assignments[-1].matchability(
+        matcher(batch, return_descriptors=True).descriptors[-1]
+    )
+    partner = losses.partner_nodes(batch.y, batch.num_keypoints)
+    claims = losses.edge_log_likelihoods(given.edge_log_assignment[allowed], edges, matchability, partner)
+    expected = losses.assignment_nll(*claims, pair, num_pairs).mean()
+    found = Objective(matcher, LossConfig(confidence=0.0))(batch, (2,))
+    torch.testing.assert_close(found["assignment"], expected)
+    assert bool(torch.isfinite(found["total"]))
+
+
+def test_one_head_is_supervised_after_the_last_layer():
+    matcher = GraphMatcher(**SHAPE, assignment="sinkhorn").eval()
+    objective = Objective(matcher, LossConfig())
+    batch = batch_of(2)
+    torch.testing.assert_close(objective(batch, (0, 1, 2))["total"], objective(batch, (2,))["total"])
+    with pytest.raises(ValueError, match=r"loss.matchability = 5.0 needs a matcher with matchabilities"):
+        Objective(matcher, LossConfig(matchability=5.0))

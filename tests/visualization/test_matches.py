@@ -47,9 +47,13 @@ def test_colours_by_correctness_and_limit():
     assert colours == [to_rgba(CORRECT if right else WRONG)[:3] for right in correct]
     figure = plot_matches(*IMAGES, some_result(), max_lines=2)
     assert len(lines_of(figure).get_segments()) == 2
+    assert lines_of(plot_matches(*IMAGES, some_result(), max_lines=0)).get_segments() == []
 
 
-def test_nothing_to_draw_and_errors():
+def test_nothing_to_draw_and_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"figures are saved as .*png.*, got 'm.txt'"):
+        plot_matches(*IMAGES, some_result(), path=tmp_path / "m.txt")
+    assert not list(tmp_path.iterdir())
     assert lines_of(plot_matches(*IMAGES, some_result(0))).get_segments() == []
     with pytest.raises(ValueError, match=r"'correct' must have shape \[6\], got \[2\]"):
         plot_matches(*IMAGES, some_result(), correct=np.array([True, False]))
