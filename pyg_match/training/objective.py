@@ -246,4 +246,4 @@ def supervised_layers(spec: str | int, depth: int, generator: torch.Generator) -
 def _edges(assignment: _Assignment) -> tuple[Tensor, Tensor, Tensor]:
     """Log assignment of the edges, the edges themselves, and matchability."""
     found: Any = (assignment.edges, assignment.edge_index, assignment.matchability)
-    return found  # type: ignore[no-any-return]
+    return found
