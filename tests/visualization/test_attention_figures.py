@@ -226,7 +226,7 @@ def test_errors(pair, record, tmp_path):
         plot_attention(*IMAGES, pair, record, 21)
     with pytest.raises(ValueError, match="layer 7 does not exist"):
         plot_attention(*IMAGES, pair, record, 1, layer=7)
-    with pytest.raises(ValueError, match="Format 'x' is not supported"):
+    with pytest.raises(ValueError, match=r"figures are saved as .*, got 'figure.x'"):
         plot_attention(*IMAGES, pair, record, 1, path=tmp_path / "figure.x")
     assert list(tmp_path.iterdir()) == []
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
