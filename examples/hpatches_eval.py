@@ -505,9 +505,12 @@ def main(arguments: list[str] | None = None) -> None:
     settings |= {"short_side": SHORT_SIDE, "pyg_match": version("pyg-match")}
     names, trained = args.methods, args.weights or TRAINED.get(args.features)
     if "all" in names:
-        needed = ["mnn", "ratio"] + ["trained"] * bool(trained)
-        official = [name for name in METHODS if args.features in WEIGHTS and not name.startswith("trained")]
-        names = [name for name in METHODS if name in official or name.startswith(tuple(needed))]
+        names = [
+            name
+            for name in METHODS
+            if args.features in WEIGHTS or name.startswith(("mnn", "ratio", "trained"))
+        ]
+        names = [name for name in names if trained or not name.startswith("trained")]
     try:
         if trained:
             settings["trained"] = {"weights": trained, "sha256": fingerprint(trained)}

@@ -433,11 +433,13 @@ class Trainer:
 
 def collate(pairs: Sequence[KeypointPair]) -> Any:
     """A batch of pairs; alone, an :class:`~torch_geometric.EdgeIndex` of one edge is more than PyG can collate."""
-    for pair in pairs if len(pairs) == 1 else ():
-        for name, value in pair.to_dict().items():
-            if isinstance(value, EdgeIndex) and value.size(1) == 1:
-                pair[name] = value.as_tensor()
-    return Batch.from_data_list(list(pairs))
+    if len(pairs) > 1:
+        return Batch.from_data_list(list(pairs))
+    pair = copy.copy(pairs[0])  # the dataset's stays as it is
+    for name, value in pair.to_dict().items():
+        if isinstance(value, EdgeIndex) and value.size(1) == 1:
+            pair[name] = value.as_tensor()
+    return Batch.from_data_list([pair])
 
 
 def check_detectors(config: TrainingConfig) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from pyg_match.data import KeypointSet
 from pyg_match.datasets import FeatureCache
+from pyg_match.datasets.shards import PairShards
 
 
 class Extract:
@@ -105,6 +106,14 @@ def test_interrupted_write_leaves_nothing_behind(tmp_path, image, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cache(image)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_at_home(tmp_path, image, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cache = FeatureCache("~/cache", Extract(), {})
+    cache(image)
+    assert PairShards("~/cache", {}, 1, 1).folder.parent == cache.folder == tmp_path / "cache"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_the_first_call_gives_what_all_others_give(tmp_path, image):

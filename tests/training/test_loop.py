@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch_geometric import EdgeIndex
 from training_pairs import SPARSE, Pairs, small_config
 
 from pyg_match import Matcher
@@ -426,5 +427,6 @@ def test_a_pair_with_one_edge_alone_in_a_batch():
     sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.rand(n, 8), image_size=(9, 9)) for n in (1, 0)]
     pair = KNNGraph(4, loop=True)(KeypointPair.from_sets(*sets, y=torch.tensor([-1])))
     batch = collate([pair])
+    assert isinstance(pair.edge_index, EdgeIndex)  # of the dataset
     assert batch.edge_index.tolist() == [[0], [0]]
     assert GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1)(batch).matches.tolist() == [-1]
