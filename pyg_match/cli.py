@@ -32,11 +32,19 @@ def match(
     ] = 1024,
     candidates: Annotated[
         Optional[int],
-        typer.Option(min=0, help="Cross edges for each keypoint; 0 draws all.", show_default="as trained"),
+        typer.Option(
+            min=0,
+            help="Cross edges for each keypoint; 0 draws all.",
+            show_default="as trained, all if only the other kind is given",
+        ),
     ] = None,
     neighbors: Annotated[
         Optional[int],
-        typer.Option(min=0, help="Self edges for each keypoint; 0 draws all.", show_default="as trained"),
+        typer.Option(
+            min=0,
+            help="Self edges for each keypoint; 0 draws all.",
+            show_default="as trained, all if only the other kind is given",
+        ),
     ] = None,
     geometry: Annotated[
         str, typer.Option(help="Model to fit: homography, fundamental or none.")
