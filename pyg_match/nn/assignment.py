@@ -1,12 +1,14 @@
 """From descriptors to matches: assignment heads."""
 
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
+from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.ops import edge_scores, to_csr
 from pyg_match.ops.csr import EdgesLike
 
@@ -77,7 +79,13 @@ class DualSoftmaxAssignment(nn.Module):
         out[-1, :-1] = unmatched[count0:]
         return out
 
-    def on_edges(self, x: Tensor, cross_edge_index: EdgesLike) -> Tensor:
+    def on_edges(
+        self,
+        x: Tensor,
+        cross_edge_index: EdgesLike,
+        edge_mask: Optional[Tensor] = None,
+        mask_mode: MaskMode = "remove",
+    ) -> Tensor:
         r"""The log assignment of each edge between images, without any dense matrix.
 
         Args:
@@ -85,13 +93,18 @@ class DualSoftmaxAssignment(nn.Module):
             cross_edge_index: Edges between images in both directions, in any form that
                 :func:`pyg_match.ops.sparse_attention` takes. The log assignment of an edge whose source has no edge
                 towards it is ``-inf``.
+            edge_mask: Which edges may be matches; the log assignment of others is ``-inf``.
+            mask_mode: Whether others are left out before the softmax, ``"remove"``, or after it, ``"zero"``.
 
         Shapes:
             - **x:** :math:`(N, D)`
             - **cross_edge_index:** :math:`(2, E)`
-            - **output:** :math:`(E)`
+            - **edge_mask**, **output:** :math:`(E)`
         """
         csr = to_csr(cross_edge_index, x.size(0))
+        if edge_mask is not None and mask_mode == "remove":
+            allowed = self.on_edges(x, csr.subset(csr.sorted(edge_mask)))
+            return allowed.new_full(edge_mask.shape, -torch.inf).masked_scatter(edge_mask, allowed)
         projected = self.lin(x).unsqueeze(1)
         similarity = edge_scores(projected, projected, csr, self.channels**-0.5).squeeze(1)
         certain = F.logsigmoid(self.matchability(x))
@@ -99,7 +112,8 @@ class DualSoftmaxAssignment(nn.Module):
         normaliser = segment_logsumexp(similarity, target, x.size(0))
         # A source that sees nobody chooses nobody.
         normaliser = normaliser.masked_fill(normaliser == -math.inf, math.inf) - certain
-        return 2 * similarity - normaliser[source] - normaliser[target]
+        out = 2 * similarity - normaliser[source] - normaliser[target]
+        return out if edge_mask is None else out.masked_fill(~edge_mask, -torch.inf)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels})"

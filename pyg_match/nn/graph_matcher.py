@@ -409,14 +409,7 @@ class GraphMatcher(nn.Module):
     ) -> None:
         edges: Any = graph.cross_edges
         head: Any = self.assignments[i]
-        mask = graph.cross_edge_mask
-        if mask is None:
-            log_assignment = head.on_edges(x, edges)
-        elif self.config.mask_mode == "zero":
-            log_assignment = head.on_edges(x, edges).masked_fill(~mask, -torch.inf)
-        else:
-            allowed = head.on_edges(x, edges.subset(mask))
-            log_assignment = allowed.new_full(mask.shape, -torch.inf).masked_scatter(mask, allowed)
+        log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
         listed = edges.listed()
         matched, scores = mutual_edges(log_assignment, listed, x.size(0), self.config.filter_threshold)
         chosen = self._nodes_of(graph, stops)

@@ -160,12 +160,8 @@ class Objective(nn.Module):
         edges: Any = batch.cross_edge_index
         plain = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
         allowed = batch.get("cross_edge_mask")
-        if allowed is None:
-            return head.on_edges(x, edges), plain
-        kept = plain[:, allowed]
-        if self.matcher.config.mask_mode == "remove":
-            return head.on_edges(x, kept), kept
-        return head.on_edges(x, edges)[allowed], kept
+        log_assignment = head.on_edges(x, edges, allowed, self.matcher.config.mask_mode)
+        return (log_assignment, plain) if allowed is None else (log_assignment[allowed], plain[:, allowed])
 
     def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
         if assignment.dense is not None:

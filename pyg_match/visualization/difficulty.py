@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
@@ -80,25 +81,40 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
     descriptors = output.descriptors or []
     matches = output.matches.repeat(len(descriptors), 1)
     scores = output.scores.repeat(len(descriptors), 1)
-    threshold = matcher.config.filter_threshold
-    ptr, redraws, edges = pair.image_ptr.tolist(), matcher.config.redraw_after, pair.get("cross_edge_index")
+    config, threshold = matcher.config, matcher.config.filter_threshold
+    edges, mask = pair.get("cross_edge_index"), pair.get("cross_edge_mask")
+    edges = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+    place = torch.arange(pair.x.size(0), device=pair.x.device) - pair.image_ptr[pair.image_batch]
     for i, x in enumerate(descriptors[:-1]):
-        head = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
-        running = [pair for pair, ran in enumerate(output.num_layers.tolist()) if ran > i + 1]
-        if output.edge_log_assignment is not None:
-            if i == redraws:  # before anything is pruned later on
+        head: Any = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
+        # Nodes that ran this layer, of pairs that went on after it.
+        running = (output.depth > i) & (output.num_layers > i + 1)[pair.image_batch // 2]
+        counts = torch.bincount(pair.image_batch[running], minlength=pair.image_ptr.numel() - 1)
+        nodes = running.nonzero().squeeze(1)
+        matched = torch.full_like(output.matches, -1)
+        score = torch.zeros_like(output.scores)
+        if output.edge_log_assignment is None:
+            images = iter(nodes.split(counts.tolist()))
+            for nodes0, nodes1 in zip(images, images, strict=True):
+                found0, found1, *found = mutual_matches(head(x[nodes0], x[nodes1]), threshold)
+                for own, other, best in ((nodes0, nodes1, found0), (nodes1, nodes0, found1)):
+                    has = best >= 0
+                    matched[own[has]] = other[best[has]]
+                score[nodes0], score[nodes1] = (part.to(score.dtype) for part in found)
+        else:
+            if i == config.redraw_after:
+                ptr = [0, *counts.cumsum(0).tolist()]
                 before: Any = matcher.assignments[i - 1]
-                edges = candidate_edges(before.lin(descriptors[i - 1]), ptr, matcher.config.redraw_k).listed()
-            matched, score = mutual_edges(head.on_edges(x, edges), edges, x.size(0), threshold)  # type: ignore[operator]
-            start = pair.image_ptr[pair.image_batch]
-            matched = torch.where(matched >= 0, matched - start[matched.clamp(min=0)], -1)
-        for number in running:
-            a, b, c = ptr[2 * number : 2 * number + 3]
-            if output.edge_log_assignment is None:
-                found = mutual_matches(head(x[a:b], x[b:c]), threshold)
-                matched, score = x.new_full((c,), -1, dtype=torch.long), x.new_zeros(c)
-                matched[a:c], score[a:c] = torch.cat(found[:2]), torch.cat(found[2:])
-            matches[i, a:c], scores[i, a:c] = matched[a:c], score[a:c].to(scores.dtype)
+                edges = nodes[
+                    candidate_edges(before.lin(descriptors[i - 1][nodes]), ptr, config.redraw_k).listed()
+                ]
+                mask = None
+            kept = running[edges].all(dim=0)
+            allowed = None if mask is None else mask[kept]
+            log_assignment = head.on_edges(x, edges[:, kept], allowed, config.mask_mode)
+            matched, score = mutual_edges(log_assignment, edges[:, kept], x.size(0), threshold)
+        matches[i, nodes] = torch.where(matched >= 0, place[matched.clamp(min=0)], -1)[nodes]
+        scores[i, nodes] = score[nodes].to(scores.dtype)
     return LayerMatches(matches, scores)
 
 

@@ -5,7 +5,7 @@ from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.nn import GraphMatcher
-from pyg_match.transforms import CandidateEdges
+from pyg_match.transforms import CandidateEdges, RemovePairs
 from pyg_match.visualization import (
     EASY,
     HARD,
@@ -96,17 +96,40 @@ def test_nearest_neighbours_against_brute_force(monkeypatch):
             assert bool(sure[i]) == (int(distance[:, j].argmin()) == i and ratio <= 0.9)
 
 
-@pytest.mark.parametrize("kind", ["dense", "edges", "sinkhorn"])
-def test_matches_of_each_layer(kind):
-    options = {"edges": {"assign_on_edges": True}, "sinkhorn": {"assignment": "sinkhorn"}}.get(kind, {})
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "edges", "remove", "zero", "redrawn", "sinkhorn"])
+def test_matches_of_each_layer(kind, pruned):
+    options = {"assign_on_edges": True} if kind in ("edges", "remove", "zero", "redrawn") else {}
+    options |= {"mask_mode": kind} if kind in ("remove", "zero") else {}
+    options |= {"redraw_after": 1, "redraw_k": 4} if kind == "redrawn" else {}
+    options |= {"assignment": "sinkhorn"} if kind == "sinkhorn" else {}
+    if pruned:
+        if kind == "sinkhorn":
+            pytest.skip("needs the heads of dual softmax")
+        options["width_confidence"] = 0.1
     matcher = small(**options)
+    if pruned:
+        with torch.no_grad():
+            for head in matcher.assignments:
+                head.lin_matchability.weight.mul_(2)
     pairs = [random_pair(20, 15), random_pair(4, 9)]
-    pairs = [CandidateEdges(5)(pair) if kind == "edges" else pair for pair in pairs]
+    if options.get("assign_on_edges"):
+        pairs = [CandidateEdges(5)(pair) for pair in pairs]
+    if kind in ("remove", "zero"):
+        pairs = [
+            RemovePairs(function=lambda data, i, j: (i + j) % 3 == 0, key="cross_edge_index", mode="mask")(
+                pair
+            )
+            for pair in pairs
+        ]
+    assert (int(matcher(pairs[0]).depth.min()) < 3) == pruned
     found = layer_matches(matcher, Batch.from_data_list(pairs))
     assert found.matches.shape == found.scores.shape == (3, 48)
     assert (found.matches >= 0).any(dim=1).all()
     # A matcher that is cut after a layer says the same.
     for depth in (1, 2, 3):
+        if depth <= (matcher.config.redraw_after or 0):
+            continue  # a cut one would not have drawn edges anew
         cut = small(**options)
         cut.load_state_dict(matcher.state_dict())
         cut.config = type(cut.config)(**{**vars(cut.config), "num_layers": depth})
