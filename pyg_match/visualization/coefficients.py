@@ -70,8 +70,9 @@ def edge_attention(
         else:
             csr = edges if isinstance(edges, CSR) else to_csr(edges, x.size(0))
             mask = None if edge_mask is None else csr.sorted(edge_mask)
-            bias = None if edge_bias is None else csr.sorted(edge_bias.view(csr.col.numel(), -1))
-            parts = _of_edges(conv, query, key, csr, bias, mask, targets, top)
+            if edge_bias is not None:
+                edge_bias = csr.sorted(edge_bias.unsqueeze(1) if edge_bias.dim() == 1 else edge_bias)
+            parts = _of_edges(conv, query, key, csr, edge_bias, mask, targets, top)
     if not parts:
         return EdgeAttention(targets.new_empty(2, 0), query.new_empty(0, query.size(1)))
     return EdgeAttention(torch.cat([p.edge_index for p in parts], 1), torch.cat([p.alpha for p in parts]))

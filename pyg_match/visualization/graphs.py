@@ -90,7 +90,7 @@ def plot_graph(
     from matplotlib.figure import Figure
 
     pixels = load_image(image)
-    if node is None:
+    if node is None and data.pos.size(0) > 0:
         centre = data.pos.new_tensor([pixels.size(2), pixels.size(1)]) / 2
         node = int((data.pos - centre).norm(dim=1).argmin())
     figure = Figure(

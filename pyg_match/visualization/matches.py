@@ -45,7 +45,7 @@ def plot_matches(
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-    left, right = (load_image(image).permute(1, 2, 0).numpy() for image in (image0, image1))
+    left, right = (load_image(image).detach().permute(1, 2, 0).cpu().numpy() for image in (image0, image1))
     gap = max(2, left.shape[1] // 100)
     height = max(left.shape[0], right.shape[0])
     shift = np.array([left.shape[1] + gap, 0])

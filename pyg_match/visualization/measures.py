@@ -23,7 +23,7 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
         - **output:** :math:`(L, H)`, NaN for a layer without edges
 
     Raises:
-        ValueError: If only the largest coefficients were recorded.
+        ValueError: If only the largest coefficients were recorded, or none.
     """
 
     def distance(step: EdgeAttention) -> Tensor:
@@ -32,7 +32,7 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
 
     _all_of(record)
     means = []
-    for step in record.steps(kind):
+    for step in _steps(record, kind):
         total, weight = (_per_target(step, values) for values in (step.alpha * distance(step), step.alpha))
         means.append(_mean(total, weight))
     return torch.stack(means)
@@ -50,13 +50,13 @@ def attention_entropy(record: AttentionRecord, kind: Kind = "self") -> Tensor:
         - **output:** :math:`(L, H)`, NaN for a layer without edges
 
     Raises:
-        ValueError: If only the largest coefficients were recorded.
+        ValueError: If only the largest coefficients were recorded, or none.
     """
     _all_of(record)
     means = []
-    for step in record.steps(kind):
+    for step in _steps(record, kind):
         entropy = _per_target(step, torch.special.entr(step.alpha))
-        means.append(_mean(entropy, torch.ones_like(entropy)))
+        means.append(_mean(entropy, (_per_target(step, step.alpha) > 0).to(entropy)))
     return torch.stack(means)
 
 
@@ -81,9 +81,12 @@ def attention_mass(
     Shapes:
         - **source_label**, **target_label:** :math:`(N)`
         - **output:** :math:`(L, N, H)`, NaN for targets that are not of interest or have no recorded edges
+
+    Raises:
+        ValueError: If nothing was recorded.
     """
     parts = []
-    for step in record.steps(kind):
+    for step in _steps(record, kind):
         source, target = step.edge_index
         hit = (source_label[source] == target_label[target]).unsqueeze(1)
         mass = step.alpha.new_zeros(len(target_label), step.alpha.size(1)).index_add(
@@ -92,6 +95,13 @@ def attention_mass(
         seen = torch.zeros_like(target_label, dtype=torch.bool).index_fill(0, target, True)
         parts.append(mass.masked_fill(~(seen & (target_label >= 0)).unsqueeze(1), torch.nan))
     return torch.stack(parts)
+
+
+def _steps(record: AttentionRecord, kind: Kind) -> list[EdgeAttention]:
+    steps = record.steps(kind)
+    if not steps:
+        raise ValueError(f"no {kind} attention was recorded; run the matcher before the record is read")
+    return steps
 
 
 def _all_of(record: AttentionRecord) -> None:

@@ -11,7 +11,7 @@ from pyg_match import Matcher
 from pyg_match.data import KeypointPair
 from pyg_match.features import Extractor
 from pyg_match.nn import GraphMatcher, convert_lightglue
-from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph, RingPartition
+from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
 from pyg_match.visualization import coefficients, record_attention
 
 SPARSE = Compose([KNNGraph(6), CandidateEdges(5)])
@@ -305,6 +305,14 @@ def test_nothing_to_see():
         assert record.num_layers == 3
         assert record.cross_attention[0].edge_index.size(1) == 2 * counts[0] * counts[1]
         assert record.self_attention[0].edge_index.size(1) == sum(n * n for n in counts)
+        weighted = AnchorEdges(2, weighted=True, cross=True)(AnchorEdges(2, weighted=True)(small_pair))
+        with record_attention(matcher) as record:
+            matcher(weighted)
+        for step, key in (
+            (record.self_attention[0], "edge_index"),
+            (record.cross_attention[0], "cross_edge_index"),
+        ):
+            assert torch.equal(step.edge_index, weighted[key].as_tensor())
 
 
 def test_leaves_nothing_behind():

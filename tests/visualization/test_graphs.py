@@ -35,6 +35,11 @@ def test_scales_have_colours_of_their_own():
     ]
 
 
+def test_no_keypoints():
+    figure = plot_graph(IMAGE, KNNGraph(2)(random_set(0)))
+    assert all(sum(len(lines.get_segments()) for lines in axes.collections[1:]) == 0 for axes in figure.axes)
+
+
 def test_errors():
     data = KNNGraph(2)(random_set(5))
     with pytest.raises(ValueError, match="keypoint 5 does not exist"):

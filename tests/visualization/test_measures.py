@@ -48,6 +48,7 @@ def test_forbidden_edges_do_not_count_as_targets():
     record = record_of(([*edges, [0, 1]], [*alpha, [0.0, 0.0]]))
     record.self_attention[0] = EdgeAttention(*(t.clone() for t in record.self_attention[0]))
     assert torch.allclose(attention_span(record, POS), attention_span(record_of(STEP), POS))
+    assert torch.allclose(attention_entropy(record), attention_entropy(record_of(STEP)))
 
 
 def test_of_a_matcher():
@@ -70,6 +71,14 @@ def test_nothing_and_errors():
     assert attention_span(empty, torch.zeros(0, 2)).isnan().all()
     assert attention_entropy(empty).isnan().all()
     assert attention_mass(empty, torch.arange(3), torch.arange(3)).isnan().all()
+    mass = torch.arange(3)
+    for measure in (
+        lambda r: attention_span(r, POS),
+        attention_entropy,
+        lambda r: attention_mass(r, mass, mass),
+    ):
+        with pytest.raises(ValueError, match="no self attention was recorded"):
+            measure(AttentionRecord())
     for measure in (lambda r: attention_span(r, POS), attention_entropy):
         with pytest.raises(ValueError, match="needs all coefficients of each target, but top=2"):
             measure(record_of(STEP, top=2))
