@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the model card from the JSON files of the benchmarks.
+"""Write the tables of README.md and of the model cards from the JSON files of the benchmarks.
 
     python benchmarks/readme.py                                  # rewrite what stands between the markers
     python benchmarks/readme.py --check                          # only tell whether the pages are up to date
@@ -7,8 +7,8 @@
 A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
 are. Results of another kind of machine have a folder of their own beside the others, and sections: those in `avx2`, of
 a CPU without AVX-512, are named `NAME avx2`. `--hpatches` takes over results of examples/hpatches_eval.py, without the
-folders of whoever ran it; those of a folder named "synthetic", and of another limit than 1024 keypoints, get files of
-their own.
+folders of whoever ran it; those of a folder named "synthetic", of other keypoints than ALIKED's, and of another limit
+than 1024 of them, get files of their own.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
@@ -337,26 +338,27 @@ ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of 
     "synthetic": "{pairs} synthetic pairs of photos that training did not see, at most {max_keypoints} keypoints",
     "synthetic_2048": "the same, at most {max_keypoints} keypoints",
 }
-SHOWN = {"kornia": "dense", "trained": "aliked-sparse"}
 
 
-def trained(folder: Path) -> tuple[str, list[Results]] | None:
+def trained(folder: Path, features: str = "aliked") -> tuple[str, list[Results]] | None:
     """What the trained sparse matcher loses or gains against the dense one."""
-    found = {name: results for name in ACCURACY_FILES if (results := read(folder, name)) is not None}
+    names = {name: accuracy_file(name, features) for name in ACCURACY_FILES}
+    found = {name: results for name, file in names.items() if (results := read(folder, file)) is not None}
+    shown = {"kornia": "dense", "trained": f"{features}-sparse"}
     lines = []
     for name, results in found.items():
         rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
         if not {"kornia", "trained"} <= rows.keys():
             return None
         dense = _figures(rows["kornia"])
-        for method in (method for method in SHOWN if method in rows):
+        for method in (method for method in shown if method in rows):
             first = ACCURACY_FILES[name].format(pairs=rows[method]["pairs"], **results["settings"])
             cells = [f"{value:.1f}" for value in _figures(rows[method])]
             if method != "kornia":
                 pairs = zip(cells, _figures(rows[method]), dense, strict=True)
                 cells = [f"{cell} ({value - other:+.1f})" for cell, value, other in pairs]
             cells.append(number(results.get("false_matches", {}).get(method)))
-            lines.append([first if method == "kornia" else "", SHOWN[method], *cells])
+            lines.append([first if method == "kornia" else "", shown[method], *cells])
     if not lines:
         return None
     header = ["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib", "false"]
@@ -422,10 +424,12 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "matcher": matcher,
     "hpatches": hpatches,
     "trained": trained,
+    "trained disk": partial(trained, features="disk"),
     "graphs": graphs,
 }
 PLACES = ("", "avx2")  # folders of results
-PAGES = [Path("README.md"), Path("pyg_match/weights/aliked-sparse.md")]
+CARDS = [Path(f"pyg_match/weights/{name}-sparse.md") for name in ("aliked", "disk")]
+PAGES = [Path("README.md"), *CARDS]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 
 
@@ -459,7 +463,13 @@ def file_name(results: Results) -> str:
     """Where results of hpatches_eval are kept."""
     settings = results["settings"]
     name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
-    return name if settings["max_keypoints"] <= 1024 else f"{name}_{settings['max_keypoints']}"
+    limit = settings["max_keypoints"]
+    return accuracy_file(name if limit <= 1024 else f"{name}_{limit}", settings["features"])
+
+
+def accuracy_file(name: str, features: str) -> str:
+    """The name of results with keypoints of another detector than ALIKED."""
+    return name if features == "aliked" else f"{features}_{name}"
 
 
 def without_folders(results: Results) -> Results:

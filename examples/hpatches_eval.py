@@ -46,6 +46,7 @@ from torch_geometric.transforms import Compose
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import FeatureCache, HPatches, HPatchesPair, rescale_homography
 from pyg_match.features import extractor, load_image, resize_image
+from pyg_match.files import write_whole
 from pyg_match.geometry import corner_error, estimate_homography
 from pyg_match.metrics import (
     error_auc,
@@ -92,7 +93,7 @@ METHODS = [
     *("candidates-16", "candidates-32", "knn-32", "knn-64", "anchors-48", "unweighted-48"),
     *("trained", "trained-bfloat16"),
 ]
-TRAINED = {"aliked": "aliked-sparse"}  # weights of the method "trained"
+TRAINED = {"aliked": "aliked-sparse", "disk": "disk-sparse"}  # weights of the method "trained"
 WEIGHTS = {"aliked": "aliked-lightglue", "disk": "disk-lightglue", "xfeat": "xfeat-lighterglue"}
 KORNIA = {  # shapes of kornia's LightGlue that fit the weights
     "aliked": {"input_dim": 128},
@@ -283,7 +284,7 @@ def check_settings(out: Path, settings: Row) -> None:
     file = out / "settings.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2))
+        write_whole(file, json.dumps(settings, indent=2).encode())
     old = json.loads(file.read_text())
     changed = [
         f"{key} {old.get(key)} there, {settings.get(key)} now"
@@ -462,7 +463,7 @@ def report(rows: list[Row], wrong: dict[str, float | None], settings: Row, out: 
         "results": results,
         "false_matches": known,
     }
-    (out / "results.json").write_text(json.dumps(summary, indent=2))
+    write_whole(out / "results.json", json.dumps(summary, indent=2).encode())
     shown = fine or coarse
     sets, pairs = ", ".join(dict.fromkeys(row["set"] for row in shown)), len(shown) // len(poselib)
     title = f"{settings['features']}, {settings['max_keypoints']} keypoints: {sets} ({pairs} pairs)"

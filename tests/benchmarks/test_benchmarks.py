@@ -394,7 +394,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
         "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
         and "| photos (3) | complete |" in written
     )
-    assert written.count("STALE") == 3 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert written.count("STALE") == 4 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
 
@@ -411,6 +411,13 @@ def test_readme(load, tmp_path, hpatches, capsys):
     written = text.read_text()
     assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 | 7.2 |" in written
     assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) | – |" in written
+
+    results["settings"]["features"] = "disk"
+    other_file.write_text(json.dumps(results))
+    assert readme.main([*options, "--hpatches", str(other_file)]) == 0
+    assert (folder / "disk_synthetic_2048.json").exists()
+    assert "|  | disk-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6)" in text.read_text()
+    (folder / "disk_synthetic_2048.json").unlink()
 
     text.write_text(
         "<!-- begin: knn avx2 -->\nSTALE\n<!-- end: knn avx2 -->\n<!-- begin: knn -->\n<!-- end: knn -->"
