@@ -46,12 +46,16 @@ def cell(runs: Runs, reference: Runs, place: str, metric: str) -> str:
     return f"{mean:.1f}" + (f" ± {error:.1f}" if len(numbers) > 1 else "") + mark
 
 
+def measured(options: Mapping[str, Runs]) -> dict[str, str]:
+    """The places that any run has figures of, and their titles."""
+    found = {place for runs in options.values() for run in runs.values() for place in run["metrics"]}
+    return {place: title for place, title in PLACES.items() if place in found}
+
+
 def table(options: Mapping[str, Runs]) -> list[str]:
     """A line for each option."""
     reference = next(iter(options.values()))
-    places = [
-        p for p in PLACES if any(p in run["metrics"] for runs in options.values() for run in runs.values())
-    ]
+    places = measured(options)
     heads = [
         f"{PLACES[place]}: {name}" if name == "R" else name for place in places for name in COLUMNS.values()
     ]
@@ -66,7 +70,7 @@ def verdict(options: Mapping[str, Runs]) -> str:
     """The answer in words, from the paired differences in recall."""
     (name, reference), *others = options.items()
     lines = [f"**Verdict**, in points of recall against *{name}*:", ""]
-    for place, title in PLACES.items():
+    for place, title in measured(options).items():
         better, worse, same, unknown = "Better", "Worse", "No difference measured", "Too few seeds to tell"
         groups: dict[str, list[str]] = {kind: [] for kind in (better, worse, same, unknown)}
         for option, runs in others:
@@ -88,8 +92,9 @@ def draw(options: Mapping[str, Runs], file: Path) -> None:
 
     matplotlib.rcParams["svg.hashsalt"] = "pyg_match"  # the same records give the same file
     figure = Figure(figsize=(9, 0.9 + 0.3 * len(options)), layout="constrained")
-    axes = figure.subplots(1, len(PLACES), sharey=True)
-    for axis, (place, title) in zip(axes, PLACES.items(), strict=True):
+    places = measured(options)
+    axes = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
+    for axis, (place, title) in zip(axes, places.items(), strict=True):
         for row, runs in enumerate(options.values()):
             numbers = [
                 100 * run["metrics"][place]["recall"] for run in runs.values() if place in run["metrics"]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyg_match.datasets import HomographyWarps, SyntheticHomographies
 from pyg_match.datasets.photo_pairs import read_pairs
+from pyg_match.datasets.sources import find_images
 from pyg_match.training.config import DataConfig
 from pyg_match.training.data import split_photos
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         warps = HomographyWarps(rotation=args.rotation, scale=args.scale, min_overlap=0.4, both=0.0)
         options = {"num_pairs": args.sequences, "seed": args.seed, "warps": warps, "repeats": args.repeats}
-        photos = SyntheticHomographies(args.photos, "aliked").paths
+        photos = find_images(args.photos)[0]
         if args.held_out:
             photos = split_photos(photos, DataConfig().validation_photos, DataConfig().seed)[1]
         if args.without is not None:

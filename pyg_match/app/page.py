@@ -12,12 +12,12 @@ from pyg_match.app.exploration import IMAGES, Exploration, PairChoice
 from pyg_match.app.export import FORMATS
 from pyg_match.app.look import Look
 from pyg_match.app.settings import GRAPH_HELP, GRAPHS, Setting
-from pyg_match.pretrained import packaged
+from pyg_match.pretrained import DETECTORS, packaged
 
 if TYPE_CHECKING:
     import gradio
 
-DETECTORS = {"aliked-lightglue": "ALIKED", "disk-lightglue": "DISK", "xfeat-lighterglue": "XFeat"}
+LABELS = {"aliked-lightglue": "ALIKED", "disk-lightglue": "DISK", "xfeat-lighterglue": "XFeat"}
 VALUE_SOURCES = ("current", "initial", "every:2", "every:3")
 SAMPLE, GIVEN, UPLOADED = "sample pair", "the pair you started with", "your images"
 _HELP = (
@@ -40,7 +40,7 @@ def build(exploration: Exploration, start: Optional[PairChoice] = None) -> "grad
     paths = start.paths
     pairs = [GIVEN, SAMPLE, UPLOADED] if paths else [SAMPLE, UPLOADED]
     names = dict.fromkeys([*DETECTORS, *packaged(), start.weights])
-    detectors = [(DETECTORS.get(name, Path(name).name), name) for name in names]
+    detectors = [(LABELS.get(name, Path(name).name), name) for name in names]
     counts = sorted({256, 512, 1024, 2048, start.max_keypoints})
     folder = tempfile.TemporaryDirectory(prefix="pyg_match_")  # removed with the page
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from pyg_match.app.exploration import Exploration, PairChoice
-from pyg_match.app.page import DETECTORS, build
+from pyg_match.app.page import build
 from pyg_match.app.settings import Limits, Setting
 from pyg_match.app.uploads import read_upload
-from pyg_match.pretrained import packaged
+from pyg_match.pretrained import DETECTORS, packaged
 
 if TYPE_CHECKING:
     import gradio
@@ -83,7 +83,7 @@ def starting_choice(
         FileNotFoundError: If there is no such file.
     """
     known = [*DETECTORS, *packaged()]
-    if weights not in known and not Path(weights).is_file():
+    if weights not in known and not Path(weights).expanduser().is_file():
         raise ValueError(
             f"unknown matcher {weights!r}, expected one of {', '.join(known)} or a file of weights"
         )
@@ -91,6 +91,7 @@ def starting_choice(
         return PairChoice(None, weights, max_keypoints)
     if image1 is None:
         raise ValueError("give two images or none, got one")
+    image0, image1 = image0.expanduser(), image1.expanduser()
     for path in (image0, image1):
         read_upload(path, limits, str(path))
     return PairChoice((str(image0), str(image1)), weights, max_keypoints)

@@ -28,7 +28,7 @@ def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str 
     """
     from PIL import Image
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{name}: there is no file {path.name}")
     size = path.stat().st_size
@@ -42,9 +42,10 @@ def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str 
             with Image.open(path) as image:
                 width, height = image.size
     except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # pixels, above which Pillow reads nothing
         raise ValueError(
-            f"{name} is too large: it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, "
-            f"at most {limits.max_pixels / 1e6:.3g} are read"
+            f"{name} is too large: it has more than {most / 1e6:.0f} megapixels, "
+            f"at most {min(most, limits.max_pixels) / 1e6:.3g} are read"
         ) from None
     except Exception:  # the decoders raise OSError, SyntaxError, struct.error, ... on damaged headers
         raise ValueError(f"{name} cannot be read: {path.name} is not an image, or damaged") from None
@@ -55,5 +56,5 @@ def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str 
         )
     try:
         return load_image(path)
-    except ValueError:
-        raise ValueError(f"{name} cannot be read: {path.name} is damaged or cut off") from None
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {str(error).replace(str(path), path.name)}") from None

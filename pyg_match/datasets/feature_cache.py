@@ -46,7 +46,7 @@ class FeatureCache:
 
     def __call__(self, path: str | Path) -> KeypointSet:
         """Features of the image file ``path``."""
-        path = Path(path)
+        path = Path(path).expanduser()
         target = self.file(path)
         features = _load(target)
         if features is None:
@@ -62,10 +62,11 @@ class FeatureCache:
         Raises:
             FileNotFoundError: If the image does not exist.
         """
+        path = Path(path).expanduser()
         status = os.stat(path)
         key = [os.path.abspath(path), status.st_size, status.st_mtime_ns, self.settings]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        return self.folder / f"{Path(path).stem}-{digest[:32]}.safetensors"
+        return self.folder / f"{path.stem}-{digest[:32]}.safetensors"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r})"

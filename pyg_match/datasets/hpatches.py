@@ -79,7 +79,7 @@ class HPatches(Dataset[HPatchesPair]):
     """
 
     def __init__(self, root: str | Path, ignore_large: bool = True) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.ignore_large = ignore_large
         if not self.root.is_dir():
             raise FileNotFoundError(

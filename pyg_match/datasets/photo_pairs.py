@@ -110,8 +110,9 @@ class PhotoPairs(CachedPairs):
         self.pairs = read_pairs(pairs, images)
         self.paths = sorted({path for pair in self.pairs for path in pair})
         self.num_pairs = len(self.pairs) if num_pairs is None else num_pairs
-        if self.num_pairs < 1:
-            raise ValueError(f"'num_pairs' must be at least 1, got {self.num_pairs}")
+        for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
+            if value < 1:
+                raise ValueError(f"'{name}' must be at least 1, got {value}")
         if warps is None and self.num_pairs > len(self.pairs):
             raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):

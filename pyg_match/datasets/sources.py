@@ -21,7 +21,7 @@ def find_images(
 ) -> tuple[list[Path], list[str]]:
     """Absolute paths of the images, and the names that they have wherever their folder is."""
     if not isinstance(images, str | os.PathLike):
-        paths = [Path(os.path.abspath(path)) for path in images]
+        paths = [Path(os.path.abspath(Path(path).expanduser())) for path in images]
         if not paths:
             raise ValueError("the list of images is empty, expected at least one path")
         missing = [path for path in paths if not path.is_file()]

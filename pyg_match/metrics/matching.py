@@ -1,12 +1,15 @@
 """Precision and recall of matches between two images related by a homography."""
 
+from typing import Union
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_match.geometry import warp_points
 
 
-def reprojection_error(points0: Tensor, points1: Tensor, homography: Tensor) -> Tensor:
+def reprojection_error(points0: Tensor, points1: Tensor, homography: Union[Tensor, np.ndarray]) -> Tensor:
     r"""The symmetric transfer distance of matched points, in pixels.
 
     .. math::
@@ -35,14 +38,17 @@ def reprojection_error(points0: Tensor, points1: Tensor, homography: Tensor) -> 
         raise ValueError(
             f"matched points must both have shape [M, 2], got {list(points0.shape)} and {list(points1.shape)}"
         )
-    points0, points1, homography = points0.double(), points1.double(), homography.to(points0.device).double()
+    points0, points1 = points0.double(), points1.double()
+    homography = torch.as_tensor(homography, dtype=torch.double, device=points0.device)
     forward = (warp_points(points0, homography) - points1).norm(dim=-1)
     backward = (warp_points(points1, torch.linalg.inv(homography)) - points0).norm(dim=-1)
     error: Tensor = (forward + backward) / 2
     return error
 
 
-def matching_precision(points0: Tensor, points1: Tensor, homography: Tensor, threshold: float = 3.0) -> float:
+def matching_precision(
+    points0: Tensor, points1: Tensor, homography: Union[Tensor, np.ndarray], threshold: float = 3.0
+) -> float:
     r"""The share of matches whose :func:`reprojection_error` is below a threshold.
 
     Without any match the precision is 0, as in glue-factory: a matcher gains nothing by staying silent on a

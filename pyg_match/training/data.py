@@ -10,6 +10,7 @@ from torch.utils.data import ConcatDataset
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.cached_pairs import CachedPairs
+from pyg_match.datasets.sources import find_images
 from pyg_match.training.config import TrainingConfig
 from pyg_match.transforms import graph_from_recipe
 
@@ -73,7 +74,7 @@ def make_datasets(
         "transform": graph_from_recipe(config.graph),
         "extractor_options": data.extractor_options,
     }
-    photos = SyntheticHomographies(images, data.extractor).paths
+    photos = find_images(images)[0]
     train, valid = split_photos(photos, data.validation_photos, data.seed)
     warped, held_out = (
         SyntheticHomographies(

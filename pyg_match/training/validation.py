@@ -29,8 +29,16 @@ def validate(
     Returns:
         ``recall``, and where there are homographies ``precision``, ``auc@5_dlt`` and ``auc@5_poselib``.
     """
-    was_training, device = matcher.training, next(matcher.parameters()).device
+    was_training = matcher.training
     matcher.eval()
+    try:
+        return _validate(matcher, pairs, threshold)
+    finally:
+        matcher.train(was_training)
+
+
+def _validate(matcher: GraphMatcher, pairs: Sequence[KeypointPair], threshold: float) -> dict[str, float]:
+    device = next(matcher.parameters()).device
     recall, precision = [], []
     errors: dict[str, list[float]] = {"dlt": [], "poselib": []}
     for index in range(len(pairs)):
@@ -49,7 +57,6 @@ def validate(
                 points0.numpy(), points1.numpy(), method=method, scores=scores.numpy()
             )
             found.append(corner_error(estimate, homography.numpy(), pair.image_size[0].cpu().numpy()))
-    matcher.train(was_training)
     known = [value for value in recall if not math.isnan(value)]
     metrics = {"recall": float(np.mean(known)) if known else math.nan}
     if precision:

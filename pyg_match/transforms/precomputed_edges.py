@@ -47,7 +47,9 @@ class PrecomputedEdges(BaseTransform):
         adjacency = data.get(self.adjacency) if isinstance(self.adjacency, str) else self.adjacency
         if adjacency is None:
             raise TypeError(f"the data has no adjacency {self.adjacency!r}")
-        store_edges(data, self.key, as_edge_index(adjacency, int(data.num_nodes or 0)))
+        edge_index = as_edge_index(adjacency, int(data.num_nodes or 0))
+        pos = data.get("pos")
+        store_edges(data, self.key, edge_index if pos is None else edge_index.to(pos.device))
         return data
 
     def __repr__(self) -> str:

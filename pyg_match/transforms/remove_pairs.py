@@ -91,6 +91,9 @@ class RemovePairs(BaseTransform):
         if not self._criteria():
             raise ValueError("no criterion is given; name pairs, a distance, a similarity or a function")
         self.keys = (key,) if isinstance(key, str) else tuple(key)
+        unnamed = [name for name in self.keys if "index" not in name]
+        if unnamed:
+            raise ValueError(f"'key' must contain 'index', as PyG's batching needs, got {unnamed[0]!r}")
         self.mode = mode
 
     def forward(self, data: Data) -> Data:

@@ -34,7 +34,7 @@ def choice(photos) -> PairChoice:
 
 @pytest.fixture(scope="session")
 def bad_images(tmp_path_factory) -> dict[str, str]:
-    """Images that have to be refused: a text, a cut-off file, one of a single colour, one of 100 megapixels."""
+    """Images to be refused: a text, a cut-off file, a single colour, 100 megapixels, a TIFF of numbers above 1."""
     folder = tmp_path_factory.mktemp("bad")
     paths = {name: folder / f"{name}.png" for name in ("broken", "cut", "grey", "huge")}
     paths["broken"].write_text("not an image")
@@ -42,6 +42,8 @@ def bad_images(tmp_path_factory) -> dict[str, str]:
     paths["cut"].write_bytes(paths["cut"].read_bytes()[:5000])
     Image.new("RGB", (320, 240), (128, 128, 128)).save(paths["grey"])
     Image.new("1", (10_000, 10_000)).save(paths["huge"])
+    paths["bright"] = folder / "bright.tif"
+    Image.fromarray(data.astronaut()[..., 0].astype("float32")).save(paths["bright"])
     return {name: str(path) for name, path in paths.items()}
 
 

@@ -220,7 +220,7 @@ def test_own_images_and_refused_ones(visitor, photos, bad_images):
     visitor.message("Choose image B")
     for name, text in (
         ("broken", "Image B cannot be read: broken.png is not an image, or damaged"),
-        ("cut", "Image B cannot be read: cut.png is damaged or cut off"),
+        ("cut", "cannot be decoded; it is damaged, cut off"),
         ("grey", "Image B has no keypoints"),
         ("huge", "Image B is too large: 10000 x 10000 pixels are 100 megapixels, at most 40 are read"),
     ):

@@ -112,6 +112,9 @@ def test_a_folder_at_home(tmp_path, image, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cache = FeatureCache("~/cache", Extract(), {})
     cache(image)
+    (tmp_path / "photo.png").write_bytes(Path(image).read_bytes())
+    assert torch.equal(cache("~/photo.png").pos, cache(tmp_path / "photo.png").pos)
+    cache.file("~/photo.png").unlink()
     assert PairShards("~/cache", {}, 1, 1).folder.parent == cache.folder == tmp_path / "cache"
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

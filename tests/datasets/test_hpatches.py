@@ -51,6 +51,12 @@ def test_more_than_nine_images_are_sorted_by_number(tmp_path):
     assert [p.k for p in HPatches(tmp_path)] == list(range(2, 12))
 
 
+def test_a_root_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_sequence(tmp_path / "sets" / "s")
+    assert len(HPatches("~/sets")) == 1
+
+
 def test_bad_roots(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a folder"):
         HPatches(tmp_path / "nowhere")

@@ -16,6 +16,7 @@ def test_reprojection_error_is_the_mean_of_both_directions():
     # The first is 4 px off in image 1 and thus 2 px in image 0.
     assert reprojection_error(points0, points1, HOMOGRAPHY).tolist() == pytest.approx([3.0, 0.0])
     assert reprojection_error(points0, points1, HOMOGRAPHY).dtype == torch.float64
+    assert matching_precision(points0, points1, HOMOGRAPHY.numpy()) == 0.5  # 3 px is too far
 
 
 def test_reprojection_error_is_symmetric():

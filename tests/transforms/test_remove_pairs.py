@@ -111,6 +111,8 @@ def test_repr_and_errors():
         RemovePairs([0, 1, 2])
     with pytest.raises(ValueError, match="must contain 'index'"):
         RemovePairs("forbidden")
+    with pytest.raises(ValueError, match=r"'key' must contain 'index', .* got 'adj'"):
+        RemovePairs(max_distance=1.0, key=("edge_index", "adj"))
     with pytest.raises(ValueError, match="has no 'cross_edge_index' to remove pairs from"):
         RemovePairs(max_distance=1.0, key="cross_edge_index")(random_pair(3, 3))
     data = KNNGraph(2)(Data(pos=torch.rand(5, 2)))
