@@ -136,8 +136,10 @@ def naive_mask(problem: Problem) -> tuple[bool, Attention]:
 def flex(problem: Problem) -> tuple[bool, Attention] | str:
     if problem.backward:
         return "FlexAttention has no backward on CPUs"
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
+    try:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    except ImportError:
+        return "FlexAttention needs torch 2.5"
     mask, size = problem.mask, problem.num_nodes
     torch._dynamo.reset()  # one graph for each size, beyond the number that dynamo keeps
     compiled: Any = torch.compile(flex_attention)

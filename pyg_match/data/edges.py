@@ -5,6 +5,8 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
+from pyg_match.ops.csr import check_targets
+
 
 def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) -> EdgeIndex:
     """Wrap edges as an :class:`~torch_geometric.EdgeIndex` sorted by target, with its CSR pointer computed.
@@ -17,12 +19,16 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     Shapes:
         - **edge_index:** :math:`(2, E)`
 
+    Raises:
+        ValueError: If an edge names a target that does not exist.
+
     Example:
         >>> sorted_edges(torch.tensor([[0, 1], [1, 0]]), num_nodes=2).is_sorted_by_col
         True
     """
     if not is_sorted:
         edge_index = edge_index[:, torch.argsort(edge_index[1], stable=True)]
+    check_targets(edge_index[1], num_nodes)  # PyG counts them without looking
     edges = EdgeIndex(edge_index.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()
     return edges

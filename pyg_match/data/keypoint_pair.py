@@ -72,7 +72,7 @@ class KeypointPair(Data):
         y: Optional[Tensor] = None,
         homography: Optional[Tensor] = None,
     ) -> "KeypointPair":
-        """Join two keypoint sets. Node attributes that both sets have are kept.
+        """Join two keypoint sets. Of ``x``, ``pos``, ``score``, ``scale`` and ``orientation`` what both have is kept.
 
         Args:
             set0: Keypoints of image 0.
@@ -174,6 +174,11 @@ class KeypointPair(Data):
             )
         image = self.image_batch
         partner = image ^ 1
+        if "image_size" in self and self.image_size.size(0) != self.num_keypoints.numel():
+            raise ValueError(
+                f"'image_size' must have a row for each of {self.num_keypoints.numel()} images, "
+                f"got {self.image_size.size(0)}"
+            )
         for name, expected in (("edge_index", image), ("cross_edge_index", partner)):
             edges = self.get(name)
             if edges is None:

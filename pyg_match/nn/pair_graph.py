@@ -11,6 +11,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.ops import CSR, Anchored, Blocks, to_csr
 from pyg_match.ops.anchored import fuses_anchors
+from pyg_match.ops.csr import check_sources
 from pyg_match.ops.undirected import undirected
 
 Edges = Union[CSR, Blocks, Anchored]
@@ -104,6 +105,7 @@ class PairGraph:
             return
         if masked and self.cross_edge_mask is not None:
             edges = edges.subset(self.cross_edge_mask)
+        check_sources(edges, edges.rowptr.numel() - 1)  # the kernel does not
         count, both = edges.col.numel(), undirected(edges.rowptr, edges.col).col.numel()
         if both > count:
             raise ValueError(

@@ -105,8 +105,9 @@ def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchore
         query, key, value, edges.edges.rowptr, edges.edges.col, None, None, False, scale
     )
     anchor_key, anchor_value = (
-        t[edges.anchor].to(query.dtype).transpose(0, 1).unsqueeze(0) for t in (key, value)
+        _side_by_side(t[edges.anchor].to(query.dtype)).transpose(0, 1).unsqueeze(0) for t in (key, value)
     )
+    query = _side_by_side(query)
     for group in range(len(edges.target_ptr) - 1):
         targets = slice(*edges.target_ptr[group : group + 2])
         anchors = slice(*edges.anchor_ptr[group : group + 2])
@@ -122,3 +123,8 @@ def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchore
         share = (of_anchors - total[targets]).sigmoid().to(out.dtype).unsqueeze(-1)
         out[targets].lerp_(dense.squeeze(0).transpose(0, 1), share)
     return out
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """The same with channels next to each other in memory, which dense attention takes for granted."""
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -54,7 +54,12 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, s
         sources = slice(blocks.source_start[block], blocks.source_stop[block])
         q, k, v = heads_first[0][:, targets], heads_first[1][:, sources], heads_first[2][:, sources]
         num_similarities = q.size(0) * q.size(1) * k.size(1)
-        if query is key and blocks.partner(block) >= 0 and num_similarities <= _SHARED_SIMILARITIES:
+        if (
+            query is key
+            and scale >= 0
+            and blocks.partner(block) >= 0
+            and num_similarities <= _SHARED_SIMILARITIES
+        ):
             parts += _both_ways(q, k, v, heads_first[2][:, targets], scale)
             block += 2
         else:

@@ -103,15 +103,33 @@ def check_sources(csr: CSR, num_sources: int) -> None:
     Raises:
         ValueError: If there is one.
     """
-    if torch.compiler.is_compiling() or csr.col.numel() == 0:
-        return
-    low, high = (int(bound) for bound in csr.col.aminmax())
-    if low < 0 or high >= num_sources:
-        raise ValueError(f"an edge names source {low if low < 0 else high}, but there are {num_sources}")
+    wrong = outside(csr.col, num_sources)
+    if wrong is not None:
+        raise ValueError(f"an edge names source {wrong}, but there are {num_sources}")
+
+
+def check_targets(target: Tensor, num_targets: int) -> None:
+    """Look for targets that do not exist.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    wrong = outside(target, num_targets)
+    if wrong is not None:
+        raise ValueError(f"'edge_index' names target {wrong}, but there are {num_targets}")
+
+
+def outside(index: Tensor, count: int) -> Optional[int]:
+    """A number below 0 or from ``count`` on, if there is any; ``None`` when compiling, which looks at no values."""
+    if torch.compiler.is_compiling() or index.numel() == 0:
+        return None
+    low, high = (int(bound) for bound in index.aminmax())
+    return low if low < 0 else high if high >= count else None
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:
     if edge_index.is_sorted_by_col and edge_index.sparse_size(1) == num_targets:
+        check_targets(edge_index.as_tensor()[1], num_targets)  # PyG counts them without looking
         (rowptr, col), _ = edge_index.get_csc()
         return CSR(_plain(rowptr), _plain(col))
     return _from_coo(edge_index.as_tensor(), num_targets, is_sorted=edge_index.is_sorted_by_col)
@@ -125,12 +143,7 @@ def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> 
     source, target = edge_index.long()
     perm = None
     compiling = torch.compiler.is_compiling()  # looking at values would break the graph
-    if not compiling and target.numel() > 0:
-        low, high = (int(bound) for bound in target.aminmax())
-        if low < 0 or high >= num_targets:
-            raise ValueError(
-                f"'edge_index' names target {low if low < 0 else high}, but there are {num_targets}"
-            )
+    check_targets(target, num_targets)
     if not is_sorted and (compiling or bool((target[1:] < target[:-1]).any())):
         perm = target.argsort(stable=True)
         source, target = source[perm], target[perm]

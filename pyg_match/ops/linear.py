@@ -78,7 +78,7 @@ class KeptWeight:
         if dtype is None or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
             return weight
         with torch.autocast("cpu", enabled=False):
-            probe = weight.mv(torch.linspace(1, 2, weight.size(1), dtype=weight.dtype))
+            probe = weight.mv(torch.linspace(1, 2, weight.size(1), dtype=weight.dtype, device=weight.device))
         kept = self._kept
         if kept is None or kept[1].dtype != dtype or not torch.equal(kept[0], probe):
             ordered = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), _USUAL_ROWS)

@@ -4,6 +4,7 @@ from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from pyg_match.ops import cpu
 from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
@@ -155,11 +156,14 @@ def sparse_attention(
         torch.Size([3, 2, 4])
     """
     _check(query, key, value)
+    backend = "reference" if _has_tangent(query, key, value, bias) else backend
     scale = query.size(2) ** -0.5 if scale is None else float(scale)
     if isinstance(edge_index, Blocks):
         if bias is not None or mask is not None:
             raise ValueError("Blocks list no edges, so that neither a bias nor a mask can be given for them")
-        return block_attention(query, key, value, edge_index, scale)
+        dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
+        q = query.to(dtype)
+        return block_attention(q, q if key is query else key.to(dtype), value.to(dtype), edge_index, scale)
     if mask_mode not in ("remove", "zero"):
         raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
     dtype = wide = query.dtype
@@ -251,6 +255,7 @@ def edge_scores(
                 [2.]])
     """
     _check(query, key, key)
+    backend = "reference" if _has_tangent(query, key) else backend
     scale = query.size(2) ** -0.5 if scale is None else float(scale)
     csr = to_csr(edge_index, query.size(0))
     dtype = torch.promote_types(query.dtype, key.dtype)
@@ -271,6 +276,13 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     if backend == "reference" or query.device.type != "cpu":
         return False
     return backend == "kernel" or bool(cpu.available())
+
+
+def _has_tangent(*tensors: Optional[Tensor]) -> bool:
+    """Whether derivatives are computed forward, which the kernels do not do."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(t is not None and unpack_dual(t).tangent is not None for t in tensors)
 
 
 def _by_head(bias: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class AnchorEdges(BaseTransform):
         edge_index, weight = self._join(data.get(key), anchor, ptr)
         store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
         store_values(data, f"{prefix}anchor", anchor)
-        weight = weight.to(pos.dtype)
+        weight = weight.to(pos.dtype if pos.is_floating_point() else torch.get_default_dtype())
         if not self.listed:
             store_values(data, "anchor_weight", weight if self.weighted else torch.ones_like(weight))
         elif self.weighted:

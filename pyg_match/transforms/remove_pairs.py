@@ -166,6 +166,7 @@ class RemovePairs(BaseTransform):
 
 
 def _unordered(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:
+    source, target = source.long(), target.long()
     return torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
 
 

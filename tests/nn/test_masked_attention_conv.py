@@ -5,10 +5,10 @@ from torch_geometric.explain import AttentionExplainer, Explainer
 from torch_geometric.nn import GPSConv, HeteroConv, Sequential, TransformerConv, to_hetero
 from torch_geometric.testing import assert_module
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
-from torch_geometric.utils import to_torch_csr_tensor
+from torch_geometric.utils import to_torch_csc_tensor, to_torch_csr_tensor
 
 from pyg_match.nn import MaskedAttentionConv, RotaryEncoding
-from pyg_match.ops import Blocks
+from pyg_match.ops import Blocks, to_csr
 from pyg_match.transforms import CompleteGraph
 
 
@@ -252,6 +252,37 @@ def test_message_hooks_and_explainer_see_every_edge():
         model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
     )
     assert torch.allclose(explainer(x, edge_index).edge_mask, alpha.max(dim=-1).values, atol=1e-5)
+
+
+def test_propagate_hooks_are_called_for_all_forms_of_edges():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv, calls = MaskedAttentionConv(16, 4, heads=4), []
+    expected = conv(x, edge_index)
+    conv.register_propagate_forward_hook(lambda module, args, out: calls.append(out))
+    by_target = edge_index[:, edge_index[1].argsort(stable=True)]
+    for edges in (
+        edge_index,
+        EdgeIndex(by_target, sparse_size=(30, 30), sort_order="col"),
+        to_csr(edge_index, 30),
+    ):
+        assert torch.allclose(conv(x, edges), expected, atol=1e-5)
+    assert len(calls) == 3
+
+
+def test_messages_equal_the_operator_for_column_order_and_forbidding_biases():
+    x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
+    conv, bias = MaskedAttentionConv(16, 4, heads=4), torch.randn(200)
+    for edges in (
+        to_torch_csc_tensor(edge_index, size=(30, 30)).t(),
+        to_torch_csr_tensor(edge_index, size=(30, 30)).t(),
+    ):
+        mask = torch.rand(200) < 0.7
+        found = conv(x, edges, bias, mask, return_attention_weights=True)[0]
+        assert torch.allclose(found, conv(x, edges, bias, mask), atol=1e-5)
+    bias[edge_index[1] == 3] = -torch.inf
+    bias[::7] = -torch.inf
+    found = conv(x, edge_index, bias, return_attention_weights=True)[0]
+    assert torch.allclose(found, conv(x, edge_index, bias), atol=1e-5) and (found[3] == 0).all()
 
 
 def test_flow_target_to_source():

@@ -212,6 +212,18 @@ def test_config_errors(options, message):
         small(**options)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("node", [12, 10**9])
+def test_edges_of_nodes_that_do_not_exist_are_refused(place, node):
+    for key in ("edge_index", "cross_edge_index"):
+        pair = random_pair(7, 5)
+        edges = torch.tensor([[0, 8], [8, 9]] if key == "cross_edge_index" else [[0, 1], [1, 2]])
+        edges[place, 1] = node
+        pair[key] = edges
+        with pytest.raises(ValueError, match=f"{node}, but there are 12"):
+            small(assign_on_edges=True, redraw_after=None)(pair)
+
+
 def test_masks_of_replaced_edges_are_refused():
     pair = SPARSE(random_pair(9, 8, dtype=torch.double))
     pair.cross_edge_mask = torch.ones(pair.cross_edge_index.size(1), dtype=torch.bool)

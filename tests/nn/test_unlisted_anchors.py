@@ -76,6 +76,15 @@ def test_operator_equals_listed_edges(dtype):
     assert (expected[11] == 0).all() and not (expected[10] == 0).all()  # no anchors there, and one edge
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_channels_may_lie_apart(place):
+    *tensors, graph = anchored(torch.float)
+    with torch.no_grad():
+        expected = sparse_attention(*tensors, graph)
+        tensors[place] = tensors[place].permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        torch.testing.assert_close(sparse_attention(*tensors, graph), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_operator_has_gradients():
     *tensors, graph = anchored()
     tensors = [t.requires_grad_() for t in tensors]

@@ -136,6 +136,12 @@ def test_kept_weight(halves):
         weight.data[0, 0] += 1
         assert torch.equal(linear(x, kept.of(weight, x, bias), bias), linear(x, weight, bias))
         assert not torch.equal(linear(x, kept.of(weight, x, bias), bias), first)
+    torch.set_default_device("meta")
+    try:
+        with torch.no_grad():
+            KeptWeight().of(weight, x, bias)
+    finally:
+        torch.set_default_device(None)
     copied = pickle.loads(pickle.dumps(copy.deepcopy(kept)))
     with torch.no_grad():
         assert torch.equal(linear(x, copied.of(weight, x, bias), bias), linear(x, weight, bias))

@@ -428,6 +428,32 @@ def test_sources_that_do_not_exist_are_named_everywhere(source):
             call()
 
 
+@pytest.mark.parametrize("target", [-(10**9), 12, 10**9])
+def test_targets_that_do_not_exist_are_named_everywhere(target):
+    q, k, v, _, _, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    edges = torch.tensor([[0, 1], [target, target]])
+    for form in (
+        edges,
+        EdgeIndex(edges, sparse_size=(9, 12)),
+        EdgeIndex(edges, sparse_size=(9, 12), sort_order="col"),
+    ):
+        with pytest.raises(ValueError, match=f"names target {target}, but there are 12"):
+            sparse_attention(q, k, v, form)
+
+
+def test_derivatives_may_be_computed_forward():
+    q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    directions = tuple(torch.randn_like(t) for t in (q, k, v, bias))
+    for function in (lambda q, k, v, bias: sparse_attention(q, k, v, edge_index, bias),
+                     lambda q, k, v, bias: edge_scores(q, k, edge_index) + 0 * bias):  # fmt: skip
+        _, found = torch.func.jvp(function, (q, k, v, bias), directions)
+        ahead, behind = (
+            function(*(t + step * d for t, d in zip((q, k, v, bias), directions, strict=True)))
+            for step in (1e-6, -1e-6)
+        )
+        assert torch.allclose(found, (ahead - behind) / 2e-6, atol=1e-6) and found.abs().sum() > 0
+
+
 def test_biases_take_the_type_of_the_rest():
     q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5, torch.float)
     for backend in ("kernel", "reference"):
@@ -636,6 +662,11 @@ def test_blocks(shared):
     k = q if shared else torch.randn(9, 2, 4, dtype=torch.double)
     expected = dense(q, k, v, torch.tensor(listed).t())
     assert torch.allclose(sparse_attention(q, k, v, blocks), expected, rtol=1e-10, atol=1e-10)
+    negative = dense(q, k, v, torch.tensor(listed).t(), scale=-0.5)
+    assert torch.allclose(sparse_attention(q, k, v, blocks, scale=-0.5), negative, rtol=1e-10, atol=1e-10)
+    for types in ((torch.float, torch.double), (torch.double, torch.bfloat16), (torch.float, torch.half)):
+        out = sparse_attention(q.to(types[0]), k.to(types[1]), v.to(types[1]), blocks)
+        assert out.dtype == torch.promote_types(*types) and torch.allclose(out.double(), expected, atol=2e-2)
     with pytest.raises(ValueError, match="neither a bias nor a mask"):
         sparse_attention(q, k, v, blocks, mask=torch.ones(1, dtype=torch.bool))
     with pytest.raises(ValueError, match="9 targets, but there are 8"):

@@ -91,6 +91,11 @@ def test_weights_stay_positive_with_edges_listed_twice():
     assert (out.edge_weight >= 1).all()
 
 
+def test_weights_of_whole_positions_are_no_whole_numbers():
+    out = AnchorEdges(2, weighted=True, loop=True)(Data(pos=torch.arange(5).view(5, 1)))
+    assert (out.edge_weight == 2.5).all()
+
+
 def test_cross_anchors():
     pair = CandidateEdges(2)(random_pair(30, 20))
     before = edge_set(pair.cross_edge_index)

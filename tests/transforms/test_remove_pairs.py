@@ -34,6 +34,12 @@ def test_by_index_in_a_batch():
     assert out.edge_index.size(1) == 2 * (25 + 49) - 8
 
 
+def test_by_index_of_many_nodes_with_short_numbers():
+    edge_index = torch.tensor([[59_999, 0], [59_998, 1]], dtype=torch.int32)
+    data = Data(pos=torch.zeros(60_000, 2), edge_index=edge_index)
+    assert RemovePairs([[59_998], [59_999]])(data).edge_index.tolist() == [[0], [1]]
+
+
 def test_by_distance_and_similarity():
     pair = CandidateEdges(5)(KNNGraph(6)(random_pair(30, 20)))
     keys = ("edge_index", "cross_edge_index")

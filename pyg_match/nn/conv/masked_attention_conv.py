@@ -162,7 +162,7 @@ class MaskedAttentionConv(MessagePassing):
             edge_bias = edge_bias.expand(-1, self.heads)
 
         attention: Any = None
-        fuses = self._fuses(return_attention_weights)
+        fuses = self._fuses(edge_index, return_attention_weights)
         if isinstance(edge_index, Blocks) and return_attention_weights:
             raise ValueError(
                 "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
@@ -226,7 +226,9 @@ class MaskedAttentionConv(MessagePassing):
             for lin in (self.lin_query, self.lin_key)
         )
 
-    def _fuses(self, return_attention_weights: Optional[bool]) -> bool:
+    def _fuses(
+        self, edge_index: Union[Adj, CSR, Blocks, Anchored], return_attention_weights: Optional[bool]
+    ) -> bool:
         """Whether nobody wants to see single messages."""
         hooks = (
             self._message_forward_pre_hooks,
@@ -234,6 +236,8 @@ class MaskedAttentionConv(MessagePassing):
             self._aggregate_forward_pre_hooks,
             self._aggregate_forward_hooks,
         )
+        if not (isinstance(edge_index, EdgeIndex) or is_sparse(edge_index)):  # others would not be propagated
+            hooks += (self._propagate_forward_pre_hooks, self._propagate_forward_hooks)
         asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
         return not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
 
@@ -274,11 +278,14 @@ class MaskedAttentionConv(MessagePassing):
     ) -> Tensor:
         """The message of each edge, its attention coefficient times its value."""
         score = (query_i * key_j).sum(dim=-1) * self.scale
+        least = torch.finfo(score.dtype).min
         if edge_bias is not None:
-            score = score + edge_bias.to(score.dtype)
+            score = (score + edge_bias.to(score.dtype)).clamp(min=least)
         if edge_mask is not None and self.mask_mode == "remove":
-            score = score.masked_fill(~edge_mask.unsqueeze(-1), torch.finfo(score.dtype).min)
+            score = score.masked_fill(~edge_mask.unsqueeze(-1), least)
         alpha = softmax(score, index, ptr, size_i)
+        if edge_bias is not None:  # not even a target all of whose edges are forbidden attends to one
+            alpha = alpha.masked_fill(edge_bias == -torch.inf, 0)
         if edge_mask is not None:
             alpha = alpha * edge_mask.unsqueeze(-1)
         self._alpha = alpha
@@ -309,6 +316,6 @@ def _listed(edge_index: Union[Adj, CSR]) -> Tensor:
     if isinstance(edge_index, SparseTensor):
         target, source, _ = edge_index.coo()
         return torch.stack([source, target])
-    if is_torch_sparse_tensor(edge_index):
-        return to_edge_index(edge_index)[0].flip(0)
+    if is_torch_sparse_tensor(edge_index):  # row by row, as the operator reads biases and masks
+        return to_edge_index(edge_index.to_sparse_csr())[0].flip(0)
     return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
