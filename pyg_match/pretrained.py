@@ -92,6 +92,9 @@ _PACKAGED = {
     "aliked-sparse": _PackagedFile(
         "aliked-sparse.safetensors", "e6b779832a21316a4ab9d8b37ea7f172a3309ffb0f30725181e8cf932602bd4a"
     ),
+    "disk-sparse": _PackagedFile(
+        "disk-sparse.safetensors", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"
+    ),
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
 

@@ -228,5 +228,6 @@ def test_offline(monkeypatch, no_packages):
 
 def test_detectors_of_matchers(tmp_path):
     assert detector_of("disk-lightglue") == "disk" and detector_of("aliked-sparse") == "aliked"
+    assert detector_of("disk-sparse") == "disk"
     GraphMatcher(in_channels=8, hidden_channels=8, num_layers=1, heads=1).save(tmp_path / "x.safetensors")
     assert detector_of(tmp_path / "x.safetensors") is None

@@ -262,11 +262,12 @@ def test_propagate_hooks_are_called_for_all_forms_of_edges():
     by_target = edge_index[:, edge_index[1].argsort(stable=True)]
     for edges in (
         edge_index,
+        EdgeIndex(edge_index, sparse_size=(30, 30)),
         EdgeIndex(by_target, sparse_size=(30, 30), sort_order="col"),
         to_csr(edge_index, 30),
     ):
         assert torch.allclose(conv(x, edges), expected, atol=1e-5)
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
 def test_messages_equal_the_operator_for_column_order_and_forbidding_biases():

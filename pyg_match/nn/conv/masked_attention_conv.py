@@ -230,14 +230,14 @@ class MaskedAttentionConv(MessagePassing):
         self, edge_index: Union[Adj, CSR, Blocks, Anchored], return_attention_weights: Optional[bool]
     ) -> bool:
         """Whether nobody wants to see single messages."""
-        hooks = (
+        hooks = [
             self._message_forward_pre_hooks,
             self._message_forward_hooks,
             self._aggregate_forward_pre_hooks,
             self._aggregate_forward_hooks,
-        )
-        if not (isinstance(edge_index, EdgeIndex) or is_sparse(edge_index)):  # others would not be propagated
-            hooks += (self._propagate_forward_pre_hooks, self._propagate_forward_hooks)
+        ]
+        if not _propagates(edge_index):
+            hooks += [self._propagate_forward_pre_hooks, self._propagate_forward_hooks]
         asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
         return not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
 
@@ -251,8 +251,7 @@ class MaskedAttentionConv(MessagePassing):
         edge_mask: OptTensor,
     ) -> Tensor:
         """Attention without messages; edges that PyG would not fuse are sorted by the operator."""
-        by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
-        if not (by_target or is_sparse(edge_index)):
+        if not _propagates(edge_index):
             return self.message_and_aggregate(edge_index, query, key, value, edge_bias, edge_mask)
         out: Tensor = self.propagate(
             edge_index,
@@ -307,6 +306,12 @@ class MaskedAttentionConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _propagates(edge_index: Union[Adj, CSR, Blocks, Anchored]) -> bool:
+    """Whether PyG would not go through single messages of these edges."""
+    by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
+    return by_target or is_sparse(edge_index)
 
 
 def _listed(edge_index: Union[Adj, CSR]) -> Tensor:
