@@ -92,7 +92,7 @@ def draw(options: Mapping[str, Runs], file: Path) -> None:
 
     matplotlib.rcParams["svg.hashsalt"] = "pyg_match"  # the same records give the same file
     figure = Figure(figsize=(9, 0.9 + 0.3 * len(options)), layout="constrained")
-    places = measured(options)
+    places = measured(options) or PLACES  # empty axes if no run is done yet
     axes = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
     for axis, (place, title) in zip(axes, places.items(), strict=True):
         for row, runs in enumerate(options.values()):
