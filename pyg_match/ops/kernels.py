@@ -25,6 +25,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import overload
 
 from pyg_match.ops import counters, vectors
+from pyg_match.ops.columns_kernel import make_collect, make_order
 from pyg_match.ops.counters import TASK, WORKER, at_address, count_up
 from pyg_match.ops.largest_kernel import make_select
 from pyg_match.ops.undirected_kernel import undirected
@@ -664,3 +665,5 @@ class Kernels:
         self.edge_scores = functools.cache(functools.partial(address, _edge_scores))
         self.sort_by_tile = functools.cache(functools.partial(address, _sort_by_tile))
         self.select = functools.cache(functools.partial(address, make_select))
+        self.collect = functools.cache(functools.partial(address, make_collect))
+        self.order = functools.cache(functools.partial(address, make_order))

@@ -1,4 +1,6 @@
-"""The largest numbers of each row of a matrix."""
+"""The largest numbers of each row, and of each column, of a matrix."""
+
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -11,6 +13,10 @@ from pyg_match.ops.team import run_together
 _BINS = 4  # for each number that is wanted
 _MOST = 512  # wanted: the work of ranking them grows with the square
 _TASKS = 4  # for each thread
+_KEPT = 2  # times what is wanted of a column, and
+_SPARE = 32  # some more, is what there is room for
+_STRIP = 128  # columns that a thread takes at a time, so that its cache holds what it keeps of them
+_ABREAST = 16  # columns whose counts and bounds are in cache lines of their own
 _INLINE_WORK = 1 << 15  # numbers below which handing rows to another thread costs more than it saves
 
 
@@ -62,3 +68,107 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
     if open_rows.numel() > 0:
         out[open_rows] = values[open_rows].topk(k, dim=1).indices
     return out
+
+
+class LargestOfColumns:
+    """The places of the ``k`` largest numbers of each column of a matrix whose rows come some at a time.
+
+    Together with :func:`largest_indices` it takes the most similar of two sets, for either set, from products that are
+    computed once. On the CPU it is a compiled kernel; of equal numbers the first comes first. Elsewhere, and for ``k``
+    above 512, :func:`torch.topk` does the work. Of columns that hold NaN, which compares with nothing, it gives any.
+
+    Args:
+        columns: How many columns there are.
+        k: How many numbers are wanted of each, at most as many as rows will come.
+
+    Example:
+        >>> largest = LargestOfColumns(2, k=2)
+        >>> largest.add(torch.tensor([[3.0, 1.0], [4.0, 1.0]]))
+        >>> largest.add(torch.tensor([[5.0, 9.0]]))
+        >>> largest.indices()
+        tensor([[2, 1],
+                [2, 0]])
+    """
+
+    def __init__(self, columns: int, k: int) -> None:
+        self._columns, self._k, self._rows = columns, k, 0
+        self._best: Optional[tuple[Tensor, Tensor]] = None  # what torch has found: numbers and places
+        self._collected: Optional[_Collected] = None
+
+    def add(self, values: Tensor) -> None:
+        """See more rows, :math:`(N, M)`, of the same type and device as those before."""
+        values, first = values.detach(), self._rows
+        self._rows += values.size(0)
+        if first == 0 and _Collected.suits(values, self._k):
+            self._collected = _Collected(values, self._k)
+        if self._collected is not None:
+            self._collected.add(values.contiguous(), first)
+            return
+        places = torch.arange(first, self._rows, device=values.device).expand(self._columns, -1)
+        numbers = values.t()
+        if self._best is not None:
+            numbers, places = (
+                torch.cat(both, dim=1) for both in zip(self._best, (numbers, places), strict=True)
+            )
+        best = numbers.topk(min(self._k, numbers.size(1)), dim=1)
+        self._best = best.values, places.gather(1, best.indices)
+
+    def indices(self) -> Tensor:
+        """The places among all rows, in falling order of the numbers, :math:`(M, k)`.
+
+        Raises:
+            RuntimeError: If fewer than ``k`` rows have come.
+        """
+        if self._rows < self._k:
+            raise RuntimeError(
+                f"{self._k} numbers of each column are wanted, but only {self._rows} rows have come"
+            )
+        if self._collected is not None:
+            return self._collected.indices()
+        if self._best is None:
+            return torch.empty(self._columns, 0, dtype=torch.long)
+        return self._best[1]
+
+
+class _Collected:
+    """What the kernels of :class:`LargestOfColumns` keep of each column."""
+
+    def __init__(self, values: Tensor, k: int) -> None:
+        columns = values.size(1)
+        self._k, self._columns, self._double = k, columns, values.dtype == torch.double
+        self._room = _KEPT * k + _SPARE
+        self._found = values.new_empty(columns, self._room)
+        self._place = values.new_empty(columns, self._room, dtype=torch.int)
+        self._count = values.new_zeros(columns, dtype=torch.long)
+        self._bound = values.new_full((columns,), -torch.inf)
+
+    @staticmethod
+    def suits(values: Tensor, k: int) -> bool:
+        usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
+        usual &= values.numel() > 0 and 0 < k <= _MOST and not torch.compiler.is_compiling()
+        return usual and cpu.kernels() is not None
+
+    def add(self, values: Tensor, first: int) -> None:
+        self._run("collect", values.numel(), values=values, rows=values.size(0), first_row=first)
+
+    def indices(self) -> Tensor:
+        out = torch.arange(self._k).repeat(self._columns, 1)  # for columns of NaN
+        self._run("order", out.numel(), out=out)
+        return out
+
+    def _run(self, kernel: str, work: int, **fields: Any) -> None:
+        from pyg_match.ops.columns_kernel import JOB
+
+        threads = torch.get_num_threads() if work >= _INLINE_WORK else 1
+        at_once = min(-(-self._columns // (threads * _TASKS)), _STRIP)
+        at_once = -(-at_once // _ABREAST) * _ABREAST  # whole cache lines, which no two threads write to
+        threads = min(threads, -(-self._columns // at_once))
+        own = whole_lines(self._room * self._found.element_size())
+        fields |= {"found": self._found, "place": self._place, "count": self._count, "bound": self._bound}
+        fields |= {"rank": workspace(SCRATCH, threads * own), "rank_length": own, "columns": self._columns}
+        fields |= {"columns_at_once": at_once, "k": self._k, "room": self._room}
+        job = np.zeros(1, dtype=JOB)
+        for name, value in fields.items():
+            job[name] = value.data_ptr() if isinstance(value, Tensor) else value
+        function = getattr(cpu.kernels(), kernel)(self._double)
+        run_together(function, job.ctypes.data, threads, job, *fields.values())

@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.csr import CSR
-from pyg_match.ops.largest import largest_indices
+from pyg_match.ops.largest import LargestOfColumns, largest_indices
 from pyg_match.ops.linear import linear
 from pyg_match.ops.undirected import undirected
 from pyg_match.transforms.store import store_edges
@@ -74,21 +74,24 @@ def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = Tru
     Shapes:
         - **x:** :math:`(N, D)`
     """
-    none = torch.zeros(1, dtype=torch.long, device=x.device)
-    degrees, sources = [none], [none[:0]]
-    for image in range(len(ptr) - 1):
-        start, other = ptr[image], ptr[image ^ 1]
-        best = _most_similar(x[start : ptr[image + 1]], x[other : ptr[(image ^ 1) + 1]], k) + other
-        degrees.append(none.new_full((best.size(0),), best.size(1)))
-        sources.append(best.reshape(-1))
+    degrees, sources = [x.new_zeros(1, dtype=torch.long)], [x.new_empty(0, dtype=torch.long)]
+    for first, second, end in zip(ptr[:-1:2], ptr[1::2], ptr[2::2], strict=True):
+        of_first, of_second = _most_similar(x[first:second], x[second:end], k)
+        for best, other in ((of_first, second), (of_second, first)):
+            degrees.append(best.new_full((best.size(0),), best.size(1)))
+            sources.append((best + other).reshape(-1))
     rowptr, col = torch.cat(degrees).cumsum(0), torch.cat(sources)
     return undirected(rowptr, col) if symmetric else CSR(rowptr, col)
 
 
 @torch.no_grad()  # with gradients switched on, too, sums are rounded as without, so that edges are the same
-def _most_similar(query: Tensor, key: Tensor, k: int) -> Tensor:
-    """For each query the indices of its ``k`` most similar keys, ``[num_queries, min(k, num_keys)]``."""
-    k = min(k, key.size(0))
-    step = max(1, _CHUNK_ELEMENTS // max(1, key.size(0)))
-    chunks = [largest_indices(linear(chunk, key), k) for chunk in query.split(step)]
-    return torch.cat(chunks) if chunks else torch.empty(0, k, dtype=torch.long, device=query.device)
+def _most_similar(x0: Tensor, x1: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """For each descriptor the indices of its most similar ones in the other image, at most ``k``."""
+    k0, k1 = min(k, x1.size(0)), min(k, x0.size(0))
+    step = max(1, _CHUNK_ELEMENTS // max(1, x1.size(0)))
+    rows, columns = [torch.empty(0, k0, dtype=torch.long, device=x0.device)], LargestOfColumns(x1.size(0), k1)
+    for chunk in x0.split(step):
+        similarity = linear(chunk, x1)
+        rows.append(largest_indices(similarity, k0))
+        columns.add(similarity)
+    return torch.cat(rows), columns.indices()

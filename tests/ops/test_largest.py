@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyg_match.ops import cpu
-from pyg_match.ops.largest import largest_indices
+from pyg_match.ops.largest import LargestOfColumns, largest_indices
 
 
 def by_sorting(values, k):
@@ -98,3 +98,77 @@ def test_compiled():
     values = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
     compiled = torch.compile(lambda x: largest_indices(x, 4), fullgraph=True)
     assert torch.equal(compiled(values), largest_indices(values, 4))
+
+
+def of_columns(values, k, step):
+    largest = LargestOfColumns(values.size(1), k)
+    for rows in values.split(step):
+        largest.add(rows)
+    return largest.indices()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 400),
+    st.integers(1, 150),
+    st.integers(1, 400),
+    st.integers(1, 300),
+    st.sampled_from([torch.float, torch.double]),
+    st.integers(0, 1000),
+)
+def test_columns_are_sorted_as_a_stable_sort_does(rows, columns, k, step, dtype, seed):
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    k = min(k, rows)
+    for numbers in (values, (2 * values).round(), -values.abs().sort(dim=0, descending=True).values):
+        assert torch.equal(of_columns(numbers, k, step), by_sorting(numbers.t(), k))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_columns_of_every_kind(threads):
+    values = torch.randn(700, 333, generator=torch.Generator().manual_seed(0))
+    values[:, 3] = 2.5
+    values[:, 5] = torch.arange(700.0)
+    values[:, 9] *= 1e30
+    values[:, 10] *= torch.finfo().max
+    values[4:, 11] = -torch.inf
+    values[100:120, 13] = torch.inf
+    values[:, 332] = 1e-40
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = of_columns(values, 32, 100)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, by_sorting(values.t(), 32))
+
+
+def test_columns_with_nan_do_no_harm():
+    values = torch.randn(300, 40, generator=torch.Generator().manual_seed(0))
+    values[:, 3] = torch.nan
+    values[::2, 17] = torch.nan
+    found = of_columns(values, 20, 77)
+    assert found.min() >= 0 and found.max() < 300
+    others = [column for column in range(40) if column not in (3, 17)]
+    assert torch.equal(found[others], by_sorting(values.t(), 20)[others])
+
+
+def test_columns_that_the_kernel_does_not_take(monkeypatch):
+    values = torch.randn(900, 7, generator=torch.Generator().manual_seed(0))
+    expected = by_sorting(values.t(), 600)
+    assert torch.equal(of_columns(values, 600, 100), expected)
+    half = values.half().t().topk(5, dim=1).values.t()
+    assert torch.equal(values.half().gather(0, of_columns(values.half(), 5, 100).t()), half)
+    monkeypatch.setattr(cpu, "kernels", lambda: None)
+    assert torch.equal(of_columns(values, 5, 100), expected[:, :5])
+
+
+def test_columns_need_rows():
+    largest = LargestOfColumns(3, 0)
+    assert largest.indices().shape == (3, 0)
+    largest.add(torch.rand(2, 3))
+    assert largest.indices().shape == (3, 0)
+    largest = LargestOfColumns(3, 4)
+    largest.add(torch.rand(3, 3).t()[:, :3])
+    with pytest.raises(RuntimeError, match="4 numbers of each column are wanted, but only 3 rows have come"):
+        largest.indices()
+    assert of_columns(torch.rand(3, 0), 2, 2).shape == (0, 2)
