@@ -188,6 +188,35 @@ def train(
 
 
 @app.command()
+def narrow(
+    images: Annotated[Path, typer.Option(help="Folder of photos to make pairs of.")],
+    target: Annotated[Path, typer.Argument(help="File to write.", metavar="OUT")],
+    ffn_channels: Annotated[int, typer.Option(min=1, help="Channels to keep inside each network.")],
+    config: Annotated[
+        str, typer.Option(help="Settings of training, for its weights, graph and pairs.")
+    ] = "finetune",
+    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs to look at.")] = 20,
+    change: Annotated[
+        Optional[list[str]], typer.Option("--set", help="Setting to change, such as weights=aliked-sparse.")
+    ] = None,
+) -> None:
+    """Narrow the feed-forward networks of a matcher, so that it is faster and does nearly the same."""
+    try:
+        from pyg_match.training import load_config
+        from pyg_match.training.narrow import narrow_from_settings
+
+        settings = load_config(config, [*(change or []), f"data.num_pairs={num_pairs}"])
+        narrow_from_settings(settings, images, target, ffn_channels)
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; this needs `pip install 'pyg-match[train]'`", err=True)
+        raise typer.Exit(1) from None
+    except (OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"saved      {target}")
+
+
+@app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="Folder of a run, or a .safetensors file of one.")],
     target: Annotated[Path, typer.Argument(help="File to write.", metavar="OUT")],

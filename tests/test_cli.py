@@ -140,6 +140,18 @@ def test_train_export_match(images, tmp_path):
     result = run(*arguments, "--precision", "32-true")
     assert result.exit_code == 1 and "other settings (precision)" in result.output
 
+    narrowed = tmp_path / "narrow.safetensors"
+    changes = [*options, "--set", f"weights={exported}"]
+    arguments = ("narrow", narrowed, "--images", photos, "--num-pairs", "2", "--ffn-channels")
+    result = run(*arguments, "12", *changes)
+    assert result.exit_code == 0 and "saved" in result.stdout, result.output
+    assert "CandidateEdges(k=4" in repr(Matcher.from_pretrained(narrowed).transform)
+    assert Matcher.from_pretrained(narrowed).matcher.config.ffn_channels == 12
+    result = run(*arguments, "99", *changes)
+    assert result.exit_code == 1 and "between 1 and the 32 of the matcher, got 99" in result.output
+    result = run("narrow", tmp_path / "narrow.pt", "--images", photos, "--ffn-channels", "8", *changes)
+    assert result.exit_code == 1 and "saved as .safetensors, got 'narrow.pt'" in result.output
+
 
 def test_train_names_what_is_wrong(tmp_path):
     result = run("train", "--images", tmp_path / "none", "--out", tmp_path / "run")

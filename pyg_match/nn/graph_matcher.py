@@ -38,6 +38,9 @@ class MatcherConfig:
     hidden_channels: int = 256  # width of the descriptors inside
     num_layers: int = 9  # self and cross steps
     heads: int = 4  # attention heads
+    ffn_channels: Optional[int] = (
+        None  # width inside the feed-forward networks; None for twice hidden_channels, as in LightGlue
+    )
     encoding: Literal["rotary", "mlp"] = (
         "rotary"  # LightGlue's relative positions, or SuperGlue's absolute ones
     )
@@ -74,6 +77,8 @@ class MatcherConfig:
         for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        if self.ffn_channels is not None and self.ffn_channels < 1:
+            raise ValueError(f"'ffn_channels' must be positive, or None, got {self.ffn_channels}")
         refresh_period(self.value_source)
         if self.branch not in (None, "attention", "gcn"):
             raise ValueError(f"'branch' must be None, 'attention' or 'gcn', got {self.branch!r}")
@@ -163,7 +168,8 @@ class GraphMatcher(nn.Module):
         depth = config.num_layers
         scales = config.layer_scales or (None,) * depth
         self.layers = nn.ModuleList(
-            MatcherLayer(width, config.heads, config.mask_mode, scale, _branch(config)) for scale in scales
+            MatcherLayer(width, config.heads, config.mask_mode, scale, _branch(config), config.ffn_channels)
+            for scale in scales
         )
         if config.assignment == "dual_softmax":
             # One head for each layer: a pair may stop after any, and each can be supervised.

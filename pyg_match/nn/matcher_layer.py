@@ -33,6 +33,7 @@ class AttentionBlock(nn.Module):
         heads: Number of attention heads, a divisor of ``channels``.
         mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
         shared_query_key: Whether queries and keys share one projection.
+        ffn_channels: Width inside the feed-forward network; twice ``channels`` if not given.
 
     Shapes:
         - **x:** :math:`(N, D)`
@@ -42,7 +43,12 @@ class AttentionBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, mask_mode: MaskMode = "remove", shared_query_key: bool = False
+        self,
+        channels: int,
+        heads: int,
+        mask_mode: MaskMode = "remove",
+        shared_query_key: bool = False,
+        ffn_channels: Optional[int] = None,
     ) -> None:
         super().__init__()
         if channels % heads != 0:
@@ -51,11 +57,9 @@ class AttentionBlock(nn.Module):
             channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
         )
         self.lin_out = nn.Linear(channels, channels)
+        width = ffn_channels or 2 * channels
         self.ffn = nn.Sequential(
-            nn.Linear(2 * channels, 2 * channels),
-            nn.LayerNorm(2 * channels),
-            nn.GELU(),
-            nn.Linear(2 * channels, channels),
+            nn.Linear(2 * channels, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, channels)
         )
         self._kept: Optional[tuple[Tensor, Tensor, Tensor]] = None  # see _folded
         self._first, self._last = KeptWeight(), KeptWeight()
@@ -165,6 +169,7 @@ class MatcherLayer(nn.Module):
         mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
         scale: The scale of the graph that the self step attends along; ``None`` for ``edge_index``.
         branch: What several scales add to the self step, if anything.
+        ffn_channels: See :class:`AttentionBlock`.
     """
 
     def __init__(
@@ -174,12 +179,13 @@ class MatcherLayer(nn.Module):
         mask_mode: MaskMode = "remove",
         scale: Optional[int] = None,
         branch: Optional[MultiScaleBranch] = None,
+        ffn_channels: Optional[int] = None,
     ) -> None:
         super().__init__()
         self.scale = scale
         self.branch = branch
-        self.self_attn = AttentionBlock(channels, heads, mask_mode)
-        self.cross_attn = AttentionBlock(channels, heads, mask_mode, shared_query_key=True)
+        self.self_attn = AttentionBlock(channels, heads, mask_mode, False, ffn_channels)
+        self.cross_attn = AttentionBlock(channels, heads, mask_mode, True, ffn_channels)
 
     def forward(
         self, x: Tensor, graph: PairGraph, rotation: Optional[Tensor], values: ValueSource

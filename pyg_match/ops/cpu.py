@@ -49,7 +49,7 @@ def warmup(*dtypes: torch.dtype) -> float:
         The seconds that it took: some for the first process, a fraction of one later.
     """
     from pyg_match.ops.csr import CSR
-    from pyg_match.ops.largest import largest_indices
+    from pyg_match.ops.largest import LargestOfColumns, largest_indices
     from pyg_match.ops.sparse_attention import edge_scores, sparse_attention
     from pyg_match.ops.undirected import undirected
 
@@ -59,7 +59,11 @@ def warmup(*dtypes: torch.dtype) -> float:
         for dtype in dtypes or (torch.float,):
             x = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
             (sparse_attention(x, x, x, edges).sum() + edge_scores(x, x, edges).sum()).backward()
-            largest_indices(x[0].detach().to(torch.promote_types(dtype, torch.float)), 1)
+            values = x[0].detach().to(torch.promote_types(dtype, torch.float))
+            largest_indices(values, 1)
+            largest = LargestOfColumns(values.size(1), 1)
+            largest.add(values)
+            largest.indices()
     largest_indices(torch.zeros(1, 1, dtype=torch.double), 1)  # in which distances are compared
     undirected(edges.rowptr, edges.col)
     return time.perf_counter() - start

@@ -87,7 +87,8 @@ class TrainingConfig:
     """
 
     weights: Optional[str] = "aliked-lightglue"  # to start from; None for random ones
-    teacher: Optional[str] = None  # weights of a dense matcher to imitate, see loss.distill_*
+    teacher: Optional[str] = None  # weights of a matcher to imitate, see loss.distill_*
+    teacher_edges: bool = False  # whether it sees the edges that the matcher sees, instead of complete graphs
     matcher: dict[str, Any] = field(default_factory=dict)  # fields of MatcherConfig
     graph: list[dict[str, Any]] = field(
         default_factory=list
@@ -125,6 +126,8 @@ class TrainingConfig:
         graph_from_recipe(self.graph)
         if (self.loss.distill_assignment or self.loss.distill_descriptors) and self.teacher is None:
             raise ValueError("the distillation losses need a 'teacher', got None")
+        if self.teacher_edges and self.teacher is None:
+            raise ValueError("'teacher_edges' needs a 'teacher', got None")
         if self.data.photo_pairs is not None and self.teacher is None:
             raise ValueError("'data.photo_pairs' are labelled by a 'teacher', got None")
         if self.data.photo_pairs is None and (self.data.photo_warps, self.data.num_photo_pairs) != (

@@ -159,7 +159,7 @@ class Trainer:
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
         self.objective, self.optimizer = fabric.setup(
-            Objective(self.matcher, config.loss, teacher), optimizer
+            Objective(self.matcher, config.loss, teacher, config.teacher_edges), optimizer
         )
         self.average.to(next(self.matcher.parameters()).dtype)  # as the precision of the run made it
         self.step, self.best, self.seconds = 0, -math.inf, 0.0

@@ -37,8 +37,9 @@ class Objective(nn.Module):
     Args:
         matcher: The matcher to train.
         weights: Weights of the losses.
-        teacher: A matcher to imitate. It sees the complete graph of the same keypoints and learns nothing. Of one
-            with more layers than the matcher, its last assignment is imitated, and the descriptors of its first ones.
+        teacher: A matcher to imitate, which learns nothing. Of one with more layers than the matcher, its last
+            assignment is imitated, and the descriptors of its first ones.
+        teacher_edges: Whether the teacher sees the edges of the pair; otherwise complete graphs of its keypoints.
 
     Raises:
         ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels, or there is
@@ -56,11 +57,16 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, matcher: GraphMatcher, weights: LossConfig, teacher: Optional[GraphMatcher] = None
+        self,
+        matcher: GraphMatcher,
+        weights: LossConfig,
+        teacher: Optional[GraphMatcher] = None,
+        teacher_edges: bool = False,
     ) -> None:
         super().__init__()
         self.matcher = matcher
         self.weights = weights
+        self._teacher_edges = teacher_edges
         if teacher is not None and weights.distill_descriptors:
             ours, theirs = ((m.config.num_layers, m.config.hidden_channels) for m in (matcher, teacher))
             if ours[0] > theirs[0] or ours[1] != theirs[1]:
@@ -185,7 +191,7 @@ class Objective(nn.Module):
         if teacher is None:
             return found
         with torch.no_grad():
-            truth = teacher(without_edges(batch), return_descriptors=True)
+            truth = teacher(batch if self._teacher_edges else without_edges(batch), return_descriptors=True)
         if w.distill_assignment:
             if final.dense is not None:
                 divergence = losses.assignment_distillation(final.dense, truth.log_assignment)

@@ -43,6 +43,13 @@ def test_wrong_settings_are_named(change, message):
     assert message in str(caught.value)
 
 
+def test_edges_for_no_teacher_are_refused():
+    nobody = ["teacher=null", "loss={distill_assignment: 0, distill_descriptors: 0}"]
+    assert not load_config("finetune", nobody).teacher_edges
+    with pytest.raises(ValueError, match="'teacher_edges' needs a 'teacher', got None"):
+        load_config("finetune", [*nobody, "teacher_edges=true"])
+
+
 def test_settings_come_from_a_file_a_preset_and_the_command_line(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: scratch-small\nlearning_rate: 1e-3\ndata: {num_pairs: 7}\nmatcher: {heads: 2}\n")

@@ -134,6 +134,10 @@ def test_distillation_is_zero_for_the_teacher_itself_and_positive_for_others():
     sparse = Objective(same, weights, teacher)(batch_of(transform=graph_from_recipe(SPARSE)), (2,))
     assert float(sparse["distill_assignment"]) > 1e-6
     assert float(sparse["distill_descriptors"]) > 1e-6
+    on_same_edges = Objective(same, weights, teacher, teacher_edges=True)
+    found = on_same_edges(batch_of(transform=graph_from_recipe(SPARSE)), (2,))
+    for name in ("distill_assignment", "distill_descriptors"):
+        assert abs(found[name].item()) < 1e-6
 
 
 def test_assignment_distillation_equals_a_loop_over_rows_and_columns():

@@ -1,0 +1,194 @@
+"""Narrower feed-forward networks for trained matchers."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn import GraphMatcher
+from pyg_match.training.config import TrainingConfig
+
+_RIDGE = 1e-4  # on the moments of hidden features, as a share of their mean square
+
+
+@torch.no_grad()
+def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPair]) -> GraphMatcher:
+    r"""A copy of a matcher whose feed-forward networks are narrower inside, and which does nearly the same.
+
+    Of each network :math:`\mathbf{W} \mathbf{h}` with hidden features :math:`\mathbf{h}`, the channel is dropped that
+    changes the output on the pairs least when all others make up for it, the one with the smallest
+
+    .. math::
+        \frac{\lVert \mathbf{w}_c \rVert^2}{[(\sum \mathbf{h} \mathbf{h}^\top)^{-1}]_{cc}},
+
+    then the next one, until ``ffn_channels`` are left. At last :math:`\mathbf{W}` is fitted anew to what the network
+    gave, by least squares, as the layer norm now sees fewer channels.
+
+    It costs accuracy as soon as channels go that the pairs need; some training with the former matcher as a teacher on
+    the same edges (``teacher_edges``) brings it back.
+
+    Args:
+        matcher: The matcher; it stays as it is.
+        ffn_channels: How many channels to keep, at most as many as there are.
+        pairs: Pairs with the edges that the matcher is used with, some thousand keypoints at least.
+
+    Raises:
+        ValueError: If ``ffn_channels`` is not between 1 and the width that the matcher has, or there are no keypoints.
+
+    Source: optimal brain surgeon (Hassibi and Stork, NeurIPS 1992), here for whole channels.
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(9, 2), x=torch.randn(9, 8), image_size=(2, 2)) for _ in range(2)
+        ... ]
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> narrow(matcher, 24, [KeypointPair.from_sets(*sets)]).config.ffn_channels
+        24
+    """
+    config = matcher.config
+    width = config.ffn_channels or 2 * config.hidden_channels
+    if not 1 <= ffn_channels <= width:
+        raise ValueError(
+            f"'ffn_channels' must be between 1 and the {width} of the matcher, got {ffn_channels}"
+        )
+    if sum(pair.num_nodes or 0 for pair in pairs) == 0:
+        raise ValueError(f"narrowing needs pairs with keypoints, got none in {len(pairs)} pairs")
+    small = GraphMatcher(replace(config, ffn_channels=ffn_channels)).to(next(matcher.parameters())).eval()
+    networks, narrowed = _networks(matcher), _networks(small)
+    before = matcher.training
+    matcher.eval()
+    moments = [_Moments() for _ in networks]
+    _watch(matcher, pairs, lambda i, _, hidden, __: moments[i].add(hidden))
+    kept = [
+        _least_missed(moment.square, network[3].weight, ffn_channels)
+        for moment, network in zip(moments, networks, strict=True)
+    ]
+    small.load_state_dict(_without_others(matcher, kept))
+    moments = [_Moments() for _ in networks]
+
+    def refit(i: int, features: Tensor, _: Tensor, out: Tensor) -> None:
+        moments[i].add(narrowed[i][:3](features), out)
+
+    _watch(matcher, pairs, refit)
+    matcher.train(before)
+    for moment, network in zip(moments, narrowed, strict=True):
+        fitted = torch.linalg.solve(_ridged(moment.square), moment.product).to(network[3].weight.dtype)
+        network[3].weight.copy_(fitted[:-1].t())
+        network[3].bias.copy_(fitted[-1])
+    return small.train(before)
+
+
+class _Moments:
+    """Sums over all nodes of products of hidden features, with a constant one behind them, and of outputs."""
+
+    def __init__(self) -> None:
+        self.square: Any = 0.0
+        self.product: Any = 0.0
+
+    def add(self, hidden: Tensor, out: Optional[Tensor] = None) -> None:
+        hidden = nn.functional.pad(hidden.double(), (0, 1), value=1.0)
+        self.square = self.square + hidden.t() @ hidden
+        if out is not None:
+            self.product = self.product + hidden.t() @ out.double()
+
+
+def _networks(matcher: GraphMatcher) -> list[Any]:
+    layers: Any = matcher.layers
+    return [block.ffn for layer in layers for block in (layer.self_attn, layer.cross_attn)]
+
+
+def _watch(
+    matcher: GraphMatcher, pairs: Sequence[KeypointPair], see: Callable[[int, Tensor, Tensor, Tensor], None]
+) -> None:
+    """Match pairs, and show each network's number, its features, what is before its last layer, and what behind it."""
+    features: dict[int, Tensor] = {}
+    hooks = []
+    for i, network in enumerate(_networks(matcher)):
+        hooks.append(network[0].register_forward_pre_hook(lambda _, args, i=i: features.update({i: args[0]})))
+        hooks.append(
+            network[3].register_forward_hook(lambda _, args, out, i=i: see(i, features.pop(i), args[0], out))
+        )
+    try:
+        for pair in pairs:
+            matcher(pair)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _ridged(square: Tensor) -> Tensor:
+    """Moments that can be inverted even if features depend on each other, or on few nodes."""
+    return square + _RIDGE * square.diagonal().mean() * torch.eye(len(square)).to(square)
+
+
+def _least_missed(square: Tensor, weight: Tensor, count: int) -> Tensor:
+    """The channels to keep, in their order; the constant one behind them stays."""
+    inverse, weight = torch.linalg.inv(_ridged(square)), nn.functional.pad(weight.double(), (0, 1))
+    left = torch.ones(weight.size(1), dtype=torch.bool, device=weight.device)
+    for _ in range(weight.size(1) - 1 - count):
+        loss = weight.square().sum(0) / inverse.diagonal()
+        loss[~left] = torch.inf
+        loss[-1] = torch.inf
+        channel = int(loss.argmin())
+        left[channel] = False
+        share = inverse[channel] / inverse[channel, channel]
+        weight = weight - weight[:, channel : channel + 1] * share
+        inverse = inverse - inverse[:, channel : channel + 1] * share
+        inverse[channel, channel] = 1.0  # anything but zero, by which nothing is divided any more
+    return left[:-1].nonzero().squeeze(1)
+
+
+def _without_others(matcher: GraphMatcher, kept: list[Tensor]) -> dict[str, Tensor]:
+    """The weights of the matcher without the channels that are not kept."""
+    state = matcher.state_dict()
+    names = [
+        f"layers.{layer}.{block}.ffn."
+        for layer in range(len(kept) // 2)
+        for block in ("self_attn", "cross_attn")
+    ]
+    for name, channels in zip(names, kept, strict=True):
+        for part in ("0.weight", "0.bias", "1.weight", "1.bias"):
+            state[name + part] = state[name + part][channels]
+        state[name + "3.weight"] = state[name + "3.weight"][:, channels]
+    return state
+
+
+def narrow_from_settings(
+    config: TrainingConfig,
+    images: Union[str, os.PathLike[str]],
+    target: Union[str, os.PathLike[str]],
+    ffn_channels: int,
+) -> None:
+    """:func:`narrow` the weights that a training run starts from on its training pairs, and write them to a file.
+
+    Args:
+        config: Settings of a run, of which ``weights``, ``matcher``, ``graph`` and ``data`` count.
+        images: Folder of photos.
+        target: The file to write, whose name ends in ``.safetensors``; the ``weights`` of a run to come.
+        ffn_channels: See :func:`narrow`.
+
+    Raises:
+        FileNotFoundError: If there are no such weights or no such folder.
+        ValueError: If settings do not fit each other, or the target's name ends otherwise.
+    """
+    from pyg_match.training.data import make_datasets
+    from pyg_match.training.loop import check_detectors, make_matcher
+
+    if Path(target).suffix != ".safetensors":  # said before keypoints are found
+        raise ValueError(f"matchers are saved as .safetensors, got {Path(target).name!r}")
+    check_detectors(config)
+    matcher = make_matcher(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        pairs, _ = make_datasets(config, images, config.data.cache or folder)
+        pairs.prepare(progress=True)
+        small = narrow(matcher, ffn_channels, pairs)
+    small.save(
+        Path(target).expanduser(), metadata={"graph": config.graph, "extractor": config.data.extractor}
+    )
