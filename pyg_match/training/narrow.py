@@ -1,5 +1,6 @@
 """Narrower feed-forward networks for trained matchers."""
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -61,11 +62,13 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
     if sum(pair.num_nodes or 0 for pair in pairs) == 0:
         raise ValueError(f"narrowing needs pairs with keypoints, got none in {len(pairs)} pairs")
     small = GraphMatcher(replace(config, ffn_channels=ffn_channels)).to(next(matcher.parameters())).eval()
-    networks, narrowed = _networks(matcher), _networks(small)
-    before = matcher.training
-    matcher.eval()
+    wide = copy.deepcopy(matcher).eval()  # which hooks do no harm to
+    wide.config = replace(
+        config, depth_confidence=None, width_confidence=None
+    )  # all layers see all keypoints
+    networks, narrowed = _networks(wide), _networks(small)
     moments = [_Moments() for _ in networks]
-    _watch(matcher, pairs, lambda i, _, hidden, __: moments[i].add(hidden))
+    _watch(networks, wide, pairs, lambda i, _, hidden, __: moments[i].add(hidden))
     kept = [
         _least_missed(moment.square, network[3].weight, ffn_channels)
         for moment, network in zip(moments, networks, strict=True)
@@ -76,13 +79,12 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
     def refit(i: int, features: Tensor, _: Tensor, out: Tensor) -> None:
         moments[i].add(narrowed[i][:3](features), out)
 
-    _watch(matcher, pairs, refit)
-    matcher.train(before)
+    _watch(networks, wide, pairs, refit)
     for moment, network in zip(moments, narrowed, strict=True):
         fitted = torch.linalg.solve(_ridged(moment.square), moment.product).to(network[3].weight.dtype)
         network[3].weight.copy_(fitted[:-1].t())
         network[3].bias.copy_(fitted[-1])
-    return small.train(before)
+    return small.train(matcher.training)
 
 
 class _Moments:
@@ -105,22 +107,23 @@ def _networks(matcher: GraphMatcher) -> list[Any]:
 
 
 def _watch(
-    matcher: GraphMatcher, pairs: Sequence[KeypointPair], see: Callable[[int, Tensor, Tensor, Tensor], None]
+    networks: Sequence[Any],
+    matcher: GraphMatcher,
+    pairs: Sequence[KeypointPair],
+    see: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> None:
     """Match pairs, and show each network's number, its features, what is before its last layer, and what behind it."""
     features: dict[int, Tensor] = {}
     hooks = []
-    for i, network in enumerate(_networks(matcher)):
+    for i, network in enumerate(networks):
         hooks.append(network[0].register_forward_pre_hook(lambda _, args, i=i: features.update({i: args[0]})))
         hooks.append(
             network[3].register_forward_hook(lambda _, args, out, i=i: see(i, features.pop(i), args[0], out))
         )
-    try:
-        for pair in pairs:
-            matcher(pair)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for pair in pairs:
+        matcher(pair)
+    for hook in hooks:
+        hook.remove()
 
 
 def _ridged(square: Tensor) -> Tensor:

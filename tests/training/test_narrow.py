@@ -81,6 +81,15 @@ def test_all_channels_change_nothing(matcher, pairs):
     torch.testing.assert_close(descriptors(same, pairs[0]), expected, rtol=1e-2, atol=5e-3)
 
 
+def test_early_exit_and_pruning_are_kept_but_hide_nothing(matcher, pairs):
+    adaptive = GraphMatcher(**SHAPE, depth_confidence=0.0, width_confidence=0.5).eval()
+    adaptive.load_state_dict(matcher.state_dict())
+    small, expected = narrow(adaptive, 20, pairs), narrow(matcher, 20, pairs)
+    assert small.config.depth_confidence == 0.0 and small.config.width_confidence == 0.5
+    for name, value in expected.state_dict().items():
+        assert torch.equal(small.state_dict()[name], value)
+
+
 def test_a_narrow_matcher_is_saved_and_narrowed_again(matcher, pairs, tmp_path):
     small = narrow(matcher, 24, pairs)
     small.save(tmp_path / "small.safetensors")
