@@ -151,6 +151,9 @@ def test_train_export_match(images, tmp_path):
     assert result.exit_code == 1 and "between 1 and the 32 of the matcher, got 99" in result.output
     result = run("narrow", tmp_path / "narrow.pt", "--images", photos, "--ffn-channels", "8", *changes)
     assert result.exit_code == 1 and "saved as .safetensors, got 'narrow.pt'" in result.output
+    lost = tmp_path / "none" / "narrow.safetensors"
+    result = run("narrow", lost, "--images", photos, "--ffn-channels", "8", *changes)
+    assert result.exit_code == 1 and "to write narrow.safetensors to" in result.output
 
 
 def test_train_names_what_is_wrong(tmp_path):

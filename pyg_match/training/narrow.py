@@ -178,20 +178,21 @@ def narrow_from_settings(
         ffn_channels: See :func:`narrow`.
 
     Raises:
-        FileNotFoundError: If there are no such weights or no such folder.
+        FileNotFoundError: If there are no such weights or no such folder, of photos or to write to.
         ValueError: If settings do not fit each other, or the target's name ends otherwise.
     """
     from pyg_match.training.data import make_datasets
     from pyg_match.training.loop import check_detectors, make_matcher
 
-    if Path(target).suffix != ".safetensors":  # said before keypoints are found
-        raise ValueError(f"matchers are saved as .safetensors, got {Path(target).name!r}")
+    file = Path(target).expanduser()
+    if file.suffix != ".safetensors":  # said before keypoints are found
+        raise ValueError(f"matchers are saved as .safetensors, got {file.name!r}")
+    if not file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no folder {file.absolute().parent} to write {file.name} to")
     check_detectors(config)
     matcher = make_matcher(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         pairs, _ = make_datasets(config, images, config.data.cache or folder)
         pairs.prepare(progress=True)
         small = narrow(matcher, ffn_channels, pairs)
-    small.save(
-        Path(target).expanduser(), metadata={"graph": config.graph, "extractor": config.data.extractor}
-    )
+    small.save(file, metadata={"graph": config.graph, "extractor": config.data.extractor})
