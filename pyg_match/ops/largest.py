@@ -94,9 +94,20 @@ class LargestOfColumns:
         self._columns, self._k, self._rows = columns, k, 0
         self._best: Optional[tuple[Tensor, Tensor]] = None  # what torch has found: numbers and places
         self._collected: Optional[_Collected] = None
+        self._kind: Optional[tuple[torch.dtype, torch.device]] = None
 
     def add(self, values: Tensor) -> None:
-        """See more rows, :math:`(N, M)`, of the same type and device as those before."""
+        """See more rows, :math:`(N, M)`.
+
+        Raises:
+            ValueError: If they have not as many columns as told, or another type or device than those before.
+        """
+        if values.dim() != 2 or values.size(1) != self._columns:
+            raise ValueError(f"rows must have {self._columns} columns, got shape {list(values.shape)}")
+        kind = (values.dtype, values.device)
+        if self._kind not in (None, kind):
+            raise ValueError(f"rows must have the type and device of those before, {self._kind}, got {kind}")
+        self._kind = kind
         values, first = values.detach(), self._rows
         self._rows += values.size(0)
         if first == 0 and _Collected.suits(values, self._k):
@@ -152,7 +163,7 @@ class _Collected:
         self._run("collect", values.numel(), values=values, rows=values.size(0), first_row=first)
 
     def indices(self) -> Tensor:
-        out = torch.arange(self._k).repeat(self._columns, 1)  # for columns of NaN
+        out = torch.arange(self._k, device=self._found.device).repeat(self._columns, 1)  # for columns of NaN
         self._run("order", out.numel(), out=out)
         return out
 

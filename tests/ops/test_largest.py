@@ -172,3 +172,19 @@ def test_columns_need_rows():
     with pytest.raises(RuntimeError, match="4 numbers of each column are wanted, but only 3 rows have come"):
         largest.indices()
     assert of_columns(torch.rand(3, 0), 2, 2).shape == (0, 2)
+
+
+def test_rows_of_another_kind_are_refused():
+    largest = LargestOfColumns(3, 2)
+    largest.add(torch.rand(40, 3))
+    with pytest.raises(ValueError, match=r"must have 3 columns, got shape \[40, 4\]"):
+        largest.add(torch.rand(40, 4))
+    with pytest.raises(ValueError, match="the type and device of those before"):
+        largest.add(torch.rand(40, 3).double())
+
+
+def test_a_default_device_changes_nothing_for_columns():
+    values = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    with torch.device("meta"):
+        found = of_columns(values, 4, 20)
+    assert torch.equal(found, by_sorting(values.t(), 4))
