@@ -322,7 +322,7 @@ def hpatches(folder: Path) -> tuple[str, list[Results]] | None:
     caption = (
         f"{settings['features']}, at most {settings['max_keypoints']} keypoints, short side {settings['short_side']} "
         "px. P and R: mean precision and recall at so many px; AUC of the corner error at so many px, with PoseLib's "
-        "best of six thresholds; per cent."
+        f"best of six thresholds and at least {settings['poselib_iterations']:,} iterations; per cent."
     )
     single = set_table({name: rows for name, rows in sets.items() if name != "all"}, 3, "1/3/5")
     coarse = results["results"].get("coarse_sets")

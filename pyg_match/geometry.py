@@ -25,6 +25,7 @@ def estimate_homography(
     method: str = "poselib",
     threshold: float = 2.0,
     scores: ArrayLike | None = None,
+    min_iterations: int = 1000,
 ) -> tuple[Array | None, Array]:
     r"""Estimate the homography :math:`\mathbf{H}` with :math:`\mathbf{p}_1 \sim \mathbf{H} \mathbf{p}_0`.
 
@@ -41,6 +42,8 @@ def estimate_homography(
         threshold: Largest distance in pixels, in image 1, of an inlier to its prediction.
         scores: Weights of the matches for ``"dlt"`` and ``"dlt-lu"``, not negative; the others do not use
             them.
+        min_iterations: How many samples ``"poselib"`` draws at least; the others do not use it. With few
+            correct matches, 1,000 leave much to chance.
 
     Returns:
         The matrix, with its last element 1, or ``None``; and which matches are inliers.
@@ -51,7 +54,8 @@ def estimate_homography(
         - **output:** :math:`(3, 3)` ``float64`` and :math:`(N)` ``bool``
 
     Raises:
-        ValueError: If a shape, the method, the threshold or the sign of a score is not as expected.
+        ValueError: If a shape, the method, the threshold, the sign of a score or the number of iterations is
+            not as expected.
 
     .. note::
         ``"dlt-lu"`` is what kornia's ``find_homography_dlt`` does unless told otherwise, and so what stands
@@ -71,6 +75,8 @@ def estimate_homography(
     p0, p1 = _check_points(points0, points1, threshold)
     weights = None if scores is None else _check_scores(scores, len(p0))
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
+    if min_iterations < 1:
+        raise ValueError(f"'min_iterations' is {min_iterations}, expected at least 1")
     nothing = np.zeros(len(p0), dtype=bool)
     if len(p0) < 4 or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         return None, nothing
@@ -84,7 +90,8 @@ def estimate_homography(
     if method == "poselib":
         import poselib
 
-        H, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold})
+        options = {"max_reproj_error": threshold, "min_iterations": min_iterations}
+        H, info = poselib.estimate_homography(p0, p1, options)
         inliers = np.asarray(info["inliers"], dtype=bool)
     else:
         H, inliers = _opencv("findHomography", method, p0, p1, threshold)

@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "e6b779832a21316a4ab9d8b37ea7f172a3309ffb0f30725181e8cf932602bd4a"
+        "aliked-sparse.safetensors", "abf59569a40a8909f1997b0f0f7b528c3c94bec4800e141182c9ee4df3205491"
     ),
     "disk-sparse": _PackagedFile(
         "disk-sparse.safetensors", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"

@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import poselib
 import pytest
 import torch
 from kornia.geometry.homography import find_homography_dlt
@@ -55,6 +56,15 @@ def test_homography_with_noise_and_outliers(method):
     assert (inliers == good).mean() > 0.97
     again, inliers_again = estimate_homography(p0, p1, method, threshold=2.0)
     assert np.array_equal(H, again) and np.array_equal(inliers, inliers_again)
+
+
+def test_poselib_settings():
+    p0, p1, _ = homography_matches(60, noise=3.0, outliers=0.7)
+    for num in (10, 20_000):
+        ours, inliers = estimate_homography(p0, p1, "poselib", threshold=2.0, min_iterations=num)
+        theirs, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": 2.0, "min_iterations": num})
+        assert info["iterations"] >= num and inliers.tolist() == info["inliers"]
+        np.testing.assert_allclose(ours, theirs / theirs[2, 2], rtol=1e-12)
 
 
 def test_opencv_settings():
@@ -183,6 +193,8 @@ def test_errors():
         estimate_homography(p, p, "dlt", scores=np.ones(9))
     with pytest.raises(ValueError, match="not negative"):
         estimate_homography(p, p, "dlt", scores=-np.ones(10))
+    with pytest.raises(ValueError, match="'min_iterations' is 0, expected at least 1"):
+        estimate_homography(p, p, min_iterations=0)
 
 
 def test_warp_points():

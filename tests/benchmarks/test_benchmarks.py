@@ -211,6 +211,7 @@ def hpatches(tmp_path) -> Path:
             "features": "aliked",
             "max_keypoints": 64,
             "short_side": 480,
+            "poselib_iterations": 20000,
         },
         "versions": {"python": "3"},
         "machine": {"platform": "Linux", "cpus": 2, "threads": 2},
