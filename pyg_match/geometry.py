@@ -90,8 +90,8 @@ def estimate_homography(
     if method == "poselib":
         import poselib
 
-        options = {"max_reproj_error": threshold, "min_iterations": min_iterations}
-        H, info = poselib.estimate_homography(p0, p1, options)
+        limits = {"min_iterations": min_iterations, "max_iterations": max(100_000, min_iterations)}
+        H, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold, **limits})
         inliers = np.asarray(info["inliers"], dtype=bool)
     else:
         H, inliers = _opencv("findHomography", method, p0, p1, threshold)

@@ -60,9 +60,11 @@ def test_homography_with_noise_and_outliers(method):
 
 def test_poselib_settings():
     p0, p1, _ = homography_matches(60, noise=3.0, outliers=0.7)
-    for num in (10, 20_000):
+    for num in (10, 20_000, 100_001):
         ours, inliers = estimate_homography(p0, p1, "poselib", threshold=2.0, min_iterations=num)
-        theirs, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": 2.0, "min_iterations": num})
+        theirs, info = poselib.estimate_homography(
+            p0, p1, {"max_reproj_error": 2.0, "min_iterations": num, "max_iterations": max(num, 100_000)}
+        )
         assert info["iterations"] >= num and inliers.tolist() == info["inliers"]
         np.testing.assert_allclose(ours, theirs / theirs[2, 2], rtol=1e-12)
 
