@@ -75,8 +75,8 @@ def estimate_homography(
     p0, p1 = _check_points(points0, points1, threshold)
     weights = None if scores is None else _check_scores(scores, len(p0))
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
-    if min_iterations < 1:
-        raise ValueError(f"'min_iterations' is {min_iterations}, expected at least 1")
+    if not isinstance(min_iterations, (int, np.integer)) or min_iterations < 1:
+        raise ValueError(f"'min_iterations' is {min_iterations!r}, expected a whole number, at least 1")
     nothing = np.zeros(len(p0), dtype=bool)
     if len(p0) < 4 or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         return None, nothing

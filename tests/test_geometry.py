@@ -195,8 +195,11 @@ def test_errors():
         estimate_homography(p, p, "dlt", scores=np.ones(9))
     with pytest.raises(ValueError, match="not negative"):
         estimate_homography(p, p, "dlt", scores=-np.ones(10))
-    with pytest.raises(ValueError, match="'min_iterations' is 0, expected at least 1"):
-        estimate_homography(p, p, min_iterations=0)
+    for num in (0, -3, 1000.5, float("nan"), "many"):
+        with pytest.raises(
+            ValueError, match=f"'min_iterations' is {num!r}, expected a whole number, at least 1"
+        ):
+            estimate_homography(p, p, min_iterations=num)
 
 
 def test_warp_points():
