@@ -1,5 +1,7 @@
 """The command line: parse, call, print."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,6 +15,22 @@ app = typer.Typer(
 @app.callback()
 def _commands() -> None:
     """Match local image features with graph networks."""
+
+
+@contextmanager
+def _told_in_a_line(needs_train: str = "") -> Iterator[None]:
+    """What is wrong with the input ends the command with a line and not with a traceback.
+
+    Args:
+        needs_train: What of the command needs the extra ``train``, if anything.
+    """
+    try:
+        yield
+    except (ImportError, OSError, ValueError, FloatingPointError) as error:
+        missing = needs_train and isinstance(error, ModuleNotFoundError)
+        hint = f"; {needs_train} needs `pip install 'pyg-match[train]'`" if missing else ""
+        typer.echo(f"error: {error}{hint}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -60,14 +78,11 @@ def match(
     ] = None,
 ) -> None:
     """Match two images."""
-    try:
+    with _told_in_a_line():
         _match(
             (image0, image1), out, save, weights, max_keypoints, resize, candidates, neighbors,
             geometry, estimator, threshold,
         )  # fmt: skip
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _match(
@@ -162,7 +177,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a matcher on warped copies of photos."""
-    try:
+    with _told_in_a_line(needs_train="training"):
         from pyg_match.training import load_config
 
         changes = [*(change or []), *([f"precision={precision}"] if precision else [])]
@@ -179,12 +194,6 @@ def train(
             num_nodes=num_nodes,
         )
         typer.echo(f"saved      {path}")
-    except ModuleNotFoundError as error:
-        typer.echo(f"error: {error}; training needs `pip install 'pyg-match[train]'`", err=True)
-        raise typer.Exit(1) from None
-    except (OSError, ValueError, FloatingPointError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -201,19 +210,13 @@ def narrow(
     ] = None,
 ) -> None:
     """Narrow the feed-forward networks of a matcher, so that it is faster and does nearly the same."""
-    try:
+    with _told_in_a_line(needs_train="this"):
         from pyg_match.training import load_config
         from pyg_match.training.narrow import narrow_from_settings
 
         settings = load_config(config, [*(change or []), f"data.num_pairs={num_pairs}"])
         narrow_from_settings(settings, images, target, ffn_channels)
-    except ModuleNotFoundError as error:
-        typer.echo(f"error: {error}; this needs `pip install 'pyg-match[train]'`", err=True)
-        raise typer.Exit(1) from None
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"saved      {target}")
+        typer.echo(f"saved      {target}")
 
 
 @app.command()
@@ -238,19 +241,13 @@ def export(
     ] = None,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
-    try:
+    with _told_in_a_line(needs_train="--graph"):
         from pyg_match.training.config import parse_yaml
         from pyg_match.training.export import export_matcher
 
         recipe = None if graph is None else parse_yaml(graph, "--graph")
         digest = export_matcher(source, target, half, filter_threshold, recipe, temperature, assign_on_edges)
-    except ModuleNotFoundError as error:
-        typer.echo(f"error: {error}; --graph needs `pip install 'pyg-match[train]'`", err=True)
-        raise typer.Exit(1) from None
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"saved      {target}\nsha256     {digest}")
+        typer.echo(f"saved      {target}\nsha256     {digest}")
 
 
 @app.command()
@@ -272,16 +269,13 @@ def explore(
     max_megapixels: Annotated[float, typer.Option(min=0.1, help="Largest image.")] = 40,
 ) -> None:
     """See what attention does, in a browser: a page that only this machine can open."""
-    try:
+    with _told_in_a_line():
         from pyg_match.app.server import launch, starting_choice
         from pyg_match.app.settings import Limits
 
         limits = Limits(int(max_megabytes * 2**20), int(max_megapixels * 1e6))
         choice = starting_choice(image0, image1, weights, max_keypoints, limits)
         launch(choice, limits, port or None, browser, resize=resize or None)
-    except (ImportError, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def main() -> None:
