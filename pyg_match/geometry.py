@@ -42,7 +42,7 @@ def estimate_homography(
         threshold: Largest distance in pixels, in image 1, of an inlier to its prediction.
         scores: Weights of the matches for ``"dlt"`` and ``"dlt-lu"``, not negative; the others do not use
             them.
-        min_iterations: How many samples ``"poselib"`` draws at least; the others do not use it. With few
+        min_iterations: How many iterations ``"poselib"`` makes at least; the others do not use it. With few
             correct matches, 1,000 leave much to chance.
 
     Returns:
@@ -75,7 +75,8 @@ def estimate_homography(
     p0, p1 = _check_points(points0, points1, threshold)
     weights = None if scores is None else _check_scores(scores, len(p0))
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
-    if not isinstance(min_iterations, (int, np.integer)) or min_iterations < 1:
+    whole = isinstance(min_iterations, (int, np.integer)) and not isinstance(min_iterations, bool)
+    if not whole or min_iterations < 1:
         raise ValueError(f"'min_iterations' is {min_iterations!r}, expected a whole number, at least 1")
     nothing = np.zeros(len(p0), dtype=bool)
     if len(p0) < 4 or not (np.isfinite(p0).all() and np.isfinite(p1).all()):

@@ -195,7 +195,7 @@ def test_errors():
         estimate_homography(p, p, "dlt", scores=np.ones(9))
     with pytest.raises(ValueError, match="not negative"):
         estimate_homography(p, p, "dlt", scores=-np.ones(10))
-    for num in (0, -3, 1000.5, float("nan"), "many"):
+    for num in (0, -3, 1000.5, float("nan"), True, "many"):
         with pytest.raises(
             ValueError, match=f"'min_iterations' is {num!r}, expected a whole number, at least 1"
         ):

@@ -116,7 +116,7 @@ def check_targets(target: Tensor, num_targets: int) -> None:
     """
     wrong = outside(target, num_targets)
     if wrong is not None:
-        raise ValueError(f"'edge_index' names target {wrong}, but there are {num_targets}")
+        raise ValueError(f"an edge names target {wrong}, but there are {num_targets}")
 
 
 def outside(index: Tensor, count: int) -> Optional[int]:
