@@ -435,8 +435,8 @@ def report(rows: list[Row], wrong: dict[str, float | None], settings: Row, out: 
     caption = (
         f"{settings['features']}, at most {settings['max_keypoints']} keypoints, short side {SHORT_SIDE} px. "
         "P, R: mean precision and recall at so many px; AUC of the corner error; per cent. th: PoseLib's "
-        f"threshold in px, the best of {', '.join(map(str, POSELIB))} over all pairs of the method; it draws "
-        f"at least {POSELIB_ITERATIONS:,} samples. "
+        f"threshold in px, the best of {', '.join(map(str, POSELIB))} over all pairs of the method; it makes "
+        f"at least {POSELIB_ITERATIONS:,} iterations. "
         "ms: median time of matching alone."
     )
     results: dict[str, dict[str, list[Row]]] = {}

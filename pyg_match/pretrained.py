@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "abf59569a40a8909f1997b0f0f7b528c3c94bec4800e141182c9ee4df3205491"
+        "aliked-sparse.safetensors", "82473ac744739cd5e32ecd7c1eededfb5d4ba2815b2c153cc6331c9673f3ff8c"
     ),
     "disk-sparse": _PackagedFile(
         "disk-sparse.safetensors", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"
