@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -161,3 +162,23 @@ def test_train_names_what_is_wrong(tmp_path):
     assert result.exit_code == 1 and "none" in result.output
     result = run("train", "--images", tmp_path, "--set", "steps=0")
     assert result.exit_code == 1 and "'steps' must be positive, got 0" in result.output
+
+
+@pytest.mark.parametrize(
+    "args, missing, what",
+    [
+        (("train", "finetune"), "pyg_match.training.loop", "training"),
+        (("narrow", "OUT", "--ffn-channels", "8"), "pyg_match.training.narrow", "this"),
+        (("export", "RUN", "OUT"), "pyg_match.training.export", "--graph"),
+    ],
+)
+def test_what_the_extra_is_needed_for(tmp_path, monkeypatch, args, missing, what):
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it raises ModuleNotFoundError
+    paths = {"OUT": tmp_path / "out.safetensors", "RUN": tmp_path / "run"}
+    folder = () if args[0] == "export" else ("--images", tmp_path)
+    result = run(*(paths.get(arg, arg) for arg in args), *folder)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(f"; {what} needs `pip install 'pyg-match[train]'`\n")
+    assert len(result.stderr.splitlines()) == 1
