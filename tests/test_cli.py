@@ -169,7 +169,7 @@ def test_train_names_what_is_wrong(tmp_path):
     [
         (("train", "finetune"), "pyg_match.training.loop", "training"),
         (("narrow", "OUT", "--ffn-channels", "8"), "pyg_match.training.narrow", "this"),
-        (("export", "RUN", "OUT"), "pyg_match.training.export", "--graph"),
+        (("export", "RUN", "OUT", "--graph", "[]"), "yaml", "--graph"),
     ],
 )
 def test_what_the_extra_is_needed_for(tmp_path, monkeypatch, args, missing, what):
