@@ -70,11 +70,12 @@ def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None
 
 
 class Canvas:
-    """Images side by side, in grey, whose pixels are the units of the axes.
+    """Images side by side, whose pixels are the units of the axes.
 
     Args:
         *images: One or two images, anything that :func:`pyg_match.features.load_image` reads.
         max_side: Images are stored in the figure with at most that many pixels along the longer side.
+        colour: Whether to show their colours; in a brightened grey otherwise, so that lines stand out.
 
     Attributes:
         shifts: For each image what to add to a keypoint's coordinates.
@@ -82,19 +83,21 @@ class Canvas:
         height: Height of the whole in pixels.
     """
 
-    def __init__(self, *images: ImageLike, max_side: int = 640) -> None:
+    def __init__(self, *images: ImageLike, max_side: int = 640, colour: bool = False) -> None:
         self.pixels: list[Any] = []
         self.sizes: list[tuple[int, int]] = []
         self.shifts: list[Any] = []
         gap, left = 0, 0
         for image in images:
-            grey = load_image(image).mean(0)
-            height, width = grey.shape
+            shown = load_image(image).detach()
+            shown = shown if colour else shown.mean(0, keepdim=True)
+            height, width = shown.shape[1:]
             factor = max_side / max(height, width)
             if factor < 1:
                 size = (max(1, round(height * factor)), max(1, round(width * factor)))
-                grey = F.interpolate(grey[None, None], size, mode="area")[0, 0]
-            self.pixels.append((255 * grey).round().byte().cpu().numpy())
+                shown = F.interpolate(shown[None], size, mode="area")[0]
+            pixels = (255 * shown).round().byte().permute(1, 2, 0).cpu().numpy()
+            self.pixels.append(pixels if colour else pixels[..., 0])
             self.sizes.append((width, height))
             self.shifts.append(np.array([left, 0.0]))
             gap = gap or max(2, width // 100)
@@ -108,7 +111,7 @@ class Canvas:
         return self.height / self.width
 
     def draw(self, axes: "Axes", title: Optional[str] = None) -> None:
-        """Show the images, brightened so that lines stand out."""
+        """Show the images."""
         for pixels, (width, height), shift in zip(self.pixels, self.sizes, self.shifts, strict=True):
             extent = (shift[0] - 0.5, shift[0] + width - 0.5, height - 0.5, -0.5)
             axes.imshow(pixels, cmap="gray", vmin=-100, vmax=280, extent=extent, interpolation="antialiased")

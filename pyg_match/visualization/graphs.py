@@ -7,15 +7,11 @@ import numpy as np
 from torch_geometric.data import Data
 
 from pyg_match.features.image import ImageLike, load_image
-from pyg_match.visualization.canvas import save
+from pyg_match.visualization.canvas import CYCLE, YELLOW, Canvas, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette without yellow, which is for keypoints.
-SCALES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-KEYPOINTS = "#F0E442"
 
 
 def draw_graph(
@@ -44,8 +40,8 @@ def draw_graph(
     points = data.pos.cpu().numpy()
     if node is not None and not 0 <= node < len(points):
         raise ValueError(f"keypoint {node} does not exist, expected a number from 0 to {len(points) - 1}")
-    axes.imshow(load_image(image).mean(0).cpu().numpy(), cmap="gray", vmin=-0.4, vmax=1.2)
-    axes.scatter(points[:, 0], points[:, 1], s=2, c=KEYPOINTS, linewidths=0)
+    Canvas(image, max_side=1500).draw(axes)
+    axes.scatter(points[:, 0], points[:, 1], s=2, c=YELLOW, linewidths=0)
     for number, key in enumerate(keys):
         if data.get(key) is None:
             raise ValueError(
@@ -60,13 +56,12 @@ def draw_graph(
             {"linewidths": 0.8, "alpha": 0.9} if node is not None else {"linewidths": 0.25, "alpha": 0.35}
         )
         axes.add_collection(
-            LineCollection(list(lines), colors=SCALES[number % len(SCALES)], label=key, **style)
+            LineCollection(list(lines), colors=CYCLE[number % len(CYCLE)], label=key, **style)
         )
     if node is not None:
         axes.scatter(
-            points[node, 0], points[node, 1], s=30, facecolors="none", edgecolors=KEYPOINTS, linewidths=1.2
+            points[node, 0], points[node, 1], s=30, facecolors="none", edgecolors=YELLOW, linewidths=1.2
         )
-    axes.set_axis_off()
 
 
 def plot_graph(

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgba
 
 from pyg_match.transforms import KNNGraph, RingPartition
 from pyg_match.visualization import plot_graph
-from pyg_match.visualization.graphs import SCALES
+from pyg_match.visualization.canvas import CYCLE
 
 IMAGE = torch.rand(3, 48, 64)
 
@@ -31,7 +31,7 @@ def test_scales_have_colours_of_their_own():
     left, _ = plot_graph(IMAGE, data, ("edge_index_0", "edge_index_1")).axes
     assert [len(c.get_segments()) for c in edges_of(left)] == [2, 3]
     assert [tuple(c.get_colors()[0])[:3] for c in edges_of(left)] == [
-        to_rgba(colour)[:3] for colour in SCALES[:2]
+        to_rgba(colour)[:3] for colour in CYCLE[:2]
     ]
 
 

@@ -57,3 +57,15 @@ def test_nothing_to_draw_and_errors(tmp_path):
     assert lines_of(plot_matches(*IMAGES, some_result(0))).get_segments() == []
     with pytest.raises(ValueError, match=r"'correct' must have shape \[6\], got \[2\]"):
         plot_matches(*IMAGES, some_result(), correct=np.array([True, False]))
+
+
+def test_large_images_are_stored_small_in_their_own_pixels():
+    image = torch.zeros(3, 1000, 3000)
+    image[0] = 1
+    axes = plot_matches(image, IMAGES[1], some_result()).axes[0]
+    left, right = axes.images
+    assert left.get_array().shape == (500, 1500, 3)
+    assert np.asarray(left.get_array()).reshape(-1, 3).min(0).tolist() == [255, 0, 0]
+    assert left.get_extent() == [-0.5, 2999.5, 999.5, -0.5]
+    assert right.get_array().shape == (30, 50, 3)
+    assert right.get_extent()[0] >= 2999.5
