@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "82473ac744739cd5e32ecd7c1eededfb5d4ba2815b2c153cc6331c9673f3ff8c"
+        "aliked-sparse.safetensors", "642d6e962adaa6d4b6e73da33608c7f79066e534552235c707d0c939de2b1713"
     ),
     "disk-sparse": _PackagedFile(
         "disk-sparse.safetensors", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"
