@@ -9,17 +9,11 @@ from numpy.typing import NDArray
 
 from pyg_match.app.exploration import IMAGES, Features
 from pyg_match.app.report import Attended, PointReport
+from pyg_match.visualization.canvas import GREEN, ORANGE, PURPLE, SKY, YELLOW
 
 Pixels = NDArray[np.uint8]
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = {
-    "self": "#56B4E9",
-    "cross": "#E69F00",
-    "match": "#009E73",
-    "alike": "#CC79A7",
-    "keypoint": "#F0E442",
-}
+COLOURS = {"self": SKY, "cross": ORANGE, "match": GREEN, "alike": PURPLE, "keypoint": YELLOW}
 PARTS = {
     "self": "self-attention",
     "cross": "cross-attention",

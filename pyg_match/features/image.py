@@ -256,7 +256,7 @@ def _unit_range(image: Tensor, name: str) -> Tensor:
     finite = torch.isfinite(image)
     if not finite.all():
         raise ValueError(f"{name}: {int((~finite).sum())} of {image.numel()} values are NaN or infinite")
-    low, high = float(image.min()), float(image.max())
+    low, high = (float(bound) for bound in image.detach().aminmax())
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise ValueError(f"{name}: expected floating-point pixels in [0, 1], got {low:.4g} to {high:.4g}")
     return image.float().clamp(0, 1)

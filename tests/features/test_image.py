@@ -294,3 +294,12 @@ def test_resize_options():
             resize_image(*arguments)
     with pytest.raises(TypeError, match=r"torch\.uint8"):
         resize_image(image.byte(), 10)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_pixels_with_gradients_are_read_without_a_warning(dtype):
+    pixels = torch.rand(3, 4, 5).to(dtype).requires_grad_()
+    torch.testing.assert_close(load_image(pixels), pixels.float())
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got -?\d.* to "):
+        load_image(pixels * 10)
