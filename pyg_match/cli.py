@@ -239,6 +239,12 @@ def export(
         Optional[bool],
         typer.Option(help="Assign keypoints along edges, or all to all; what the run did by default."),
     ] = None,
+    matchability_temperature: Annotated[
+        float,
+        typer.Option(
+            help="What logits of matchability are divided by; above 1 it tells keypoints apart less."
+        ),
+    ] = 1.0,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
     with _told_in_a_line(needs_train="--graph"):
@@ -246,7 +252,16 @@ def export(
         from pyg_match.training.export import export_matcher
 
         recipe = None if graph is None else parse_yaml(graph, "--graph")
-        digest = export_matcher(source, target, half, filter_threshold, recipe, temperature, assign_on_edges)
+        digest = export_matcher(
+            source,
+            target,
+            half,
+            filter_threshold,
+            recipe,
+            temperature,
+            assign_on_edges,
+            matchability_temperature,
+        )
         typer.echo(f"saved      {target}\nsha256     {digest}")
 
 

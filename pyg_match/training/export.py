@@ -21,6 +21,7 @@ def export_matcher(
     graph: Optional[Sequence[Mapping[str, Any]]] = None,
     temperature: float = 1.0,
     assign_on_edges: Optional[bool] = None,
+    matchability_temperature: float = 1.0,
 ) -> str:
     """Copy a trained matcher to a file, with its graph and its detector.
 
@@ -36,6 +37,9 @@ def export_matcher(
             match of each keypoint, which may go with a higher threshold. Where it rests on few training pairs,
             or on ones easier than those to come, it is often less sure than it is right.
         assign_on_edges: Whether keypoints are assigned along edges from now on; ``None`` for what the source does.
+        matchability_temperature: What the logits of matchability are divided by. Above 1 keypoints in doubt of having
+            any match are told apart less: a threshold judges more by how clearly the best match stands out, and
+            ``width_confidence`` lets fewer go.
 
     Returns:
         The SHA-256 of the file.
@@ -43,7 +47,7 @@ def export_matcher(
     Raises:
         FileNotFoundError: If there is no such matcher.
         ValueError: If the file is damaged, the target's name ends otherwise, the threshold is no probability, the
-            graph cannot be drawn, or the temperature is not positive or the matcher has no softmax to apply it to.
+            graph cannot be drawn, or a temperature is not positive or the matcher has no softmax to apply it to.
     """
     source, target = Path(source).expanduser().resolve(), Path(target).expanduser()
     choices = (
@@ -59,8 +63,10 @@ def export_matcher(
         )
     if filter_threshold is not None and not 0 <= filter_threshold <= 1:
         raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"'temperature' must be a positive number, got {temperature}")
+    temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
+    for name, value in temperatures.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"'{name}' must be a positive number, got {value}")
     if target.suffix != ".safetensors":  # said before the source is loaded
         raise ValueError(f"matchers are saved as .safetensors, got {target.name!r}")
     metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}
@@ -70,20 +76,22 @@ def export_matcher(
     changes = {"filter_threshold": filter_threshold, "assign_on_edges": assign_on_edges}
     changed = {name: value for name, value in changes.items() if value is not None}
     matcher = GraphMatcher.from_pretrained(file, **changed)
-    if temperature != 1:
-        _apply_temperature(matcher, temperature)
+    for name, value in temperatures.items():
+        if value != 1 and matcher.config.assignment != "dual_softmax":
+            raise ValueError(
+                f"'{name}' needs assignment='dual_softmax', but the matcher has {matcher.config.assignment!r}"
+            )
+    if set(temperatures.values()) != {1}:
+        for head in matcher.assignments:
+            layers: Any = head
+            _scale(layers.lin, temperature**-0.5)  # similarities are products of two projections
+            _scale(layers.lin_matchability, 1 / matchability_temperature)
     matcher.save(target, half=half, metadata=metadata)
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
 @torch.no_grad()
-def _apply_temperature(matcher: GraphMatcher, temperature: float) -> None:
-    """Divide similarities, which are products of two projections, by it."""
-    if matcher.config.assignment != "dual_softmax":
-        raise ValueError(
-            f"'temperature' needs assignment='dual_softmax', but the matcher has {matcher.config.assignment!r}"
-        )
-    for head in matcher.assignments:
-        lin: Any = head.lin
-        for parameter in lin.parameters():
-            parameter.mul_(temperature**-0.5)
+def _scale(lin: torch.nn.Linear, factor: float) -> None:
+    """Multiply what a layer gives."""
+    for parameter in lin.parameters():
+        parameter.mul_(factor)

@@ -80,25 +80,27 @@ def test_a_graph_of_its_own(trained, tmp_path):
     assert not target.exists()
 
 
-def test_a_temperature(trained, tmp_path):
-    """Similarities are divided by it; all else, matchability included, stays."""
+@pytest.mark.parametrize("option, layer", [("", "lin"), ("matchability-", "lin_matchability")])
+def test_a_temperature(trained, tmp_path, option, layer):
+    """Similarities, or logits of matchability, are divided by it; all else stays."""
     target = tmp_path / "surer.safetensors"
-    command = ["export", str(trained[1]), str(target), "--temperature"]
+    command = ["export", str(trained[1]), str(target), f"--{option}temperature"]
     result = CliRunner().invoke(app, [*command, "0.25"])
     assert result.exit_code == 0, result.output
     before, after = trained[0], GraphMatcher.from_pretrained(target)
     x0, x1 = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    similar, matchable = (1, 4) if option else (4, 1)
     with torch.no_grad():
         for one, other in zip(before.assignments, after.assignments, strict=True):
-            similarity = 4 * one.lin(x0) @ one.lin(x1).t() / 16**0.5
+            similarity = similar * one.lin(x0) @ one.lin(x1).t() / 16**0.5
             expected = similarity.log_softmax(0) + similarity.log_softmax(1)
             expected = (
                 expected
-                + one.matchability(x0).sigmoid().log()[:, None]
-                + one.matchability(x1).sigmoid().log()
+                + (matchable * one.matchability(x0)).sigmoid().log()[:, None]
+                + (matchable * one.matchability(x1)).sigmoid().log()
             )
             torch.testing.assert_close(other(x0, x1)[:-1, :-1], expected)
-    changed = {f"assignments.{i}.lin.{name}" for i in range(2) for name in ("weight", "bias")}
+    changed = {f"assignments.{i}.{layer}.{name}" for i in range(2) for name in ("weight", "bias")}
     state = after.state_dict()
     assert {
         key for key, value in before.state_dict().items() if not torch.equal(value, state[key])
@@ -106,7 +108,8 @@ def test_a_temperature(trained, tmp_path):
     target.unlink()
     for wrong in ("0", "-1", "nan", "inf"):
         result = CliRunner().invoke(app, [*command, wrong])
-        assert result.exit_code == 1 and "'temperature' must be a positive number" in result.output
+        name = f"{option}temperature".replace("-", "_")
+        assert result.exit_code == 1 and f"'{name}' must be a positive number" in result.output
     assert not target.exists()
 
 
@@ -123,11 +126,12 @@ def test_assignment_along_edges(trained, tmp_path):
     assert [config.assign_on_edges for config in found] == [True, False, True]
 
 
-def test_no_temperature_for_optimal_transport(tmp_path):
+@pytest.mark.parametrize("name", ["temperature", "matchability_temperature"])
+def test_no_temperature_for_optimal_transport(tmp_path, name):
     file = tmp_path / "sinkhorn.safetensors"
     GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1, heads=2, assignment="sinkhorn").save(file)
     with pytest.raises(ValueError, match="needs assignment='dual_softmax', but the matcher has 'sinkhorn'"):
-        export_matcher(file, tmp_path / "out.safetensors", temperature=0.5)
+        export_matcher(file, tmp_path / "out.safetensors", **{name: 0.5})
 
 
 def test_packaged_files_are_there():
