@@ -90,7 +90,7 @@ class _PackagedFile(NamedTuple):
 # Matchers that come with this package, trained with `pyg_match.training` and written with `pyg-match export --half`.
 _PACKAGED = {
     "aliked-sparse": _PackagedFile(
-        "aliked-sparse.safetensors", "642d6e962adaa6d4b6e73da33608c7f79066e534552235c707d0c939de2b1713"
+        "aliked-sparse.safetensors", "bf32dad9e5d169bca4b7cb63b4251e99e8b504d44f104bcd7a8dbdfb168030cb"
     ),
     "disk-sparse": _PackagedFile(
         "disk-sparse.safetensors", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"
