@@ -255,12 +255,12 @@ def export(
         digest = export_matcher(
             source,
             target,
-            half,
-            filter_threshold,
-            recipe,
-            temperature,
-            assign_on_edges,
-            matchability_temperature,
+            half=half,
+            filter_threshold=filter_threshold,
+            graph=recipe,
+            temperature=temperature,
+            assign_on_edges=assign_on_edges,
+            matchability_temperature=matchability_temperature,
         )
         typer.echo(f"saved      {target}\nsha256     {digest}")
 
