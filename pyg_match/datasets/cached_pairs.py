@@ -1,8 +1,10 @@
 """Pairs that take long to make, kept on disk."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ class CachedPairs(Dataset[KeypointPair]):
         Args:
             num_workers: Processes that find keypoints, with one thread each. 0 does it in this process, with
                 all threads that torch uses.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, or to print lines to stderr where that is no terminal.
 
         Returns:
             The number of pairs that were made.
@@ -142,16 +144,33 @@ class _Extraction(Dataset[KeypointPair]):
 
 @contextmanager
 def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar, moved on by calling what it yields."""
-    if not show:
+    """A progress bar, or a line for each tenth where there is no terminal, moved on by calling what it yields."""
+    if not show or done == total:
         yield lambda: None
         return
+    if not sys.stderr.isatty():
+        yield _lines(total, done)
+        return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("finding keypoints", total=total, completed=done)
         yield lambda: bar.advance(task)
+
+
+def _lines(total: int, done: int) -> Callable[[], None]:
+    """Tell what is done, now and whenever another tenth is."""
+    found = count(done)
+
+    def advance() -> None:
+        number = next(found)
+        if number == done or number * 10 // total > (number - 1) * 10 // total:
+            print(f"finding keypoints {number}/{total}", file=sys.stderr, flush=True)
+
+    advance()
+    return advance
 
 
 def best(score: Tensor, count: int) -> Tensor:

@@ -386,9 +386,19 @@ def test_abandoned_temporary_files_are_swept(photos, tmp_path):
     assert not old.exists() and young.exists()
 
 
-def test_progress_bar(photos, tmp_path, capsys):
+def test_progress_in_lines(photos, tmp_path, capsys):
+    """A log has where it starts, in whole shards, and each tenth at most; nothing if there is nothing to do."""
+    for total, told in ((3, range(4)), (24, [2, 3, 5, 8, 10, 12, 15, 17, 20, 22, 24]), (24, [])):
+        made = make(photos, total, cache=tmp_path).prepare(progress=True)
+        assert made == (total - told[0] if told else 0)
+        lines = [f"finding keypoints {number}/{total}" for number in told]
+        assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_progress_bar_in_a_terminal(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert make(photos, 3, cache=tmp_path).prepare(progress=True) == 3
-    assert "3/3" in capsys.readouterr().out
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_transform_is_never_cached(photos, tmp_path):
