@@ -130,8 +130,10 @@ def test_assignment_along_edges(trained, tmp_path):
 def test_no_temperature_for_optimal_transport(tmp_path, name):
     file = tmp_path / "sinkhorn.safetensors"
     GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1, heads=2, assignment="sinkhorn").save(file)
-    with pytest.raises(ValueError, match="needs assignment='dual_softmax', but the matcher has 'sinkhorn'"):
+    message = f"'{name}' needs assignment='dual_softmax', but the matcher has 'sinkhorn'"
+    with pytest.raises(ValueError, match=message):
         export_matcher(file, tmp_path / "out.safetensors", **{name: 0.5})
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_packaged_files_are_there():
