@@ -1,11 +1,15 @@
 """The command line: parse, call, print."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, Union
 
 import typer
+
+from pyg_match.files import is_file
+
+_LONGEST_LINE = 1000  # letters of what is wrong
 
 app = typer.Typer(
     help="Match local image features with graph networks.", add_completion=False, no_args_is_help=True
@@ -26,11 +30,30 @@ def _told_in_a_line(needs_train: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, OSError, ValueError, FloatingPointError) as error:
+    except (ImportError, OSError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         missing = needs_train and isinstance(error, ModuleNotFoundError)
         hint = f"; {needs_train} needs `pip install 'pyg-match[train]'`" if missing else ""
-        typer.echo(f"error: {error}{hint}", err=True)
+        text = str(error) or type(error).__name__
+        text = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+        typer.echo(f"error: {text}{hint}", err=True)
         raise typer.Exit(1) from None
+
+
+def _refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]]) -> None:
+    """Refuse to write over what is read, under whatever name.
+
+    Args:
+        outputs: The files to write, by the names of their options.
+        inputs: The files to read; other words, such as names of weights, are no files.
+
+    Raises:
+        ValueError: If an output is an input.
+    """
+    read = [Path(path).expanduser() for path in inputs if is_file(path)]
+    for name, output in outputs.items():
+        written = None if output is None else output.expanduser()
+        if written is not None and is_file(written) and any(written.samefile(path) for path in read):
+            raise ValueError(f"{name} would overwrite the input {written}; choose another file")
 
 
 @app.command()
@@ -102,6 +125,7 @@ def _match(
 
     from torch_geometric.transforms import Compose
 
+    from pyg_match.checks import real_number
     from pyg_match.matcher import Matcher
     from pyg_match.transforms import CandidateEdges, KNNGraph
 
@@ -111,14 +135,15 @@ def _match(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    if threshold == 0:
-        raise ValueError("--threshold must be a positive number of pixels, got 0")
+    if threshold is not None:
+        threshold = real_number("--threshold", threshold, positive=True)
     if save is not None and save.suffix not in (".npz", ".json"):
         raise ValueError(f"--save must end in .npz or .json, got {save.name!r}")
     if out is not None:
         from pyg_match.visualization.canvas import check_format
 
         check_format(out)
+    _refuse_inputs({"--save": save, "--out": out}, [*images, weights])
     for file in (save, out):
         if file is not None and not file.expanduser().parent.is_dir():
             raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
@@ -215,6 +240,7 @@ def narrow(
         from pyg_match.training.narrow import narrow_from_settings
 
         settings = load_config(config, [*(change or []), f"data.num_pairs={num_pairs}"])
+        _refuse_inputs({"OUT": target}, [config, settings.weights or "", settings.teacher or ""])
         narrow_from_settings(settings, images, target, ffn_channels)
         typer.echo(f"saved      {target}")
 
@@ -287,7 +313,10 @@ def explore(
     with _told_in_a_line():
         from pyg_match.app.server import launch, starting_choice
         from pyg_match.app.settings import Limits
+        from pyg_match.checks import real_number
 
+        max_megabytes = real_number("--max-megabytes", max_megabytes, positive=True)
+        max_megapixels = real_number("--max-megapixels", max_megapixels, positive=True)
         limits = Limits(int(max_megabytes * 2**20), int(max_megapixels * 1e6))
         choice = starting_choice(image0, image1, weights, max_keypoints, limits)
         launch(choice, limits, port or None, browser, resize=resize or None)

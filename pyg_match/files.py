@@ -2,8 +2,41 @@
 
 import contextlib
 import os
+import re
+import socket
+import time
 from pathlib import Path
 from typing import Union
+
+_HOST = re.sub(r"\W", "-", socket.gethostname())
+_ABANDONED = 3600.0  # seconds; files are written within a few
+
+
+def temporary_name(path: Path) -> Path:
+    """Another name for a file while it is written, which no other process that shares the folder takes."""
+    return path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Union[str, Path]) -> None:
+    """Delete temporary files of writers that were killed: of this machine, or any that are an hour old."""
+    for file in Path(folder).glob("*.tmp"):
+        host, _, process = file.name.removesuffix(".tmp").rpartition(".")
+        with contextlib.suppress(OSError):  # another process was faster
+            ours = host.endswith(f".{_HOST}") and process.isdecimal()
+            if (ours and not _runs(int(process))) or time.time() - file.stat().st_mtime > _ABANDONED:
+                file.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # where this would end it
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -12,8 +45,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written; nothing is left behind then.
     """
-    # The process id keeps two processes that share the folder from writing the same temporary file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -23,6 +55,11 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_file(path: Union[str, Path]) -> bool:
+    """Whether there is such a file; also of a name that no file can have, such as one too long."""
+    return os.path.isfile(os.path.expanduser(path))
 
 
 def write_whole(path: Union[str, Path], content: bytes) -> None:

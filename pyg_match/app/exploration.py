@@ -1,9 +1,10 @@
 """What the page computes: features, matches and attention inputs of a pair, kept for the next click."""
 
 import functools
+import os
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Any, Optional, TypeAlias
 
 import cv2
 import numpy as np
@@ -28,6 +29,8 @@ from pyg_match.visualization import (
     repeated_groups,
     repetition_score,
 )
+
+Versions: TypeAlias = tuple[tuple[int, int], ...]  # sizes and times of image files
 
 IMAGES = ("A", "B")
 CANDIDATES = 5  # of a keypoint that are shown
@@ -161,12 +164,12 @@ class Exploration:
             FileNotFoundError: If there is no such file, or no weights.
         """
         with self._lock:
-            return self._features(choice)
+            return self._features(choice, _versions(choice))
 
     def matching(self, choice: PairChoice, setting: Setting) -> Matching:
         """The matches of a pair with one setting; raises what :meth:`features` raises."""
         with self._lock:
-            return self._matching(choice, setting)
+            return self._matching(choice, setting, _versions(choice))
 
     def _load(self, weights: str, max_keypoints: int) -> tuple[Matcher, MatcherConfig]:
         """A matcher, and the settings that it came with: those of a visitor replace them."""
@@ -179,7 +182,7 @@ class Exploration:
         )
         return whole, whole.matcher.config
 
-    def _extract(self, choice: PairChoice) -> Features:
+    def _extract(self, choice: PairChoice, versions: Versions) -> Features:
         homography = None
         if choice.paths is None:
             images = sample_pair()
@@ -205,8 +208,8 @@ class Exploration:
         drawn = (_to_draw(image0), _to_draw(image1))
         return Features(drawn, pair, _most_similar(pair), repetition_score(pair), repeated_groups(pair))
 
-    def _match(self, choice: PairChoice, setting: Setting) -> Matching:
-        pair = self._features(choice).pair.clone()
+    def _match(self, choice: PairChoice, setting: Setting, versions: Versions) -> Matching:
+        pair = self._features(choice, versions).pair.clone()
         whole, config = self._matcher(choice.weights, choice.max_keypoints)
         trained = setting.graph == "trained"
         transform = whole.transform if trained else setting.transform()
@@ -218,6 +221,19 @@ class Exploration:
         with keep_rows(matcher) as rows:
             found = layer_matches(matcher, pair)
         return Matching(setting, pair, found, difficulty(pair, found), rows)
+
+
+def _versions(choice: PairChoice) -> Versions:
+    """What tells the files of a pair from others that later bear their names."""
+    found = []
+    for path in choice.paths or ():
+        try:
+            status = os.stat(path)
+        except OSError:  # said when it is read
+            found.append((0, 0))
+            continue
+        found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 def _to_draw(image: Tensor) -> NDArray[np.uint8]:

@@ -10,6 +10,8 @@ from pyg_match.app.exploration import Exploration, PairChoice
 from pyg_match.app.page import build
 from pyg_match.app.settings import Limits, Setting
 from pyg_match.app.uploads import read_upload
+from pyg_match.checks import shown
+from pyg_match.files import is_file
 from pyg_match.pretrained import DETECTORS, packaged
 
 if TYPE_CHECKING:
@@ -83,9 +85,9 @@ def starting_choice(
         FileNotFoundError: If there is no such file.
     """
     known = [*DETECTORS, *packaged()]
-    if weights not in known and not Path(weights).expanduser().is_file():
+    if weights not in known and not is_file(weights):
         raise ValueError(
-            f"unknown matcher {weights!r}, expected one of {', '.join(known)} or a file of weights"
+            f"unknown matcher {shown(weights)}, expected one of {', '.join(known)} or a file of weights"
         )
     if image0 is None:
         return PairChoice(None, weights, max_keypoints)

@@ -1,11 +1,37 @@
 """Edge sets sorted by target, with their CSR pointer, and several of them over the same keypoints."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from pyg_match.ops.csr import check_targets
+
+_ROW_OF_EDGES = (torch.ops.aten.select.int, torch.ops.aten.unbind.int)
+
+
+class SortedEdgeIndex(EdgeIndex):
+    r"""An :class:`~torch_geometric.EdgeIndex` whose rows, the sources and the targets, are plain tensors.
+
+    PyG gives them as :class:`~torch_geometric.Index`, which up to PyG 2.8.1 can neither be added to a tensor in place
+    nor be subtracted from one element. That breaks ``data.is_undirected()``, ``is_coalesced()``, ``coalesce()`` and
+    ``sort()``, the transforms ``ToSparseTensor``, ``GDC`` and ``LineGraph``, and batches with one edge in all.
+    """
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in _ROW_OF_EDGES:
+            plain = pytree.tree_map_only(EdgeIndex, lambda edges: edges._data, args)
+            return func(*plain, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        # PyG makes results of its own class.
+        for item in pytree.tree_leaves(out):
+            if type(item) is EdgeIndex:
+                item.__class__ = cls
+        return out
 
 
 def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) -> EdgeIndex:
@@ -29,7 +55,8 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     if not is_sorted:
         edge_index = edge_index[:, torch.argsort(edge_index[1], stable=True)]
     check_targets(edge_index[1], num_nodes)  # PyG counts them without looking
-    edges = EdgeIndex(edge_index.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
+    plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    edges = SortedEdgeIndex(plain.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()
     return edges
 

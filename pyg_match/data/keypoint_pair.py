@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyg_match.data.checks import check_nodes
+from pyg_match.checks import shown
+from pyg_match.data.checks import check_counts, check_edges, check_image_sizes, check_nodes, image_sizes
 from pyg_match.data.keypoint_set import KeypointSet
 
 NODE_ATTRIBUTES = ("x", "pos", "score", "scale", "orientation")
@@ -30,6 +31,10 @@ class KeypointPair(Data):
         homography: The true homography from pixels of image 0 to pixels of image 1, NaN where there is none.
         **kwargs: Node attributes as in :class:`KeypointSet` for all nodes, ``image_size`` with one row per image,
             and further attributes.
+
+    Raises:
+        TypeError: If ``num_keypoints``, ``homography`` or ``image_size`` does not consist of numbers.
+        ValueError: If one of them has not as many numbers as expected, or a number of keypoints is negative.
 
     Shapes:
         - **pos:** :math:`(N_0 + N_1, 2)`
@@ -58,10 +63,11 @@ class KeypointPair(Data):
     ) -> None:
         if num_keypoints is not None:
             device = kwargs["pos"].device if isinstance(kwargs.get("pos"), Tensor) else None
-            counts = torch.as_tensor(num_keypoints, dtype=torch.long, device=device)
-            kwargs["num_keypoints"] = counts.view(-1, 2)
+            kwargs["num_keypoints"] = _counts(num_keypoints, device)
         if homography is not None:
-            kwargs["homography"] = torch.as_tensor(homography).view(-1, 3, 3)
+            kwargs["homography"] = _homographies(homography)
+        if kwargs.get("image_size") is not None:
+            kwargs["image_size"] = image_sizes(kwargs["image_size"])
         super().__init__(y=y, **kwargs)
 
     @classmethod
@@ -156,8 +162,8 @@ class KeypointPair(Data):
             ValueError: If a shape is wrong, a value is NaN or infinite, or an edge joins the wrong images.
         """
         try:
-            super().validate(raise_on_error=True)
             self._check()
+            super().validate(raise_on_error=True)
         except (TypeError, ValueError):
             if raise_on_error:
                 raise
@@ -166,41 +172,74 @@ class KeypointPair(Data):
 
     def _check(self) -> None:
         check_nodes(self)
-        if not isinstance(self.get("num_keypoints"), Tensor):
-            raise TypeError("'num_keypoints' is missing, expected the numbers of keypoints of both images")
-        if int(self.num_keypoints.sum()) != self.pos.size(0):
-            raise ValueError(
-                f"'num_keypoints' {self.num_keypoints.tolist()} must sum to the {self.pos.size(0)} keypoints"
-            )
+        check_counts(self.get("num_keypoints"), self.pos.size(0))
+        if "image_size" in self:
+            check_image_sizes(self.image_size, self.num_keypoints.numel())
         image = self.image_batch
         partner = image ^ 1
-        if "image_size" in self and self.image_size.size(0) != self.num_keypoints.numel():
-            raise ValueError(
-                f"'image_size' must have a row for each of {self.num_keypoints.numel()} images, "
-                f"got {self.image_size.size(0)}"
-            )
-        for name, expected in (("edge_index", image), ("cross_edge_index", partner)):
-            edges = self.get(name)
-            if edges is None:
-                continue
-            source, target = edges[0], edges[1]
-            outside = (edges < 0) | (edges >= image.numel())
-            if bool(outside.any()):
-                raise ValueError(
-                    f"'{name}' names node {int(edges[outside][0])}, but there are {image.numel()} nodes"
-                )
-            wrong = expected[target] != image[source]
-            if bool(wrong.any()):
-                where = "the same image" if name == "edge_index" else "the two images of a pair"
-                first = int(wrong.nonzero()[0])
-                raise ValueError(
-                    f"'{name}' must join keypoints of {where}, but edge {first} joins node {int(source[first])} "
-                    f"of image {int(image[source[first]])} to node {int(target[first])} "
-                    f"of image {int(image[target[first]])}"
-                )
+        for name, expected in (("edge_index", None), ("cross_edge_index", partner)):
+            if self.get(name) is not None:
+                check_edges(name, self[name], image, expected)
         if self.y is not None:
-            if self.y.shape != image.shape:
-                raise ValueError(f"'y' must have shape [{image.numel()}], got {list(self.y.shape)}")
-            limit = self.num_keypoints.flatten()[partner]
-            if bool(((self.y < -2) | (self.y >= limit)).any()):
-                raise ValueError("'y' must hold -2, -1 or the index of a keypoint of the other image")
+            _check_labels(self.y, self.num_keypoints.flatten()[partner])
+        if "homography" in self:
+            _check_homographies(self.homography, self.num_keypoints.size(0))
+
+
+def _counts(num_keypoints: Any, device: Optional[torch.device]) -> Tensor:
+    """Numbers of keypoints as a user gave them, ``[B, 2]``."""
+    try:
+        counts = torch.as_tensor(num_keypoints, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"'num_keypoints' must be two whole numbers for each pair, got {shown(num_keypoints)}"
+        ) from None
+    if counts.dim() not in (1, 2) or counts.size(-1) != 2:
+        raise ValueError(
+            f"'num_keypoints' must be two whole numbers for each pair, got {shown(num_keypoints)}"
+        )
+    counts = counts.view(-1, 2)
+    check_counts(counts)
+    return counts.long()
+
+
+def _homographies(homography: Any) -> Tensor:
+    """Homographies as a user gave them, ``[B, 3, 3]``."""
+    try:
+        matrix = torch.as_tensor(homography)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"'homography' must be a 3 x 3 matrix, got {shown(homography)}") from None
+    if matrix.dim() not in (2, 3) or matrix.shape[-2:] != (3, 3):
+        raise ValueError(f"'homography' must have shape [3, 3], got {list(matrix.shape)}")
+    return matrix.view(-1, 3, 3)
+
+
+def _check_labels(y: Any, limit: Tensor) -> None:
+    """Refuse labels that are no index of a keypoint below the ``limit`` of each, nor -1 or -2."""
+    if not isinstance(y, Tensor) or y.dtype not in (torch.int32, torch.int64):
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"'y' must be a tensor of int64 indices, got {kind}")
+    if y.shape != limit.shape:
+        raise ValueError(f"'y' must have shape [{limit.numel()}], got {list(y.shape)}")
+    wrong = (y < -2) | (y >= limit)
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"'y' must hold -2, -1 or the index of a keypoint of the other image, got {int(y[first])} at keypoint "
+            f"{first}, for which there are {int(limit[first])}"
+        )
+
+
+def _check_homographies(homography: Any, num_pairs: int) -> None:
+    """Refuse homographies that map no plane to a plane; NaN stands for none."""
+    if not isinstance(homography, Tensor) or not homography.is_floating_point():
+        kind = homography.dtype if isinstance(homography, Tensor) else type(homography).__name__
+        raise TypeError(f"'homography' must be a floating-point tensor, got {kind}")
+    if homography.shape != (num_pairs, 3, 3):
+        raise ValueError(f"'homography' must have shape [{num_pairs}, 3, 3], got {list(homography.shape)}")
+    known = homography[~homography.isnan().all(dim=2).all(dim=1)].double()
+    if not bool(torch.isfinite(known).all()):
+        raise ValueError("'homography' must be finite, or NaN altogether where there is none")
+    if bool((torch.linalg.matrix_rank(known) < 3).any()):
+        singular = known[torch.linalg.matrix_rank(known) < 3][0].tolist()
+        raise ValueError(f"'homography' must be invertible, got {singular}")

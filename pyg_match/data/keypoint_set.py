@@ -2,11 +2,10 @@
 
 from typing import Any, Optional
 
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyg_match.data.checks import check_nodes
+from pyg_match.data.checks import check_image_sizes, check_nodes, image_sizes
 
 
 class KeypointSet(Data):
@@ -22,6 +21,10 @@ class KeypointSet(Data):
         orientation: Orientation of the keypoints in radians.
         image_size: ``(width, height)`` of the image in pixels, as a tuple or tensor.
         **kwargs: Further attributes, stored as they are.
+
+    Raises:
+        TypeError: If ``image_size`` does not consist of numbers.
+        ValueError: If ``image_size`` is not two numbers.
 
     Shapes:
         - **pos:** :math:`(N, 2)`
@@ -49,13 +52,13 @@ class KeypointSet(Data):
         kwargs.update({key: value for key, value in optional.items() if value is not None})
         if image_size is not None:
             device = pos.device if isinstance(pos, Tensor) else None
-            kwargs["image_size"] = torch.as_tensor(image_size, device=device).view(-1, 2)
+            kwargs["image_size"] = image_sizes(image_size, device)
         super().__init__(x=x, pos=pos, **kwargs)
 
     @property
     def num_keypoints(self) -> int:
         """The number of keypoints :math:`N`."""
-        return 0 if self.pos is None else int(self.pos.size(0))
+        return 0 if self.pos is None else len(self.pos)
 
     def validate(self, raise_on_error: bool = True) -> bool:
         """Check shapes, dtypes and finiteness of the keypoints, on top of PyG's own checks.
@@ -68,8 +71,10 @@ class KeypointSet(Data):
             TypeError: If an attribute is missing or is not a floating-point tensor.
         """
         try:
-            super().validate(raise_on_error=True)
             check_nodes(self)
+            if "image_size" in self:
+                check_image_sizes(self.image_size)
+            super().validate(raise_on_error=True)
         except (TypeError, ValueError):
             if raise_on_error:
                 raise

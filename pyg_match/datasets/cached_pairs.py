@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.shards import CorruptShardError, PairShards
 from pyg_match.features.image import load_image
@@ -110,6 +111,7 @@ class CachedPairs(Dataset[KeypointPair]):
         return self.make(index) if found is None else found
 
     def _index(self, index: int) -> int:
+        index = whole_number("index", index, least=-sys.maxsize)
         if not -self.num_pairs <= index < self.num_pairs:
             raise IndexError(f"pair {index} does not exist, there are {self.num_pairs}")
         return int(index) % self.num_pairs

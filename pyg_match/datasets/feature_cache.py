@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pyg_match.data import KeypointSet
+from pyg_match.datasets.digest import tensor_digest
+from pyg_match.files import replace_file, sweep
 
 
 class FeatureCache:
@@ -17,7 +19,8 @@ class FeatureCache:
 
     There is one file per image. It is found again only for the same path, size and modification time of the
     image and the same settings, is written under another name first and then renamed, so that an interrupted
-    run leaves no half-written features behind, and is replaced if it cannot be read.
+    run leaves no half-written features behind. It carries a digest of its numbers, and is replaced if these are not
+    what was written, or no features.
 
     Args:
         folder: Where the features are kept; made if it does not exist.
@@ -43,6 +46,7 @@ class FeatureCache:
         self.folder = Path(folder).expanduser()
         self.extract = extract
         self.settings = json.dumps(dict(settings), sort_keys=True)
+        sweep(self.folder)
 
     def __call__(self, path: str | Path) -> KeypointSet:
         """Features of the image file ``path``."""
@@ -73,17 +77,20 @@ class FeatureCache:
 
 
 def _load(file: Path) -> KeypointSet | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return KeypointSet(**load_file(file))
-    except (FileNotFoundError, SafetensorError):
+        with safe_open(str(file), framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            digest = (stored.metadata() or {}).get("digest")
+        features = KeypointSet(**tensors)
+    except (OSError, SafetensorError, TypeError, ValueError):
         return None
+    return features if digest == tensor_digest(tensors) and "pos" in tensors else None
 
 
 def _save(file: Path, features: KeypointSet) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {
@@ -91,10 +98,4 @@ def _save(file: Path, features: KeypointSet) -> None:
         for name, value in features.to_dict().items()
         if isinstance(value, Tensor)
     }
-    # The process id keeps two processes that share the folder from writing the same temporary file.
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(file, save(tensors, {"digest": tensor_digest(tensors)}))

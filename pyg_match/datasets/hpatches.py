@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,14 +149,11 @@ def _sequence_folders(root: Path) -> list[Path]:
 
 
 def _read_sequence(folder: Path) -> list[HPatchesPair]:
-    images = [path for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES and path.stem.isdecimal()]
-    doubles = [number for number, count in Counter(path.stem for path in images).items() if count > 1]
-    if doubles:
-        raise ValueError(f"image {doubles[0]} exists more than once in '{folder}', with different suffixes")
-    by_number = {int(path.stem): path for path in images}
-    homographies = {
-        int(m[1]): path for path in folder.iterdir() if (m := re.fullmatch(r"H_1_(\d+)", path.name))
-    }
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    images = [path for path in files if path.suffix in IMAGE_SUFFIXES and path.stem.isdecimal()]
+    by_number = _numbered("image", [(int(path.stem), path) for path in images])
+    named = [(match, path) for path in files if (match := re.fullmatch(r"H_1_(\d+)", path.name))]
+    homographies = _numbered("homography H_1", [(int(match[1]), path) for match, path in named])
     pairs = []
     for k in sorted((by_number.keys() | homographies.keys()) - {0, 1}):
         if k not in by_number:
@@ -169,6 +165,18 @@ def _read_sequence(folder: Path) -> list[HPatchesPair]:
     if not pairs:
         raise FileNotFoundError(f"sequence '{folder}' has an image 1 but no image 2 and no H_1_2")
     return pairs
+
+
+def _numbered(kind: str, files: list[tuple[int, Path]]) -> dict[int, Path]:
+    """Files by their numbers, which no two of them may share, as ``2.png`` and ``02.png`` would."""
+    found: dict[int, Path] = {}
+    for number, path in files:
+        if number in found:
+            raise ValueError(
+                f"{kind} {number} exists more than once in '{path.parent}', as {found[number].name} and {path.name}"
+            )
+        found[number] = path
+    return found
 
 
 def rescale_homography(homography: Tensor, scale0: Tensor, scale1: Tensor) -> Tensor:

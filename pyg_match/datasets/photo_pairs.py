@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyg_match.checks import real_number, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
 from pyg_match.datasets.homography_warps import HomographyWarps
@@ -110,18 +111,25 @@ class PhotoPairs(CachedPairs):
         self.pairs = read_pairs(pairs, images)
         self.paths = sorted({path for pair in self.pairs for path in pair})
         self.num_pairs = len(self.pairs) if num_pairs is None else num_pairs
-        for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
-            if value < 1:
-                raise ValueError(f"'{name}' must be at least 1, got {value}")
+        self.num_pairs = whole_number("num_pairs", self.num_pairs)
+        shard_size = whole_number("shard_size", shard_size)
         if warps is None and self.num_pairs > len(self.pairs):
             raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
+        max_num_keypoints, min_num_keypoints, resize = (
+            None if value is None else whole_number(name, value)
+            for name, value in (
+                ("max_num_keypoints", max_num_keypoints),
+                ("min_num_keypoints", min_num_keypoints),
+                ("resize", resize),
+            )
+        )
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
             raise ValueError(
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
                 f"got {min_num_keypoints}"
             )
-        if not threshold > 0:
-            raise ValueError(f"'threshold' must be a positive number of pixels, got {threshold}")
+        threshold = real_number("threshold", threshold, positive=True)
+        min_matches = whole_number("min_matches", min_matches, least=0)
         if min_matches < 8:
             raise ValueError(f"'min_matches' must be at least 8, which any geometry fits, got {min_matches}")
         if not 0 <= min_inliers <= 1:
@@ -280,6 +288,11 @@ def read_pairs(
     if not named:
         raise ValueError("there are no pairs of photos, expected at least one")
     found = [(Path(os.path.abspath(one)), Path(os.path.abspath(other))) for one, other in named]
+    alike = [index for index, (one, other) in enumerate(found) if one == other]
+    if alike:
+        raise ValueError(
+            f"pair {alike[0] + 1} of {len(found)} is of {found[alike[0]][0].name} and itself, expected two photos"
+        )
     missing = sorted({path for pair in found for path in pair if not path.is_file()})
     if missing:
         raise FileNotFoundError(f"no photo at '{missing[0]}' ({len(missing)} are missing)")

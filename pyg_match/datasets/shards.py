@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
-from pyg_match.files import replace_file
+from pyg_match.datasets.digest import tensor_digest
+from pyg_match.files import replace_file, sweep
 
 _FORMAT = 1
 _OPEN_SHARDS = 32
-_ABANDONED = 3600.0  # seconds; a shard is written within a few
 
 
 class CorruptShardError(ValueError):
@@ -105,7 +104,7 @@ class PairShards:
         from safetensors.torch import save
 
         tensors = _pack(pairs)
-        metadata = {"fingerprint": self.fingerprint, "digest": _digest(tensors)}
+        metadata = {"fingerprint": self.fingerprint, "digest": tensor_digest(tensors)}
         file = self.file(shard)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,12 +133,7 @@ class PairShards:
 
     def sweep(self) -> None:
         """Delete temporary files that a killed process left behind."""
-        for file in self.folder.glob("*.tmp"):
-            try:
-                if time.time() - file.stat().st_mtime > _ABANDONED:
-                    file.unlink()
-            except FileNotFoundError:  # another process was faster
-                continue
+        sweep(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be sent to another process; it opens its own.
@@ -160,7 +154,7 @@ class _Shard:
                 raise ValueError("it was made with other settings")
             if check:
                 tensors = {name: self._file.get_tensor(name) for name in self._names}
-                if metadata.get("digest") != _digest(tensors):
+                if metadata.get("digest") != tensor_digest(tensors):
                     raise ValueError("its numbers do not agree with their digest")
             counts = self._file.get_tensor("num_keypoints")
             if len(counts) != num_pairs:
@@ -194,11 +188,3 @@ def _pack(pairs: Sequence[KeypointPair]) -> dict[str, Tensor]:
     tensors["image_size"] = torch.stack([pair.image_size for pair in pairs])
     tensors["x"] = tensors["x"].half()
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyg_match.checks import shown, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
 from pyg_match.datasets.homography_warps import HomographyWarps, Views
@@ -105,16 +106,18 @@ class SyntheticHomographies(CachedPairs):
         if unrelated and len(self.paths) < 2:
             raise ValueError(f"'unrelated' pairs need at least 2 photos, got {len(self.paths)}")
         self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
-        for name, value in (("num_pairs", self.num_pairs), ("shard_size", shard_size)):
-            if value < 1:
-                raise ValueError(f"'{name}' must be at least 1, got {value}")
-        if len(size) != 2 or min(size) < 2:
-            raise ValueError(f"'size' must be (width, height) of at least 2 pixels each, got {size}")
+        self.num_pairs = whole_number("num_pairs", self.num_pairs)
+        shard_size = whole_number("shard_size", shard_size)
+        if not isinstance(size, (list, tuple)) or len(size) != 2 or min(size) < 2:
+            raise ValueError(f"'size' must be (width, height) of at least 2 pixels each, got {shown(size)}")
+        size = whole_number("size", size[0]), whole_number("size", size[1])
         for name, share in (("repeats", repeats), ("unrelated", unrelated)):
             if not 0 <= share <= 1:
                 raise ValueError(f"'{name}' must be in [0, 1], got {share}")
-        if max_num_keypoints is not None and max_num_keypoints < 1:
-            raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
+        if max_num_keypoints is not None:
+            max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints)
+        if min_num_keypoints is not None:
+            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints)
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
             raise ValueError(
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
@@ -129,7 +132,7 @@ class SyntheticHomographies(CachedPairs):
         self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
         self.seed = seed
         self.max_num_keypoints = max_num_keypoints
-        self.size = (int(size[0]), int(size[1]))
+        self.size = size
         self.transform = transform
         self.warps = warps or HomographyWarps()
         self.photometric = photometric

@@ -2,8 +2,11 @@
 
 from torch import Tensor
 
-from pyg_match.features.extractor import Extractor
+from pyg_match.checks import real_number, shown, whole_number
+from pyg_match.features.extractor import Extractor, single_precision
 from pyg_match.pretrained import load_weights
+
+MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
 
 
 class ALIKED(Extractor):
@@ -39,8 +42,13 @@ class ALIKED(Extractor):
         super().__init__(max_num_keypoints)
         from kornia import feature
 
-        limit = -1 if max_num_keypoints is None else max_num_keypoints
-        self.model = feature.ALIKED(model_name, limit, detection_threshold, nms_radius)
+        detection_threshold = real_number("detection_threshold", detection_threshold, least=0, most=1)
+        nms_radius = whole_number("nms_radius", nms_radius, least=0)
+        if model_name not in MODELS:
+            raise ValueError(f"'model_name' must be one of {', '.join(MODELS)}, got {shown(model_name)}")
+        limit = -1 if self.max_num_keypoints is None else self.max_num_keypoints
+        with single_precision():
+            self.model = feature.ALIKED(model_name, limit, detection_threshold, nms_radius)
         # The one buffer that kornia has and the file lacks is a constant grid.
         weights = load_weights(model_name)
         self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from pyg_match.features.extractor import Extractor
+from pyg_match.checks import real_number, whole_number
+from pyg_match.features.extractor import Extractor, single_precision
 from pyg_match.pretrained import load_weights
 
 
@@ -37,9 +38,12 @@ class DISK(Extractor):
         super().__init__(max_num_keypoints)
         from kornia import feature
 
-        self.detection_threshold = detection_threshold
-        self.nms_window_size = nms_window_size
-        self.model = feature.DISK(desc_dim=self.descriptor_dim)
+        self.detection_threshold = real_number("detection_threshold", detection_threshold)
+        self.nms_window_size = whole_number("nms_window_size", nms_window_size)
+        if self.nms_window_size % 2 == 0:
+            raise ValueError(f"'nms_window_size' must be odd, got {nms_window_size}")
+        with single_precision():
+            self.model = feature.DISK(desc_dim=self.descriptor_dim)
         self.model.load_state_dict(load_weights("disk"))
         self.freeze()
 

@@ -1,10 +1,13 @@
 """What all detectors have in common, and the way to get one by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyg_match.checks import shown, whole_number
 from pyg_match.data import KeypointSet
 from pyg_match.features.image import ImageLike, load_image, resize_image
 
@@ -15,7 +18,8 @@ _BLANK = 0.5 / 255
 class Extractor(nn.Module):
     r"""Base class of the detectors: one image in, one :class:`~pyg_match.data.KeypointSet` out.
 
-    An extractor is always in evaluation mode and computes no gradients. Images of one colour and images
+    An extractor is always in evaluation mode and in single precision, whatever ``train()``, ``half()``, ``double()`` or
+    torch's default type say, and computes no gradients. Images of one colour and images
     smaller than :attr:`min_side` in a direction have no keypoints. Subclasses implement :meth:`detect`.
 
     Args:
@@ -33,8 +37,8 @@ class Extractor(nn.Module):
 
     def __init__(self, max_num_keypoints: int | None = 2048) -> None:
         super().__init__()
-        if max_num_keypoints is not None and max_num_keypoints < 1:
-            raise ValueError(f"'max_num_keypoints' must be at least 1 or None, got {max_num_keypoints}")
+        if max_num_keypoints is not None:
+            max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints)
         self.max_num_keypoints = max_num_keypoints
 
     def detect(self, image: Tensor) -> dict[str, Tensor]:
@@ -66,7 +70,8 @@ class Extractor(nn.Module):
         if min(height, width) < self.min_side or bool((spread < _BLANK).all()):
             features = self.empty(image)
         else:
-            features = self.detect(image)
+            with single_precision():
+                features = self.detect(image)
         return KeypointSet(**features, image_size=(width, height))
 
     def extract(self, image: ImageLike, resize: int | None = 1024, side: str = "long") -> KeypointSet:
@@ -81,6 +86,7 @@ class Extractor(nn.Module):
         Returns:
             The keypoints; ``pos``, ``scale`` and ``image_size`` refer to the image as it was given.
         """
+        resize = None if resize is None else whole_number("resize", resize)
         tensor = load_image(image)
         parameter = next(self.parameters(), None)
         if parameter is not None:
@@ -102,6 +108,15 @@ class Extractor(nn.Module):
         """Stay in evaluation mode: batch statistics of a single image would change its features."""
         return super().train(False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Extractor":
+        """Move to another device, but stay in single precision: half would find other keypoints."""
+
+        def move(tensor: Tensor) -> Tensor:
+            out: Tensor = fn(tensor)
+            return out if out.dtype == tensor.dtype else tensor.to(out.device)
+
+        return super()._apply(move, recurse)
+
     def freeze(self) -> None:
         """Switch off gradients and training mode; for the end of a subclass's ``__init__``."""
         self.requires_grad_(False)
@@ -109,6 +124,20 @@ class Extractor(nn.Module):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(max_num_keypoints={self.max_num_keypoints})"
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """What detectors make of numbers inside is in single precision, whatever torch's default type is."""
+    before = torch.get_default_dtype()
+    if before == torch.float:  # not touched, as it belongs to all threads
+        yield
+        return
+    torch.set_default_dtype(torch.float)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) -> Extractor:
@@ -139,6 +168,6 @@ def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) ->
         "sift": SIFT,
         "rootsift": RootSIFT,
     }
-    if name not in classes:
-        raise ValueError(f"unknown extractor '{name}'; expected one of {', '.join(classes)}")
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(f"unknown extractor {shown(name)}; expected one of {', '.join(classes)}")
     return classes[name](max_num_keypoints=max_num_keypoints, **kwargs)

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyg_match.checks import shown, whole_number
+from pyg_match.files import is_file
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -109,8 +112,7 @@ def resize_image(
         raise ValueError(f"expected an image of shape [C, H, W], got {list(image.shape)}")
     if not image.is_floating_point():
         raise TypeError(f"expected a floating-point image, got {image.dtype}; see load_image")
-    if size < 1:
-        raise ValueError(f"'size' must be at least 1 pixel, got {size}")
+    size = whole_number("size", size)
     if side not in ("long", "short"):
         raise ValueError(f"'side' must be 'long' or 'short', got '{side}'")
     modes = ("bilinear", "bicubic", "area", "nearest")
@@ -135,10 +137,10 @@ def resize_image(
 def _read_file(path: Path) -> np.ndarray[Any, Any]:
     from PIL import Image, UnidentifiedImageError
 
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"expected an image file, got the folder {path}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}")
+    if not is_file(path):
+        raise FileNotFoundError(f"no image at {shown(str(path))}")
     data = path.read_bytes()
     if not data:
         raise ValueError(f"{path} is empty (0 bytes), expected an image")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_match.checks import real_number
 from pyg_match.features.extractor import Extractor
 
 
@@ -43,8 +44,8 @@ class SIFT(Extractor):
         edge_threshold: float = 10.0,
     ) -> None:
         super().__init__(max_num_keypoints)
-        self.detection_threshold = detection_threshold
-        self.edge_threshold = edge_threshold
+        self.detection_threshold = real_number("detection_threshold", detection_threshold, least=0)
+        self.edge_threshold = real_number("edge_threshold", edge_threshold, positive=True)
 
     def detect(self, image: Tensor) -> dict[str, Tensor]:
         import cv2

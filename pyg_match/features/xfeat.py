@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from pyg_match.features.extractor import Extractor
+from pyg_match.checks import real_number
+from pyg_match.features.extractor import Extractor, single_precision
 from pyg_match.pretrained import load_weights
 
 
@@ -31,7 +32,9 @@ class XFeat(Extractor):
         super().__init__(max_num_keypoints)
         from kornia import feature
 
-        self.model = feature.XFeat(detection_threshold=detection_threshold)
+        detection_threshold = real_number("detection_threshold", detection_threshold)
+        with single_precision():
+            self.model = feature.XFeat(detection_threshold=detection_threshold)
         self.model.net.load_state_dict(load_weights("xfeat"))
         self.freeze()
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
+from pyg_match.checks import real_number, whole_number
+
 
 def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
     r"""Map pixels to :math:`[-1, 1]` along the longer side of the image, the centre of the image to 0.
@@ -56,8 +58,11 @@ class RotaryEncoding(nn.Module):
 
     def __init__(self, in_channels: int, head_channels: int, gamma: float = 1.0) -> None:
         super().__init__()
+        in_channels = whole_number("in_channels", in_channels)
+        head_channels = whole_number("head_channels", head_channels)
         if head_channels % 2 != 0:
             raise ValueError(f"'head_channels' must be even, got {head_channels}")
+        gamma = real_number("gamma", gamma, positive=True)
         self.in_channels = in_channels
         self.head_channels = head_channels
         self.gamma = gamma
@@ -124,8 +129,8 @@ class KeypointEncoding(nn.Module):
         self, in_channels: int, out_channels: int, hidden_channels: tuple[int, ...] = (32, 64, 128)
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.in_channels = in_channels = whole_number("in_channels", in_channels)
+        self.out_channels = out_channels = whole_number("out_channels", out_channels)
         # Layer normalisation, because batch statistics would make a pair's answer depend on its batch.
         self.mlp = MLP(
             [in_channels, *hidden_channels, out_channels], norm="LayerNorm", norm_kwargs={"mode": "node"}

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 
+from pyg_match.checks import check_finite, nearest_name
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
+from pyg_match.fields import convert, field_types
 from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
     DualSoftmaxAssignment,
@@ -28,6 +31,9 @@ from pyg_match.nn.multi_scale_branch import BranchKind, MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
 from pyg_match.transforms.candidate_edges import candidate_edges
+
+# Fields whose values are names, which are compared with the known ones.
+_NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,29 @@ class MatcherConfig:
     )
 
     def __post_init__(self) -> None:
+        for name, kind in field_types(type(self)).items():
+            if name not in _NAMED:
+                object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
         for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        if self.hidden_channels % self.heads != 0:
+            raise ValueError(
+                f"'heads' must divide the {self.hidden_channels} 'hidden_channels', got {self.heads}"
+            )
+        if self.encoding == "rotary" and self.hidden_channels // self.heads % 2 != 0:
+            raise ValueError(
+                f"encoding='rotary' needs heads of an even width, got {self.hidden_channels // self.heads} from "
+                f"hidden_channels={self.hidden_channels} and heads={self.heads}"
+            )
         if self.ffn_channels is not None and self.ffn_channels < 1:
             raise ValueError(f"'ffn_channels' must be positive, or None, got {self.ffn_channels}")
         refresh_period(self.value_source)
         if self.branch not in (None, "attention", "gcn"):
             raise ValueError(f"'branch' must be None, 'attention' or 'gcn', got {self.branch!r}")
-        if self.layer_scales is not None:
-            object.__setattr__(
-                self, "layer_scales", tuple(self.layer_scales)
-            )  # a list, when read from a file
-            if len(self.layer_scales) != self.num_layers or min(self.layer_scales) < 0:
-                raise ValueError(
-                    f"'layer_scales' must name a scale for each of {self.num_layers} layers, got {self.layer_scales}"
-                )
+        depth, chosen = self.num_layers, self.layer_scales
+        if chosen is not None and (len(chosen) != depth or min(chosen) < 0):
+            raise ValueError(f"'layer_scales' must name a scale for each of {depth} layers, got {chosen}")
         if self.value_steps not in ("both", "self", "cross"):
             raise ValueError(f"'value_steps' must be 'both', 'self' or 'cross', got {self.value_steps!r}")
         if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
@@ -156,7 +169,11 @@ class GraphMatcher(nn.Module):
 
     def __init__(self, config: Optional[MatcherConfig] = None, **kwargs: Any) -> None:
         super().__init__()
-        self.config = config = MatcherConfig(**{**asdict(config or MatcherConfig()), **kwargs})
+        known = asdict(config or MatcherConfig())
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"unknown option '{name}' of a matcher; {nearest_name(name, known)}")
+        self.config = config = MatcherConfig(**{**known, **kwargs})
         width = config.hidden_channels
         position_channels = 4 if config.use_scale_orientation else 2
         self.lin_in = nn.Linear(config.in_channels, width) if config.in_channels != width else nn.Identity()
@@ -213,7 +230,7 @@ class GraphMatcher(nn.Module):
                 tell :class:`pyg_match.Matcher` what the weights were trained on.
 
         Raises:
-            ValueError: If the name ends otherwise; such a file could not be loaded.
+            ValueError: If the name ends otherwise, as such a file could not be loaded, or a weight is not finite.
         """
         from safetensors.torch import save
 
@@ -225,6 +242,7 @@ class GraphMatcher(nn.Module):
             key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
             for key, value in self.state_dict().items()
         }
+        check_finite(state, f"{Path(path).name} would hold")
         values = {**(metadata or {}), "config": asdict(self.config)}
         write_whole(path, save(state, metadata={key: json.dumps(value) for key, value in values.items()}))
 
@@ -237,8 +255,9 @@ class GraphMatcher(nn.Module):
 
         Raises:
             TypeError: If ``pair`` is not a :class:`~pyg_match.data.KeypointPair` or lacks an attribute.
-            ValueError: If descriptors are not finite or not as wide as the matcher expects, or if ``cross_edge_mask``
-                masks edges that ``redraw_after`` replaces.
+            ValueError: If the attributes do not fit each other or the matcher, if a value is not finite, or if
+                ``cross_edge_mask`` masks edges that ``redraw_after`` replaces. In evaluation mode also if the weights
+                make something of finite values that is not.
         """
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
@@ -266,6 +285,8 @@ class GraphMatcher(nn.Module):
             )
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
+                if not self.training:
+                    _check_descriptors(i, x, graph.nodes)
                 with torch.autocast(x.device.type, enabled=False):
                     self._assign(i, x, graph, stops, output)
             if all(stops):
@@ -283,10 +304,11 @@ class GraphMatcher(nn.Module):
 
     def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
         """Initial descriptors, and rotations if positions enter that way."""
-        _check(pair, self.config)
-        dtype = self._dtype()
+        weight = next(self.encoding.parameters())
+        _check(pair, self.config, weight.device)
+        dtype = weight.dtype
         x = self.lin_in(pair.x.to(dtype)).to(dtype)  # what layers add to stays in full under autocast
-        size = pair.image_size[pair.image_batch]
+        size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
         wide = torch.promote_types(pair.pos.dtype, torch.float)
         position = normalize_positions(pair.pos.to(wide), size)
         if self.config.use_scale_orientation:
@@ -315,9 +337,6 @@ class GraphMatcher(nn.Module):
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Half precision if configured, otherwise whatever autocast the caller has chosen."""
         return torch.autocast(device.type, torch.bfloat16) if self.config.bfloat16 else nullcontext()
-
-    def _dtype(self) -> torch.dtype:
-        return next(self.encoding.parameters()).dtype
 
     def _empty_output(self, pair: KeypointPair, x: Tensor) -> MatcherOutput:
         nodes, pairs = pair.x.size(0), pair.num_keypoints.size(0)
@@ -463,7 +482,8 @@ def _expand(x: Tensor, nodes: Tensor, previous: Tensor) -> Tensor:
     return previous.index_copy(0, nodes, x)
 
 
-def _check(pair: KeypointPair, config: MatcherConfig) -> None:
+@torch.compiler.disable
+def _check(pair: KeypointPair, config: MatcherConfig, device: torch.device) -> None:
     """Refuse what the layers could not make sense of."""
     if not isinstance(pair, KeypointPair):
         raise TypeError(f"expected a KeypointPair or a batch of them, got {type(pair).__name__}")
@@ -473,15 +493,21 @@ def _check(pair: KeypointPair, config: MatcherConfig) -> None:
     missing = [name for name in needed if pair.get(name) is None]
     if missing:
         raise TypeError(f"the pair lacks {', '.join(missing)}, which this matcher needs")
-    if pair.x.dim() != 2 or pair.x.size(1) != config.in_channels:
+    check_nodes(pair, [name for name in needed if name in NODE_NUMBERS])
+    check_counts(pair.num_keypoints, pair.x.size(0))
+    check_image_sizes(pair.image_size, pair.num_keypoints.numel())
+    if pair.x.size(1) != config.in_channels:
         raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
-    counts, pairs = pair.num_keypoints, pair.num_keypoints.size(0)
-    if int(counts.sum()) != pair.x.size(0):
+    if device != pair.pos.device:
+        raise ValueError(f"the pair must be on the device of the matcher, {device}, got {pair.pos.device}")
+
+
+@torch.compiler.disable
+def _check_descriptors(i: int, x: Tensor, nodes: Tensor) -> None:
+    """Refuse to read matches off descriptors that are not finite, of which softmax would make none."""
+    finite = torch.isfinite(x).all(dim=1)
+    if not bool(finite.all()):
         raise ValueError(
-            f"'num_keypoints' tells of {int(counts.sum())} keypoints, but there are {pair.x.size(0)}"
+            f"after layer {i} the descriptors of {int((~finite).sum())} of {x.size(0)} keypoints are NaN or infinite, "
+            f"first of node {int(nodes[~finite][0])}: the weights are not finite, or the values too large for {x.dtype}"
         )
-    shape = list(torch.as_tensor(pair.image_size).shape)
-    if shape != [2 * pairs, 2]:
-        raise ValueError(f"'image_size' must have shape {[2 * pairs, 2]}, a row for each image, got {shape}")
-    if not bool(torch.isfinite(pair.x).all() & torch.isfinite(pair.pos).all()):
-        raise ValueError("'x' or 'pos' holds NaN or infinite values, expected finite ones")

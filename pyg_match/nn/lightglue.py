@@ -7,6 +7,7 @@ from typing import Any, Union
 
 from torch import Tensor
 
+from pyg_match.checks import check_finite, whole_number
 from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
 from pyg_match.pretrained import load_weights, read_metadata
 
@@ -28,6 +29,8 @@ _RENAME = [
 # In some official files, but no part of the matcher: thresholds are recomputed, r belongs to an older head, and the
 # file of LighterGlue holds its detector as well.
 _UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$|^extractor\.")
+# Whose shapes tell those of the matcher.
+_SHAPING = ("log_assignment.0.matchability.weight", "posenc.Wr.weight", "input_proj.weight")
 _FUSED = re.compile(r"^transformers\.(\d+)\.self_attn\.Wqkv\.(weight|bias)$")
 
 
@@ -50,18 +53,31 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
         for pattern, replacement in _RENAME[:2]:
             key = re.sub(pattern, replacement, key)
         named[key] = value
-    try:
-        hidden = named["log_assignment.0.matchability.weight"].size(1)
-        head_channels = 2 * named["posenc.Wr.weight"].size(0)
-        position_channels = named["posenc.Wr.weight"].size(1)
-        projection = named.get("input_proj.weight")
-    except KeyError as error:
+    for key in ("log_assignment.0.matchability.weight", "posenc.Wr.weight"):
+        if key not in named:
+            raise ValueError(f"not the weights of LightGlue: no entry {key!r} among {len(state)} entries")
+    for key, value in named.items():
+        if _FUSED.match(key) or key in _SHAPING:
+            expected = 1 if key.endswith(".bias") else 2
+            if value.dim() != expected or value.numel() == 0:
+                raise ValueError(
+                    f"not the weights of LightGlue: '{key}' must have {expected} dimensions, none of them 0, got "
+                    f"{list(value.shape)}"
+                )
+    hidden = named["log_assignment.0.matchability.weight"].size(1)
+    head_channels = 2 * named["posenc.Wr.weight"].size(0)
+    position_channels = named["posenc.Wr.weight"].size(1)
+    projection = named.get("input_proj.weight")
+    if head_channels == 0 or hidden % head_channels != 0:
         raise ValueError(
-            f"not the weights of LightGlue: no entry {error.args[0]!r} among {len(state)} entries"
-        ) from None
+            f"not the weights of LightGlue: descriptors of width {hidden} cannot have heads of width {head_channels}"
+        )
     if position_channels not in (2, 4):
         raise ValueError(f"positions of {position_channels} coordinates are not supported, expected 2 or 4")
-    depth = 1 + max(int(key.split(".")[1]) for key in named if key.startswith("transformers."))
+    layers = [number[1] for key in named if (number := re.match(r"transformers\.(\d+)\.", key))]
+    if not layers:
+        raise ValueError(f"not the weights of LightGlue: no layer among {len(state)} entries")
+    depth = 1 + max(map(int, layers))
     config = MatcherConfig(
         in_channels=hidden if projection is None else projection.size(1),
         hidden_channels=hidden,
@@ -74,6 +90,10 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
         fused = _FUSED.match(key)
         if fused:
             # Rows are ordered (head, channel, [query, key, value]).
+            if value.size(0) != 3 * hidden:
+                raise ValueError(
+                    f"not the weights of LightGlue: '{key}' must have {3 * hidden} rows, got {list(value.shape)}"
+                )
             split = value.view(config.heads, head_channels, 3, -1).unbind(2)
             for name, part in zip(("query", "key", "value"), split, strict=True):
                 shape = (hidden, -1) if fused[2] == "weight" else (hidden,)
@@ -91,8 +111,9 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     state = load_weights(name)
     saved = _saved_config(name)
     config, state = (saved, state) if saved is not None else convert_lightglue(state)
-    num_layers = kwargs.get("num_layers", config.num_layers)
-    if not 1 <= num_layers <= config.num_layers:
+    check_finite(state, f"the weights in {name} hold")
+    num_layers = whole_number("num_layers", kwargs.get("num_layers", config.num_layers))
+    if num_layers > config.num_layers:
         raise ValueError(
             f"the weights in {name} have {config.num_layers} layers, got num_layers={num_layers}"
         )
@@ -146,4 +167,7 @@ def _saved_config(name: Union[str, Path]) -> Union[MatcherConfig, None]:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{name} was written by another version: unknown configuration {unknown}")
-    return MatcherConfig(**values)
+    try:
+        return MatcherConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"the configuration in {name} cannot be used: {error}") from None

@@ -6,6 +6,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from pyg_match.checks import whole_number
+
 
 def orthogonalize(*features: Tensor) -> list[Tensor]:
     r"""Make the features of several scales orthogonal, node by node, from the last scale to the first.
@@ -122,8 +124,7 @@ class OrthogonalFusion(nn.Module):
         self, channels: int, num_scales: int = 2, project: bool = True, residual: bool = False
     ) -> None:
         super().__init__()
-        if num_scales < 1:
-            raise ValueError(f"'num_scales' must be positive, got {num_scales}")
+        num_scales, channels = whole_number("num_scales", num_scales), whole_number("channels", channels)
         self.channels = channels
         self.num_scales = num_scales
         self.project = project

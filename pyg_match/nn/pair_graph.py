@@ -203,8 +203,7 @@ def _self_edges(
             raise ValueError(
                 f"'{name}' must hold one value for each of {num_nodes} nodes, got {list(pair[name].shape)}"
             )
-    if not bool((weight > 0).all()):
-        raise ValueError(f"'anchor_weight' must be positive, got {float(weight[~(weight > 0)][0])}")
+    _check_weight("anchor_weight", weight)
     anchor = pair.anchor.nonzero().squeeze(1)
     ptr = _ptr(counts)
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
@@ -223,9 +222,14 @@ def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:
         raise ValueError(
             f"'{name}' must hold one weight for each edge, got {list(weight.shape)} for {listed}"
         )
-    if not bool((weight > 0).all()):
-        raise ValueError(f"'{name}' must be positive, got {float(weight.min())}")
+    _check_weight(name, weight)
     return weight.log()
+
+
+def _check_weight(name: str, weight: Tensor) -> None:
+    good = (weight > 0) & torch.isfinite(weight)
+    if not bool(good.all()):
+        raise ValueError(f"'{name}' must be positive and finite, got {float(weight[~good][0])}")
 
 
 def _sorted(edges: Tensor, num_nodes: int) -> EdgeIndex:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray, cfunc, njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import overload
 
 from pyg_match.ops import counters, vectors
@@ -624,6 +625,17 @@ def share_out(rowptr: Any, bounds: Any) -> Any:
     return longest
 
 
+def _mend_cache(function: Callable[..., Any]) -> None:
+    """Empty numba's cache of a function if it cannot be read, at which numba would fail in every process."""
+    cache = FunctionCache(function)
+    files = cache._cache_file
+    try:
+        for name in files._load_index().values():
+            files._load_data(name)
+    except Exception:  # pickle fails in a dozen ways on a file that is cut off
+        cache.flush()
+
+
 class Kernels:
     """The compiled kernels.
 
@@ -644,6 +656,9 @@ class Kernels:
             # Kernels look up what they call among the globals.
             if not hasattr(module[name], "py_func"):
                 module[name] = njit(forceinline=True, **options)(module[name])
+        if cache:
+            for function in (transpose, rises, shorten, share_out, undirected):
+                _mend_cache(function)
         self.transpose, self.rises, self.shorten, self.share_out, self.undirected = (
             njit(cache=cache, **options)(function)
             for function in (transpose, rises, shorten, share_out, undirected)
@@ -652,6 +667,8 @@ class Kernels:
         def address(make: Callable[[Any, int], Callable[[Any], None]], double: bool) -> int:
             function = make(np.float64 if double else np.float32, _UNKNOWN)
             signature = types.void(types.voidptr)
+            if cache:
+                _mend_cache(function)
             compiled = cfunc(signature, cache=cache, fastmath=_FAST, error_model="numpy")(function)
             self._compiled.append(compiled)  # the code lives as long as this
             return int(compiled.address)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyg_match.checks import check_batch, whole_number
 from pyg_match.ops.largest import largest_indices
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
@@ -73,8 +74,7 @@ def knn_graph(
         tensor([[1, 0, 1],
                 [0, 1, 2]])
     """
-    if k < 1:
-        raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+    k = whole_number("k", k)
     if flow not in ("source_to_target", "target_to_source"):
         raise ValueError(f"'flow' must be 'source_to_target' or 'target_to_source', got {flow!r}")
     points = _as_points(x, cosine)
@@ -216,10 +216,7 @@ def _examples(num_points: int, batch: Optional[Tensor], batch_size: Optional[int
     """The node ranges of the examples."""
     if batch is None:
         return [(0, num_points)] if num_points > 0 else []
-    if batch.shape != (num_points,):
-        raise ValueError(f"'batch' must have shape [{num_points}], got {list(batch.shape)}")
-    if bool((batch[1:] < batch[:-1]).any()):
-        raise ValueError("'batch' must be sorted, so that the points of an example follow each other")
+    batch = check_batch(batch, num_points)
     counts = torch.bincount(batch, minlength=batch_size or 0)
     ptr = [0, *counts.cumsum(0).tolist()]
     return [(start, stop) for start, stop in zip(ptr[:-1], ptr[1:], strict=True) if stop > start]

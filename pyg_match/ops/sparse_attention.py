@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from pyg_match.checks import real_number
 from pyg_match.ops import cpu
 from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
 from pyg_match.ops.blocks import Blocks, block_attention
-from pyg_match.ops.csr import CSR, EdgesLike, check_sources, to_csr
+from pyg_match.ops.csr import EdgesLike, check_sources, to_csr
 from pyg_match.ops.reference import (
     MaskMode,
     reference_attention,
@@ -147,7 +148,8 @@ def sparse_attention(
         - **output:** :math:`(T, H, D)`
 
     Raises:
-        ValueError: If a shape does not fit, or an edge names a node that does not exist.
+        ValueError: If a shape does not fit, an edge names a node that does not exist, tensors lie on several devices,
+            or ``scale`` is not finite.
         TypeError: If a type does not fit.
 
     Example:
@@ -156,8 +158,8 @@ def sparse_attention(
         torch.Size([3, 2, 4])
     """
     _check(query, key, value)
-    backend = "reference" if _has_tangent(query, key, value, bias) else backend
-    scale = query.size(2) ** -0.5 if scale is None else float(scale)
+    backend = _differentiable(backend, query, key, value, bias)
+    scale = query.size(2) ** -0.5 if scale is None else real_number("scale", scale)
     if isinstance(edge_index, Blocks):
         if bias is not None or mask is not None:
             raise ValueError("Blocks list no edges, so that neither a bias nor a mask can be given for them")
@@ -187,8 +189,9 @@ def sparse_attention(
         edge_index, bias = edge_index.listed()
         bias = bias.to(wide).unsqueeze(1).expand(-1, query.size(1))
     csr = to_csr(edge_index, query.size(0))
-    bias, mask = _edge_values(csr, query.size(1), bias, mask)
-    bias = None if bias is None else bias.to(wide)
+    check_edge_values(csr.col.size(0), query.size(1), bias, mask)
+    bias = None if bias is None else csr.sorted(bias).to(wide)
+    mask = None if mask is None else csr.sorted(mask)
     if _uses_kernel(backend, query):
         by_head = None if bias is None else _by_head(bias)
         out, _ = torch.ops.pyg_match.attention.default(
@@ -222,7 +225,8 @@ def attention_weights(
     _check(query, key, key)
     csr = to_csr(edge_index, query.size(0))
     check_sources(csr, key.size(0))
-    bias, mask = _edge_values(csr, query.size(1), bias, mask)
+    check_edge_values(csr.col.size(0), query.size(1), bias, mask)
+    bias, mask = (None if value is None else csr.sorted(value) for value in (bias, mask))
     return csr.unsorted(reference_weights(query, key, csr, bias, mask, mask_mode, scale))
 
 
@@ -255,8 +259,8 @@ def edge_scores(
                 [2.]])
     """
     _check(query, key, key)
-    backend = "reference" if _has_tangent(query, key) else backend
-    scale = query.size(2) ** -0.5 if scale is None else float(scale)
+    backend = _differentiable(backend, query, key)
+    scale = query.size(2) ** -0.5 if scale is None else real_number("scale", scale)
     csr = to_csr(edge_index, query.size(0))
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
@@ -278,11 +282,13 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     return backend == "kernel" or bool(cpu.available())
 
 
-def _has_tangent(*tensors: Optional[Tensor]) -> bool:
-    """Whether derivatives are computed forward, which the kernels do not do."""
+def _differentiable(backend: Backend, *tensors: Optional[Tensor]) -> Backend:
+    """The backend to use: kernels have neither derivatives forward nor those of :mod:`torch.func`."""
     if torch.compiler.is_compiling():
-        return False
-    return any(t is not None and unpack_dual(t).tangent is not None for t in tensors)
+        return backend
+    transformed = torch._C._are_functorch_transforms_active()
+    transformed = transformed or any(t is not None and unpack_dual(t).tangent is not None for t in tensors)
+    return "reference" if transformed else backend
 
 
 def _by_head(bias: Tensor) -> Tensor:
@@ -290,22 +296,25 @@ def _by_head(bias: Tensor) -> Tensor:
     return bias.t() if bias.stride() == (1, 0) else bias.t().contiguous()
 
 
-def _edge_values(
-    csr: CSR, heads: int, bias: Optional[Tensor], mask: Optional[Tensor]
-) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    """Biases and mask in the order of ``csr``."""
-    edges = csr.col.size(0)
+def check_edge_values(
+    num_edges: int, heads: int, bias: Optional[Tensor] = None, mask: Optional[Tensor] = None
+) -> None:
+    """Refuse biases and masks that do not fit the edges.
+
+    Raises:
+        ValueError: If there is not one value for each edge (of biases: and head).
+        TypeError: If a mask is not boolean, or biases are no floating-point numbers.
+    """
     if bias is not None:
-        if bias.shape != (edges, heads):
-            raise ValueError(f"'bias' must have shape [{edges}, {heads}], got {list(bias.shape)}")
-        bias = csr.sorted(bias)
+        if bias.shape != (num_edges, heads):
+            raise ValueError(f"'bias' must have shape [{num_edges}, {heads}], got {list(bias.shape)}")
+        if not bias.is_floating_point():
+            raise TypeError(f"'bias' must be a floating-point tensor, got {bias.dtype}")
     if mask is not None:
-        if mask.shape != (edges,):
-            raise ValueError(f"'mask' must have shape [{edges}], got {list(mask.shape)}")
+        if mask.shape != (num_edges,):
+            raise ValueError(f"'mask' must have shape [{num_edges}], got {list(mask.shape)}")
         if mask.dtype != torch.bool:
             raise TypeError(f"'mask' must be boolean, got {mask.dtype}")
-        mask = csr.sorted(mask)
-    return bias, mask
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -316,5 +325,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"queries [T, H, C], keys [S, H, C] and values [S, H, D] do not fit together, got {shapes}"
         )
+    if query.size(2) == 0:
+        raise ValueError(f"queries and keys must have at least one channel, got shapes {shapes[:2]}")
+    if not query.device == key.device == value.device:
+        devices = [str(t.device) for t in (query, key, value)]
+        raise ValueError(f"queries, keys and values must be on one device, got {devices}")
     if not (query.is_floating_point() and key.is_floating_point() and value.is_floating_point()):
         raise TypeError(f"expected floating-point tensors, got {query.dtype}, {key.dtype} and {value.dtype}")

@@ -1,19 +1,22 @@
 """The settings of a training run, read from a preset or a YAML file."""
 
 import dataclasses
-import difflib
-import inspect
-import types
-import typing
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
+from pyg_match.checks import shown, whole_number
+from pyg_match.fields import build, check_names, mapping
+from pyg_match.files import is_file
 from pyg_match.nn import MatcherConfig
+from pyg_match.pretrained import check_name
 
 PRESETS = ("finetune", "scratch-small", "scratch-full")
+_EVERY = ("validate_every", "checkpoint_every", "checkpoint_minutes")
+_LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,28 @@ class DataConfig:
     cache: Optional[str] = None  # folder of the features; None for "features" beside the checkpoints
     num_workers: int = 0  # processes that draw edges
 
+    def __post_init__(self) -> None:
+        for name in ("max_num_keypoints", "num_pairs"):
+            whole_number(f"data.{name}", getattr(self, name))
+        for name in ("validation_pairs", "num_workers"):
+            whole_number(f"data.{name}", getattr(self, name), least=0)
+        for name in ("min_num_keypoints", "num_photo_pairs"):
+            if getattr(self, name) is not None:
+                whole_number(f"data.{name}", getattr(self, name))
+        for length in self.size:
+            whole_number("data.size", length, least=2)
+        if not 0 < self.validation_photos < 1:
+            raise ValueError(
+                f"'data.validation_photos' must be between 0 and 1, got {self.validation_photos}"
+            )
+        for name in ("repeats", "unrelated"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'data.{name}' must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.negative_threshold < math.inf:
+            raise ValueError(
+                f"'data.negative_threshold' must be a positive number of pixels, got {self.negative_threshold}"
+            )
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -65,8 +90,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in (f.name for f in dataclasses.fields(self) if f.name not in ("layers",)):
-            if getattr(self, name) < 0:
-                raise ValueError(f"'loss.{name}' must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"'loss.{name}' must not be negative or infinite, got {getattr(self, name)}")
         if self.balance > 1:
             raise ValueError(f"'loss.balance' must be in [0, 1], got {self.balance}")
         spec = self.layers
@@ -115,12 +140,17 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
-        for name in ("learning_rate", "warmup", "weight_decay", "clip", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"'{name}' must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "final_learning_rate", "warmup", "weight_decay", "clip", *_EVERY):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"'{name}' must not be negative or infinite, got {getattr(self, name)}")
+        for name, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
+            whole_number(name, seed, least=0, most=_LARGEST_SEED)
+        for name, weights in (("weights", self.weights), ("teacher", self.teacher)):
+            if weights is not None:
+                check_name(weights, f"'{name}'")
         if not 0 <= self.ema < 1:
             raise ValueError(f"'ema' must be in [0, 1), got {self.ema}")
-        _check_names(self.matcher, [f.name for f in dataclasses.fields(MatcherConfig)], "matcher.")
+        check_names(self.matcher, [f.name for f in dataclasses.fields(MatcherConfig)], "matcher.")
         from pyg_match.transforms import graph_from_recipe
 
         graph_from_recipe(self.graph)
@@ -174,19 +204,23 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
     Raises:
         ValueError: If a setting is unknown or has the wrong type or value.
     """
-    return _build(TrainingConfig, values, "")
+    return build(TrainingConfig, values)
 
 
 def _read(source: Union[str, Path]) -> dict[str, Any]:
     if str(source) in PRESETS:
         file = resources.files("pyg_match.training") / "presets" / f"{source}.yaml"
-        return _mapping(parse_yaml(file.read_text(), f"preset {source}"), f"preset {source}")
+        return mapping(parse_yaml(file.read_text(), f"preset {source}"), f"preset {source}")
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
-            f"no settings at {source}; expected a YAML file or one of {', '.join(PRESETS)}"
+            f"no settings at {shown(str(source))}; expected a YAML file or one of {', '.join(PRESETS)}"
         )
-    values = _mapping(parse_yaml(path.read_text(), str(path)), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be YAML in UTF-8, got other bytes: {error}") from None
+    values = mapping(parse_yaml(text, str(path)), str(path))
     preset = values.pop("preset", None)
     if preset is None:
         return values
@@ -209,14 +243,6 @@ def parse_yaml(text: str, what: str) -> Any:
         raise ValueError(f"{what} is not YAML: {error}") from None
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must hold settings by name, got {value!r}")
-    return value
-
-
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes``, section by section; a list replaces a list."""
     out = dict(values)
@@ -224,75 +250,3 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         old = out.get(key)
         out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return out
-
-
-def _build(cls: type[Any], values: Any, prefix: str) -> Any:
-    values = _mapping(values, f"'{prefix[:-1]}'" if prefix else "the settings")
-    hints = typing.get_type_hints(cls)
-    _check_names(values, hints, prefix)
-    return cls(**{name: _convert(value, hints[name], prefix + name) for name, value in values.items()})
-
-
-def _check_names(values: Mapping[str, Any], known: typing.Iterable[str], prefix: str) -> None:
-    known = list(known)
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1, 0.5)
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(known)}"
-            raise ValueError(f"unknown setting '{prefix}{name}'; {hint}")
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        for choice in arguments:
-            try:
-                return _convert(value, choice, name)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif dataclasses.is_dataclass(hint) and inspect.isclass(hint):
-        return _build(hint, value, name + ".")
-    elif origin is tuple:
-        if isinstance(value, list | tuple) and len(value) == len(arguments):
-            return tuple(_convert(item, kind, name) for item, kind in zip(value, arguments, strict=True))
-    elif origin is list:
-        if isinstance(value, list):
-            return [_convert(item, arguments[0], name) for item in value]
-    elif origin is dict:
-        if isinstance(value, dict):
-            return value
-    elif hint is float:
-        number = _number(value)
-        if number is not None:
-            return number
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"'{name}' must be {_describe(hint)}, got {value!r}")
-
-
-def _number(value: Any) -> Optional[float]:
-    """A number, also one like ``1e-4``, which YAML takes for a word."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _describe(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(choice) for choice in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if origin is tuple:
-        return f"a list of {len(arguments)} values"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint) or ("a list" if origin is list else "settings by name")

@@ -1,13 +1,14 @@
 """Trained matchers as files to hand on."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
 
+from pyg_match.checks import real_number, shown
+from pyg_match.files import is_file
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
 from pyg_match.transforms import graph_from_recipe
@@ -46,8 +47,9 @@ def export_matcher(
 
     Raises:
         FileNotFoundError: If there is no such matcher.
-        ValueError: If the file is damaged, the target's name ends otherwise, the threshold is no probability, the
-            graph cannot be drawn, or a temperature is not positive or the matcher has no softmax to apply it to.
+        ValueError: If the file is damaged, the target's name ends otherwise or the target is the source, the threshold is
+            no probability, the graph cannot be drawn, or a temperature is not positive, makes weights infinite, or meets
+            a matcher without a softmax to apply it to.
     """
     source, target = Path(source).expanduser().resolve(), Path(target).expanduser()
     choices = (
@@ -56,17 +58,18 @@ def export_matcher(
         source / "best.safetensors",
         source / "matcher.safetensors",  # of a run without validation
     )
-    file = next((choice for choice in choices if choice.is_file()), None)
+    file = next((choice for choice in choices if is_file(choice)), None)
     if file is None:
         raise FileNotFoundError(
-            f"no matcher at {source}; expected a .safetensors file or the folder of a run"
+            f"no matcher at {shown(str(source))}; expected a .safetensors file or the folder of a run"
         )
     if filter_threshold is not None and not 0 <= filter_threshold <= 1:
         raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
     temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
     for name, value in temperatures.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"'{name}' must be a positive number, got {value}")
+        real_number(name, value, positive=True)
+    if is_file(target) and target.samefile(file):
+        raise ValueError(f"the export would overwrite its source {file}; choose another file")
     if target.suffix != ".safetensors":  # said before the source is loaded
         raise ValueError(f"matchers are saved as .safetensors, got {target.name!r}")
     metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
-from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.cached_pairs import check_photos
-from pyg_match.files import write_whole
+from pyg_match.files import sweep, write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import detector_of
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
@@ -103,6 +103,8 @@ def _run(
     datasets: Optional[tuple[Pairs, Pairs]],
 ) -> Path:
     out.mkdir(parents=True, exist_ok=True)
+    if fabric.is_global_zero:
+        sweep(out)
     made_here = False
     if datasets is None:
         if images is None:
@@ -120,7 +122,23 @@ def _run(
             for dataset in datasets:
                 dataset.prepare(progress=fabric.is_global_zero)  # type: ignore[attr-defined]
         set_random_state(state)
+        _check_matches(*datasets)
     return trainer.run()
+
+
+def _check_matches(train_pairs: Pairs, valid_pairs: Pairs) -> None:
+    """Refuse to train where there is nothing to match, and warn where there is nothing to judge by.
+
+    Raises:
+        ValueError: If no keypoint of any training pair has a partner.
+    """
+    for name, pairs in (("training", train_pairs), ("validation", valid_pairs)):
+        if len(pairs) == 0 or any(bool((pairs[index].y >= 0).any()) for index in range(len(pairs))):
+            continue
+        problem = f"no keypoint of the {len(pairs)} {name} pairs has a partner; are photos blank, or views far apart?"
+        if name == "training":
+            raise ValueError(problem)
+        warnings.warn(f"{problem} There is no recall to choose the best weights by", stacklevel=2)
 
 
 class Trainer:
@@ -318,7 +336,7 @@ class Trainer:
         loader: Any = DataLoader(
             self.train_pairs,  # type: ignore[arg-type]
             batch_sampler=self._sampler(self.step),
-            collate_fn=collate,
+            collate_fn=Batch.from_data_list,
             num_workers=self.config.data.num_workers,
             generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
         )
@@ -331,7 +349,7 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + self.step) % (1 << 63))
         layers = supervised_layers(config.loss.layers, self.matcher.config.num_layers, generator)
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, torch.Tensor]] = []
@@ -356,6 +374,9 @@ class Trainer:
         if not (finite and math.isfinite(losses["total"])):
             self._dump(seen, losses, norm)
         self.optimizer.step()
+        weights = [parameter.detach() for parameter in self.matcher.parameters()]
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all()):
+            self._dump(seen, losses, norm, "the weights are not finite after step")
         if config.ema:
             update_average(self.average, self.matcher, config.ema, self.step)
         else:
@@ -368,8 +389,14 @@ class Trainer:
         reduced: Any = self.fabric.all_reduce(flags, reduce_op="sum")
         return [flag > 0 for flag in reduced.tolist()]
 
-    def _dump(self, batches: list[Any], losses: dict[str, float], norm: float) -> None:
-        """Write what led to a loss that is not finite, and stop.
+    def _dump(
+        self,
+        batches: list[Any],
+        losses: dict[str, float],
+        norm: float,
+        problem: str = "the loss or its gradient is not finite in step",
+    ) -> None:
+        """Write what led to a loss, or to weights, that are not finite, and stop.
 
         Raises:
             FloatingPointError: Always.
@@ -395,8 +422,8 @@ class Trainer:
         write_whole(path, buffer.getvalue())
         shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         raise FloatingPointError(
-            f"the loss or its gradient is not finite in step {self.step} ({shown}; gradient {norm:.4g}). The batch "
-            f"and the weights before the step are in {path}; try a lower learning_rate or precision 32-true"
+            f"{problem} {self.step} ({shown}; gradient {norm:.4g}). The batch and the weights are in {path}; "
+            "try a lower learning_rate or precision 32-true"
         )
 
     def _validate(self, monitor: Monitor) -> None:
@@ -429,17 +456,6 @@ class Trainer:
             return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         except ValueError:  # not in the main thread, where signals do not arrive
             return {}
-
-
-def collate(pairs: Sequence[KeypointPair]) -> Any:
-    """A batch of pairs; alone, an :class:`~torch_geometric.EdgeIndex` of one edge is more than PyG can collate."""
-    if len(pairs) > 1:
-        return Batch.from_data_list(list(pairs))
-    pair = copy.copy(pairs[0])  # the dataset's stays as it is
-    for name, value in pair.to_dict().items():
-        if isinstance(value, EdgeIndex) and value.size(1) == 1:
-            pair[name] = value.as_tensor()
-    return Batch.from_data_list([pair])
 
 
 def check_detectors(config: TrainingConfig) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
+from pyg_match.files import is_file
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
 
@@ -55,6 +57,7 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
     """
     config = matcher.config
     width = config.ffn_channels or 2 * config.hidden_channels
+    ffn_channels = whole_number("ffn_channels", ffn_channels, least=0)
     if not 1 <= ffn_channels <= width:
         raise ValueError(
             f"'ffn_channels' must be between 1 and the {width} of the matcher, got {ffn_channels}"
@@ -189,6 +192,15 @@ def narrow_from_settings(
         raise ValueError(f"matchers are saved as .safetensors, got {file.name!r}")
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"no folder {file.absolute().parent} to write {file.name} to")
+    if (
+        config.weights is not None
+        and is_file(config.weights)
+        and is_file(file)
+        and file.samefile(config.weights)
+    ):
+        raise ValueError(
+            f"narrowing would overwrite the weights {file} that it starts from; choose another file"
+        )
     check_detectors(config)
     matcher = make_matcher(config).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -9,10 +9,11 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
-from pyg_match.transforms.edges import group_ptr, node_groups
-from pyg_match.transforms.equal_partition import equal_parts
+from pyg_match.transforms.edges import check_data, group_ptr, node_groups
+from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
 from pyg_match.transforms.store import carried, store_edges, store_values
 
 
@@ -76,15 +77,13 @@ class AnchorEdges(BaseTransform):
         cross: bool = False,
         listed: bool = True,
     ) -> None:
-        if num_anchors < 1:
-            raise ValueError(f"'num_anchors' must be positive, got {num_anchors}")
         if method not in ("parts", "farthest"):
             raise ValueError(f"'method' must be 'parts' or 'farthest', got {method!r}")
         if not listed and (cross or not loop):
             raise ValueError(
                 f"listed=False needs loop=True and cross=False, got loop={loop} and cross={cross}"
             )
-        self.num_anchors = num_anchors
+        self.num_anchors = whole_number("num_anchors", num_anchors)
         self.method = method
         self.loop = loop
         self.weighted = weighted
@@ -104,6 +103,7 @@ class AnchorEdges(BaseTransform):
             raise ValueError(
                 f"draw the edges of anchors before setting {', '.join(names)}, which new edges lack"
             )
+        check_data(data, self, "pos")
         pos = data.pos.detach()
         if not bool(torch.isfinite(pos).all()):
             raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
@@ -173,6 +173,7 @@ def _anchor_edges(anchor: Tensor, ptr: list[int], cross: bool) -> Tensor:
 
 def _part_centres(pos: Tensor, count: int, groups: Optional[Tensor]) -> Tensor:
     """Mask of the node nearest to the centroid of each part of each group; ties go to the lower index."""
+    count = fewest_parts(count, groups, pos.size(0))
     part = equal_parts(pos, count, groups)
     part = part if groups is None else groups * count + part
     distance = _distance_to_centroid(pos, part)

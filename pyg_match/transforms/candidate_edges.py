@@ -8,12 +8,15 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_counts
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.csr import CSR
 from pyg_match.ops.largest import LargestOfColumns, largest_indices
 from pyg_match.ops.linear import linear
 from pyg_match.ops.undirected import undirected
+from pyg_match.transforms.edges import check_data
 from pyg_match.transforms.store import store_edges
 
 _CHUNK_ELEMENTS = 1 << 21  # similarities held at once: 8 MiB in single precision, which caches have room for
@@ -32,6 +35,10 @@ class CandidateEdges(BaseTransform):
         symmetric: Whether an edge is drawn in both directions as soon as one of its ends is a candidate of the
             other, so that two keypoints either see each other or do not. The sparse assignment needs this.
 
+    Raises:
+        TypeError: If the data is no :class:`~pyg_match.data.KeypointPair`, or has no descriptors.
+        ValueError: If ``k`` is no positive whole number, or descriptors are not finite.
+
     Example:
         >>> import torch
         >>> from pyg_match.data import KeypointPair, KeypointSet
@@ -41,16 +48,20 @@ class CandidateEdges(BaseTransform):
     """
 
     def __init__(self, k: int, symmetric: bool = True) -> None:
-        if k < 1:
-            raise ValueError(f"'k' must be a positive number of candidates, got {k}")
-        self.k = k
+        self.k = whole_number("k", k)
         self.symmetric = symmetric
 
     def forward(self, data: Data) -> Data:
         """Set ``data.cross_edge_index``, sorted by target."""
         if not isinstance(data, KeypointPair):
             raise TypeError(f"{self.__class__.__name__} needs a KeypointPair, got {type(data).__name__}")
+        check_data(data, self, "x")
+        check_counts(data.get("num_keypoints"), data.x.size(0))
         x = data.x.detach()
+        if x.dim() != 2 or not x.is_floating_point():
+            raise ValueError(
+                f"'x' must hold descriptors [N, D] of floating point, got {x.dtype} {list(x.shape)}"
+            )
         if not bool(torch.isfinite(x).all()):
             raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
         ptr = data.image_ptr.tolist()

@@ -8,7 +8,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
-from pyg_match.transforms.edges import group_ptr
+from pyg_match.transforms.edges import check_data, group_ptr
 from pyg_match.transforms.store import store_edges
 
 
@@ -26,6 +26,10 @@ class CompleteGraph(BaseTransform):
         cross: Whether to draw the edges between images, ``cross_edge_index``, if the data is a pair.
         loop: Whether a keypoint is joined to itself.
 
+    Raises:
+        TypeError: If the data has no positions.
+        ValueError: If ``batch`` or ``num_keypoints`` does not fit the data.
+
     Example:
         >>> import torch
         >>> from torch_geometric.data import Data
@@ -40,6 +44,7 @@ class CompleteGraph(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index`` and, for a pair, ``data.cross_edge_index``, sorted by target."""
+        check_data(data, self, "pos")
         ptr = group_ptr(data)
         ranges = list(zip(ptr[:-1], ptr[1:], strict=True))
         if self.within:

@@ -1,6 +1,5 @@
 """Near neighbours of which each brings something that those before it did not."""
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Optional
 
@@ -11,9 +10,10 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import real_number, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import KNNBackend, knn_graph
-from pyg_match.transforms.edges import group_ptr, node_groups
+from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.store import store_edges
 
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
@@ -70,17 +70,12 @@ class DiverseKNN(BaseTransform):
         loop: bool = False,
         backend: KNNBackend = "auto",
     ) -> None:
-        if k < 1:
-            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
-        pool = 4 * k if pool is None else pool
+        k = whole_number("k", k)
+        pool = 4 * k if pool is None else whole_number("pool", pool)
         if pool < k:
             raise ValueError(f"'pool' must hold at least the k={k} neighbours to choose, got {pool}")
-        for name, weight in (
-            ("distance_weight", distance_weight),
-            ("orthogonality_weight", orthogonality_weight),
-        ):
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"'{name}' must be a finite number of at least 0, got {weight}")
+        distance_weight = real_number("distance_weight", distance_weight, least=0)
+        orthogonality_weight = real_number("orthogonality_weight", orthogonality_weight, least=0)
         if space not in ("descriptor", "direction"):
             raise ValueError(f"'space' must be 'descriptor' or 'direction', got {space!r}")
         self.k = k
@@ -93,6 +88,7 @@ class DiverseKNN(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target, the nearest source first."""
+        check_data(data, self, "pos")
         descriptors = self._descriptors(data)
         # The k-d tree has most of the work, so it gets threads; each worker of a loader has one.
         workers = torch.get_num_threads()
@@ -124,8 +120,7 @@ class DiverseKNN(BaseTransform):
         """Descriptors of unit length; of width 0 if directions are compared."""
         if self.space == "direction":
             return data.pos.new_zeros(data.pos.size(0), 0, dtype=torch.double)
-        if not isinstance(data.get("x"), Tensor):
-            raise TypeError("space='descriptor' needs descriptors 'x', but the data has none")
+        check_data(data, self, "pos", "x")
         x = data.x.detach()
         x = x.to(torch.promote_types(x.dtype, torch.float)).flatten(1)
         if not bool(torch.isfinite(x).all()):

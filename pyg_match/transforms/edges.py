@@ -1,30 +1,74 @@
 """Which nodes may be joined: the images of a pair, or the examples of a batch."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import check_batch
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_counts
+
+
+def check_data(data: Any, transform: BaseTransform, *names: str) -> None:
+    """Refuse data without what a transform needs.
+
+    Args:
+        data: What the transform was called with.
+        transform: The transform.
+        *names: Attributes with one row per node that it needs.
+
+    Raises:
+        TypeError: If it is no :class:`~torch_geometric.data.Data`, or lacks an attribute.
+        ValueError: If an attribute has no rows, or not as many as the others.
+    """
+    kind = type(transform).__name__
+    if not isinstance(data, Data):
+        raise TypeError(f"{kind} needs a Data or KeypointPair, got {type(data).__name__}")
+    rows = None
+    for name in names:
+        value = data.get(name)
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"the data lacks '{name}', which {kind} needs, a tensor with one row per node"
+                if value is None
+                else f"'{name}' must be a tensor with one row per node for {kind}, got {type(value).__name__}"
+            )
+        if value.dim() == 0:
+            raise ValueError(f"{kind} needs '{name}' with one row per node, got a tensor without dimensions")
+        rows = value.size(0) if rows is None else rows
+        if value.size(0) != rows:
+            raise ValueError(f"'{names[0]}' has {rows} rows, but '{name}' has {value.size(0)}")
 
 
 def node_groups(data: Data) -> Optional[Tensor]:
-    """The number of the image or example that each node belongs to; ``None`` if there is only one."""
+    """The number of the image or example that each node belongs to; ``None`` if there is only one.
+
+    Raises:
+        TypeError: If ``batch`` or ``num_keypoints`` does not hold whole numbers.
+        ValueError: If it does not fit the nodes.
+    """
     if isinstance(data, KeypointPair):
+        check_counts(data.get("num_keypoints"), _num_nodes(data))
         return data.image_batch
-    batch: Optional[Tensor] = data.get("batch")
-    return batch
+    batch = data.get("batch")
+    return None if batch is None else check_batch(batch, _num_nodes(data))
 
 
 def group_ptr(data: Data) -> list[int]:
-    """The node offsets of the images or examples of ``data``."""
+    """The node offsets of the images or examples of ``data``; raises what :func:`node_groups` raises."""
     groups = node_groups(data)
     if isinstance(data, KeypointPair):
         offsets: list[int] = data.image_ptr.tolist()
         return offsets
     if groups is None:
-        return [0, int(data.num_nodes or 0)]
-    if bool((groups[1:] < groups[:-1]).any()):
-        raise ValueError("'batch' must be sorted, so that the nodes of an example follow each other")
+        return [0, _num_nodes(data)]
     return [0, *torch.bincount(groups).cumsum(0).tolist()]
+
+
+def _num_nodes(data: Data) -> int:
+    rows = (data.get(name) for name in ("pos", "x"))
+    known = next((len(value) for value in rows if isinstance(value, Tensor) and value.dim() > 0), None)
+    return int(data.num_nodes or 0) if known is None else known

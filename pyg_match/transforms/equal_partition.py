@@ -8,11 +8,14 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import knn_graph
-from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.multi_scale import neighbour_rank, store_scales
 from pyg_match.transforms.store import store_edges, store_values
+
+_MOST_GRAPHS = 1024  # that are drawn one by one
 
 
 @functional_transform("equal_partition")
@@ -29,7 +32,7 @@ class EqualPartition(BaseTransform):
       as ``edge_index_0``, ``edge_index_1``, ..., read by :func:`~pyg_match.transforms.scales`.
 
     Args:
-        parts: Number of parts or graphs :math:`P`. In an image with fewer keypoints some parts are empty.
+        parts: Number of parts, or of graphs, at most 1,024. In an image with fewer keypoints some parts are empty.
         by: ``"nodes"`` or ``"edges"``.
         k: Number of neighbours; ``None`` for all keypoints of the part.
         loop: Whether a keypoint is joined to itself (with ``k``: as its own first neighbour).
@@ -48,14 +51,12 @@ class EqualPartition(BaseTransform):
     def __init__(
         self, parts: int, by: Literal["nodes", "edges"] = "nodes", k: Optional[int] = None, loop: bool = False
     ) -> None:
-        if parts < 1:
-            raise ValueError(f"'parts' must be a positive number of parts, got {parts}")
+        parts = whole_number("parts", parts, most=_MOST_GRAPHS if by == "edges" else None)
         if by not in ("nodes", "edges"):
             raise ValueError(f"'by' must be 'nodes' or 'edges', got {by!r}")
         if by == "edges" and k is None:
             raise ValueError("by='edges' divides the nearest neighbours and needs their number 'k'")
-        if k is not None and k < 1:
-            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
+        k = None if k is None else whole_number("k", k)
         self.parts = parts
         self.by = by
         self.k = k
@@ -63,14 +64,16 @@ class EqualPartition(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Store the parts and the edges inside them, or the graphs, sorted by target."""
+        check_data(data, self, "pos")
         groups = node_groups(data)
         if self.by == "edges" and self.k is not None:
             edge_index = knn_graph(data.pos, self.k, groups, loop=self.loop)
             turn = neighbour_rank(edge_index[1]) % self.parts
             store_scales(data, [edge_index[:, turn == part] for part in range(self.parts)])
             return data
-        part = equal_parts(data.pos, self.parts, groups)
-        inside = part if groups is None else groups * self.parts + part
+        parts = fewest_parts(self.parts, groups, data.pos.size(0))
+        part = equal_parts(data.pos, parts, groups)
+        inside = part if groups is None else groups * parts + part
         edge_index = _edges_inside(data.pos, inside, self.k, self.loop)
         store_edges(data, "edge_index", sorted_edges(edge_index, data.pos.size(0)))
         store_values(data, "part", part)
@@ -78,6 +81,18 @@ class EqualPartition(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(parts={self.parts}, by={self.by!r}, k={self.k}, loop={self.loop})"
+
+
+def fewest_parts(parts: int, groups: Optional[Tensor], num_nodes: int) -> int:
+    """A number of parts that gives the same division as ``parts``, and is not far above that of nodes of a group.
+
+    As long as there are twice as many parts as nodes, the first cut of :func:`equal_parts` leaves all nodes on one
+    side, with half of the parts.
+    """
+    most = num_nodes if groups is None else int(torch.bincount(groups).max()) if num_nodes > 0 else 0
+    while parts >= 2 * max(most, 1):
+        parts //= 2
+    return parts
 
 
 def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Tensor:

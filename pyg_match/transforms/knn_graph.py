@@ -4,9 +4,10 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import KNNBackend, knn_graph
-from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.store import store_edges
 
 
@@ -23,6 +24,10 @@ class KNNGraph(BaseTransform):
         loop: Whether a keypoint counts as its own first neighbour. Attention of pretrained matchers expects it to.
         backend: See :func:`pyg_match.knn_graph`; all backends give the same edges.
 
+    Raises:
+        TypeError: If the data has no positions.
+        ValueError: If ``k`` is no positive whole number, or ``batch`` does not fit the data.
+
     Example:
         >>> import torch
         >>> from torch_geometric.data import Data
@@ -31,14 +36,13 @@ class KNNGraph(BaseTransform):
     """
 
     def __init__(self, k: int, loop: bool = False, backend: KNNBackend = "auto") -> None:
-        if k < 1:
-            raise ValueError(f"'k' must be a positive number of neighbours, got {k}")
-        self.k = k
+        self.k = whole_number("k", k)
         self.loop = loop
         self.backend = backend
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target."""
+        check_data(data, self, "pos")
         edge_index = knn_graph(data.pos, self.k, node_groups(data), loop=self.loop, backend=self.backend)
         store_edges(data, "edge_index", sorted_edges(edge_index, data.pos.size(0), is_sorted=True))
         return data

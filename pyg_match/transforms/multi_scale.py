@@ -1,11 +1,13 @@
 """Several graphs over the same keypoints: the scales of a multi-scale layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pyg_match.checks import shown, whole_number
 from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.transforms.store import store_edges
 
@@ -28,9 +30,11 @@ def neighbour_rank(target: Tensor) -> Tensor:
     return torch.arange(target.numel(), device=target.device) - begin[target]
 
 
-def check_ranks(ks: Sequence[int]) -> tuple[int, ...]:
+def check_ranks(ks: Any) -> tuple[int, ...]:
     """The upper ends of the scales, which must grow."""
-    ranks = tuple(int(k) for k in ks)
+    if isinstance(ks, str) or not isinstance(ks, Iterable):
+        raise ValueError(f"'ks' must be growing positive numbers of neighbours, got {shown(ks)}")
+    ranks = tuple(whole_number("ks", k, least=0) for k in ks)
     if not ranks or ranks[0] < 1 or any(b <= a for a, b in zip(ranks[:-1], ranks[1:], strict=True)):
         raise ValueError(f"'ks' must be growing positive numbers of neighbours, got {ranks}")
     return ranks

@@ -11,7 +11,10 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.typing import Adj, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
+from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_edges
 from pyg_match.data.edges import sorted_edges
+from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.store import store_edges
 
 
@@ -28,7 +31,9 @@ class PrecomputedEdges(BaseTransform):
 
     Raises:
         TypeError: If the adjacency has none of the forms, or the data lacks the attribute.
-        ValueError: If the adjacency does not fit the number of nodes, or ``key`` does not contain ``index``.
+        ValueError: If the adjacency does not fit the number of nodes, if ``key`` does not contain ``index``, or if an
+            edge joins nodes that it should not: of different images or examples; of other than the two images of a
+            pair where ``key`` begins with ``cross_``.
 
     Example:
         >>> mask = torch.tensor([[True, False], [True, True]])  # node 1 sees both, node 0 sees itself
@@ -44,12 +49,18 @@ class PrecomputedEdges(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Set the edges, sorted by target."""
+        check_data(data, self)
         adjacency = data.get(self.adjacency) if isinstance(self.adjacency, str) else self.adjacency
         if adjacency is None:
             raise TypeError(f"the data has no adjacency {self.adjacency!r}")
         edge_index = as_edge_index(adjacency, int(data.num_nodes or 0))
         pos = data.get("pos")
-        store_edges(data, self.key, edge_index if pos is None else edge_index.to(pos.device))
+        edge_index = edge_index if pos is None else edge_index.to(pos.device)
+        groups = node_groups(data)
+        if groups is not None:
+            crosses = isinstance(data, KeypointPair) and self.key.startswith("cross_")
+            check_edges(self.key, edge_index, groups, groups ^ 1 if crosses else None)
+        store_edges(data, self.key, edge_index)
         return data
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from pyg_match.data.edges import sorted_edges
+from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.store import carried, store_edges, store_values
 
 Forbidden = Callable[[Data, Tensor, Tensor], Tensor]
@@ -98,6 +99,8 @@ class RemovePairs(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Drop the forbidden edges of each edge set, or set its mask."""
+        check_data(data, self)
+        node_groups(data)  # which the pieces of a batch are told apart by
         for key in self.keys:
             edge_index = data.get(key)
             if edge_index is None:
@@ -121,9 +124,7 @@ class RemovePairs(BaseTransform):
 
     def _forbidden(self, data: Data, source: Tensor, target: Tensor) -> Tensor:
         forbidden = torch.zeros_like(source, dtype=torch.bool)
-        for name in self._needed():
-            if data.get(name) is None:
-                raise TypeError(f"the data lacks '{name}', which {self} needs")
+        check_data(data, self, *self._needed())
         if self.pairs is not None:
             pairs = data[self.pairs] if isinstance(self.pairs, str) else self.pairs.to(source.device)
             num_nodes = int(data.num_nodes or 0)

@@ -7,7 +7,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from pyg_match.ops.knn import KNNBackend, knn_graph
-from pyg_match.transforms.edges import node_groups
+from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.multi_scale import check_ranks, neighbour_rank, store_scales
 
 
@@ -47,6 +47,7 @@ class RingPartition(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Store the scales, each sorted by target."""
+        check_data(data, self, "pos")
         edge_index = knn_graph(data.pos, self.ks[-1], node_groups(data), loop=self.loop, backend=self.backend)
         rank = neighbour_rank(edge_index[1])
         starts = (0, *self.ks[:-1])

@@ -89,7 +89,10 @@ def test_save_load_and_copy(tmp_path):
         ({"cross_edge_index": torch.tensor([[0], [7]])}, "names node 7, but there are 5"),
         ({"cross_edge_index": torch.tensor([[-1], [4]])}, "names node -1"),
         ({"y": torch.tensor([2, -1, -1, -1, -1])}, "'y' must hold"),
-        ({"image_size": torch.tensor([[9, 9]])}, "must have a row for each of 2 images, got 1"),
+        (
+            {"image_size": torch.tensor([[9, 9]])},
+            "must have shape \\[2, 2\\], a row .* for each image, got \\[1, 2\\]",
+        ),
         ({"y": torch.tensor([1])}, r"'y' must have shape \[5\]"),
         ({"x": torch.full((5, 16), torch.inf)}, "'x' holds NaN or infinite"),
     ],

@@ -309,7 +309,9 @@ def test_factory_errors():
     with pytest.raises(ValueError, match=r"unknown extractor 'superpoint'.*aliked, disk"):
         extractor("superpoint")
     for number in (0, -1):
-        with pytest.raises(ValueError, match=f"at least 1 or None, got {number}"):
+        with pytest.raises(
+            ValueError, match=f"'max_num_keypoints' must be a whole number of at least 1, got {number}"
+        ):
             extractor("sift", max_num_keypoints=number)
     with pytest.raises(NotImplementedError):
         Extractor()(torch.rand(3, 20, 20))

@@ -286,7 +286,7 @@ def test_resize_options():
     for arguments, message in (
         ((image[0], 10), r"\[C, H, W\], got \[60, 80\]"),
         ((image[:, :0], 10), r"got \[3, 0, 80\]"),
-        ((image, 0), "at least 1 pixel, got 0"),
+        ((image, 0), "'size' must be a whole number of at least 1, got 0"),
         ((image, 10, "vert"), "'long' or 'short', got 'vert'"),
         ((image, 10, "long", True, "linear"), "'interpolation'"),
     ):

@@ -234,7 +234,10 @@ def test_wrong_attributes():
         "edge_weight": (torch.ones(pair.edge_index.size(1)), "'edge_weight' cannot be used with anchors"),
         "edge_mask": (torch.ones(pair.edge_index.size(1)) > 0, "'edge_mask' cannot be used with anchors"),
         "anchor": (None, "'anchor_weight' needs 'anchor' and 'edge_index'"),
-        "anchor_weight": (torch.full((55,), torch.nan), "'anchor_weight' must be positive, got nan"),
+        "anchor_weight": (
+            torch.full((55,), torch.nan),
+            "'anchor_weight' must be positive and finite, got nan",
+        ),
     }
     shapes = {
         name: (torch.ones(54) > 0, f"'{name}' must hold one value for each of 55 nodes, got")

@@ -71,7 +71,7 @@ def test_equals_torch_cluster():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"k": 0}, "'k' must be a positive number of neighbours, got 0"),
+        ({"k": 0}, "'k' must be a whole number of at least 1, got 0"),
         ({"flow": "up"}, "'flow' must be"),
         ({"backend": "faiss"}, "'backend' must be .* got 'faiss'"),
         ({"batch": torch.tensor([1, 0, 1])}, "'batch' must be sorted"),

@@ -32,7 +32,7 @@ from pyg_match.transforms import graph_from_recipe
         ("loss.layers=first", "'loss.layers' must be 'all', 'last'"),
         ("graph=[{KNN: {k: 3}}]", "unknown transform 'KNN', expected one of"),
         ("graph=[{KNNGraph: {n: 3}}]", "KNNGraph takes the arguments k, loop"),
-        ("graph=[{KNNGraph: {k: 0}}]", "'k' must be a positive number"),
+        ("graph=[{KNNGraph: {k: 0}}]", "'k' must be a whole number of at least 1"),
         ("teacher=null", "need a 'teacher'"),
         ("steps", "must be given as key=value, got 'steps'"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch
 from training_pairs import SPARSE, Pairs, small_config
 
 from pyg_match import Matcher
@@ -22,7 +23,7 @@ from pyg_match.training import validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import load_config
 from pyg_match.training.files import read_json_lines
-from pyg_match.training.loop import collate, train
+from pyg_match.training.loop import train
 from pyg_match.training.schedule import batch_indices
 from pyg_match.transforms import KNNGraph, graph_from_recipe
 
@@ -426,7 +427,7 @@ def test_unknown_hardware_is_named(tmp_path):
 def test_a_pair_with_one_edge_alone_in_a_batch():
     sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.rand(n, 8), image_size=(9, 9)) for n in (1, 0)]
     pair = KNNGraph(4, loop=True)(KeypointPair.from_sets(*sets, y=torch.tensor([-1])))
-    batch = collate([pair])
+    batch = Batch.from_data_list([pair])
     assert isinstance(pair.edge_index, EdgeIndex)  # of the dataset
     assert batch.edge_index.tolist() == [[0], [0]]
     assert GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1)(batch).matches.tolist() == [-1]

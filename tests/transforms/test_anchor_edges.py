@@ -147,7 +147,7 @@ def test_complete_anchors_give_the_complete_graph():
 def test_repr_and_errors():
     assert str(AnchorEdges(4, "farthest")) == "AnchorEdges(4, method='farthest', loop=False)"
     assert str(AnchorEdges(2, weighted=True, cross=True)).endswith("loop=False, weighted=True, cross=True)")
-    with pytest.raises(ValueError, match="'num_anchors' must be positive, got 0"):
+    with pytest.raises(ValueError, match="'num_anchors' must be a whole number of at least 1, got 0"):
         AnchorEdges(0)
     with pytest.raises(ValueError, match="'method' must be 'parts' or 'farthest', got 'random'"):
         AnchorEdges(3, method="random")

@@ -102,7 +102,7 @@ def test_repr_and_errors():
         "DiverseKNN(k=4, distance_weight=1.0, orthogonality_weight=1.0, pool=16, space='descriptor')"
     )
     for kwargs, message in (
-        ({"k": 0}, "'k' must be a positive number of neighbours, got 0"),
+        ({"k": 0}, "'k' must be a whole number of at least 1, got 0"),
         ({"pool": 3}, "'pool' must hold at least the k=4 neighbours to choose, got 3"),
         ({"distance_weight": -1.0}, "'distance_weight' must be a finite number of at least 0, got -1.0"),
         ({"orthogonality_weight": torch.nan}, "'orthogonality_weight' must be a finite number"),
@@ -110,7 +110,7 @@ def test_repr_and_errors():
     ):
         with pytest.raises(ValueError, match=message):
             DiverseKNN(**{"k": 4, **kwargs})
-    with pytest.raises(TypeError, match="needs descriptors 'x', but the data has none"):
+    with pytest.raises(TypeError, match="the data lacks 'x', which DiverseKNN needs"):
         DiverseKNN(2)(Data(pos=torch.rand(5, 2)))
     with pytest.raises(ValueError, match="'x' holds NaN"):
         DiverseKNN(2)(Data(pos=torch.rand(3, 2), x=torch.full((3, 2), torch.nan)))

@@ -4,10 +4,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from point_sets import edge_set, neighbour_distances, point_sets, points
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
-from pyg_match.transforms import EqualPartition, KNNGraph, scales
-from pyg_match.transforms.equal_partition import equal_parts
+from pyg_match.transforms import AnchorEdges, EqualPartition, KNNGraph, scales
+from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
 
 
 @settings(max_examples=80, deadline=None)
@@ -76,15 +76,28 @@ def test_rank_modulo_graphs_partition_the_neighbours(pos, parts, k, loop):
         assert torch.equal(graph[0], expected.reshape(-1))
 
 
+def test_parts_beyond_the_nodes_cost_nothing_and_change_nothing():
+    pos, groups = torch.rand(60, 2), torch.arange(60) // 25
+    data = Batch.from_data_list([Data(pos=part) for part in pos.split(25)])
+    for transform in (EqualPartition(10**12), AnchorEdges(10**12, loop=True), EqualPartition(10**12, k=3)):
+        drawn = transform(data.clone())
+        assert "anchor" not in drawn or bool(drawn.anchor.all())
+    assert EqualPartition(10**12)(data.clone()).edge_index.size(1) == 0
+    for parts in (25, 26, 49, 50, 51, 99, 400, 401):
+        fewer = fewest_parts(parts, groups, 60)
+        assert fewer == parts if parts < 50 else 25 <= fewer < 50
+        assert torch.equal(equal_parts(pos, parts, groups), equal_parts(pos, fewer, groups))
+
+
 def test_repr_and_errors():
     assert str(EqualPartition(3)) == "EqualPartition(parts=3, by='nodes', k=None, loop=False)"
-    with pytest.raises(ValueError, match="'parts' must be a positive number of parts, got 0"):
+    with pytest.raises(ValueError, match="'parts' must be a whole number of at least 1, got 0"):
         EqualPartition(0)
     with pytest.raises(ValueError, match="'by' must be 'nodes' or 'edges', got 'parts'"):
         EqualPartition(2, by="parts")
     with pytest.raises(ValueError, match="needs their number 'k'"):
         EqualPartition(2, by="edges")
-    with pytest.raises(ValueError, match="'k' must be a positive number of neighbours, got 0"):
+    with pytest.raises(ValueError, match="'k' must be a whole number of at least 1, got 0"):
         EqualPartition(2, k=0)
     with pytest.raises(ValueError, match="'pos' holds NaN"):
         EqualPartition(2)(Data(pos=torch.full((3, 2), torch.nan)))

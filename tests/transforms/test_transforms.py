@@ -96,9 +96,9 @@ def test_candidates_chunks_do_not_matter(monkeypatch):
 def test_candidates_errors():
     with pytest.raises(TypeError, match="needs a KeypointPair, got KeypointSet"):
         CandidateEdges(2)(random_set(3))
-    with pytest.raises(ValueError, match="'k' must be a positive number of candidates, got 0"):
+    with pytest.raises(ValueError, match="'k' must be a whole number of at least 1, got 0"):
         CandidateEdges(0)
-    with pytest.raises(ValueError, match="'k' must be a positive number of neighbours, got -1"):
+    with pytest.raises(ValueError, match="'k' must be a whole number of at least 1, got -1"):
         KNNGraph(-1)
     pair = random_pair(3, 3)
     pair.x[0, 0] = torch.nan

@@ -11,9 +11,12 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
+from pyg_match.checks import whole_number
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
+from pyg_match.ops.csr import check_sources, to_csr
 from pyg_match.ops.linear import KeptWeight, linear, onednn_type
+from pyg_match.ops.sparse_attention import check_edge_values
 
 MaskMode = Literal["remove", "zero"]
 
@@ -73,7 +76,12 @@ class MaskedAttentionConv(MessagePassing):
           with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
 
     Raises:
-        ValueError: If an argument or a shape does not fit.
+        ValueError: If an argument or a shape does not fit, or an edge names a node that does not exist.
+        TypeError: If a mask is not boolean, or rotations are not complex.
+
+    .. note::
+        With ``conv.fuse = False`` messages are always computed edge by edge, in plain torch: for second derivatives,
+        or to export the layer.
 
     Source: masked attention over sparse graphs, "Unified Message Passing" (https://arxiv.org/abs/2009.03509);
     rotary and shared projections: LightGlue (https://arxiv.org/abs/2306.13643).
@@ -100,6 +108,7 @@ class MaskedAttentionConv(MessagePassing):
     ) -> None:
         kwargs.setdefault("aggr", "add")
         super().__init__(node_dim=0, **kwargs)
+        out_channels, heads = whole_number("out_channels", out_channels), whole_number("heads", heads)
         self.fuse &= self.aggr in ("add", "sum")  # the operator sums
         if mask_mode not in ("remove", "zero"):
             raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
@@ -159,7 +168,7 @@ class MaskedAttentionConv(MessagePassing):
         query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
         if edge_bias is not None:
             edge_bias = edge_bias.unsqueeze(-1) if edge_bias.dim() == 1 else edge_bias
-            edge_bias = edge_bias.expand(-1, self.heads)
+            edge_bias = edge_bias.expand(-1, self.heads) if edge_bias.shape[1:] == (1,) else edge_bias
 
         attention: Any = None
         fuses = self._fuses(edge_index, return_attention_weights)
@@ -178,6 +187,7 @@ class MaskedAttentionConv(MessagePassing):
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
+            self._check_edges(listed, key.size(0), query.size(0), edge_bias, edge_mask)
             # PyG reads the source of calls of propagate: an expression of several lines there would end tracing.
             size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]
@@ -213,9 +223,25 @@ class MaskedAttentionConv(MessagePassing):
             key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
+            _check_rotation(target, x_target.size(0), self.out_channels)
+            _check_rotation(source, x_source.size(0), self.out_channels)
             free = self._owns_projections()
             query, key = rotate(query, target, free), rotate(key, source, free)
         return query, key, value
+
+    def _check_edges(
+        self,
+        edge_index: Tensor,
+        num_sources: int,
+        num_targets: int,
+        edge_bias: OptTensor,
+        edge_mask: OptTensor,
+    ) -> None:
+        """Refuse of listed edges what the operator refuses."""
+        forward = self.flow == "source_to_target"
+        csr = to_csr(edge_index if forward else edge_index.flip(0), num_targets)
+        check_sources(csr, num_sources)
+        check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
 
     def _owns_projections(self) -> bool:
         """Whether nobody else may hold queries and keys, so that they may be overwritten."""
@@ -239,7 +265,7 @@ class MaskedAttentionConv(MessagePassing):
         if not _propagates(edge_index):
             hooks += [self._propagate_forward_pre_hooks, self._propagate_forward_hooks]
         asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
-        return not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
+        return self.fuse and not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
 
     def _fused(
         self,
@@ -306,6 +332,17 @@ class MaskedAttentionConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
+    """Refuse rotations that do not fit queries or keys."""
+    if not rotation.is_complex():
+        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {rotation.dtype}")
+    if rotation.shape != (num_nodes, channels // 2) or channels % 2 != 0:
+        raise ValueError(
+            f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "
+            f"got {list(rotation.shape)}"
+        )
 
 
 def _propagates(edge_index: Union[Adj, CSR, Blocks, Anchored]) -> bool:

@@ -13,6 +13,8 @@ from torch_geometric.nn.inits import zeros
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
+from pyg_match.checks import whole_number
+
 
 class PartitionGCNConv(MessagePassing):
     r"""Graph convolution over :math:`S` graphs of the same nodes, each normalised on its own and with its own weights.
@@ -73,8 +75,11 @@ class PartitionGCNConv(MessagePassing):
         kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)
         self.fuse &= self.aggr in ("add", "sum")  # sparse products sum
-        if num_scales < 1:
-            raise ValueError(f"'num_scales' must be positive, got {num_scales}")
+        num_scales, out_channels = (
+            whole_number("num_scales", num_scales),
+            whole_number("out_channels", out_channels),
+        )
+        in_channels = in_channels if in_channels == -1 else whole_number("in_channels", in_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_scales = num_scales

@@ -1,0 +1,154 @@
+"""Checks of what a user hands in: numbers, and tensors that lead to other memory."""
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+_SHOWN = 200  # letters of a value that a message quotes
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: Optional[int] = None) -> int:
+    """A count that a user gave, of Python's, numpy's or torch's types.
+
+    Args:
+        name: What the user calls it.
+        value: What the user gave.
+        least: The smallest count that makes sense.
+        most: The largest one, if there is one.
+
+    Raises:
+        ValueError: If it is no whole number, or out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> whole_number("k", np.int64(3))
+        3
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"'{name}' must be a whole number {limit}, got {shown(value)}")
+    return number
+
+
+def real_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, positive: bool = False
+) -> float:
+    """A finite number that a user gave.
+
+    Args:
+        name: What the user calls it.
+        value: What the user gave.
+        least: The smallest number that makes sense.
+        most: The largest one.
+        positive: Whether 0 is too small.
+
+    Raises:
+        ValueError: If it is no finite number, or out of range.
+
+    Example:
+        >>> real_number("threshold", 3)
+        3.0
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fits = is_number and math.isfinite(value) and least <= value <= most and not (positive and value <= 0)
+    if not fits:
+        limit = "positive" if positive else "finite"
+        limit += f" number of at least {least:g}" if math.isfinite(least) else " number"
+        limit += f" and at most {most:g}" if math.isfinite(most) else ""
+        raise ValueError(f"'{name}' must be a {limit}, got {shown(value)}")
+    return float(value)
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors, such as weights, that hold NaN or infinite values.
+
+    Raises:
+        ValueError: If there is one; ``what`` begins the message, which names the first.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{what} NaN or infinite values, {count} of {value.numel()} in '{name}'")
+
+
+def usable_device(device: Any) -> torch.device:
+    """The device that a user named.
+
+    Raises:
+        ValueError: If this machine, or this build of torch, has no such device.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"'device' must be one that this torch can use, got {shown(device)}: {reason}"
+        ) from None
+    if found.type == "meta":
+        raise ValueError("'device' must be one that computes, got 'meta'")
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it, shortened where it is long."""
+    text = (
+        f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) and value.dim() else repr(value)
+    )
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What a message says about a name that nobody knows: the nearest known one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(names)}"
+
+
+def check_batch(batch: Any, num_nodes: int) -> Tensor:
+    r"""The example of each node, as PyG writes it: whole numbers from 0 on that do not fall.
+
+    Shapes:
+        - **batch**, **output:** :math:`(N)`
+
+    Raises:
+        TypeError: If it is no tensor of whole numbers.
+        ValueError: If it has not one number for each node, or the numbers are negative or fall.
+    """
+    if not isinstance(batch, Tensor) or batch.dtype.is_floating_point or batch.dtype.is_complex:
+        kind = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+        raise TypeError(f"'batch' must be a tensor of whole numbers, got {kind}")
+    if batch.shape != (num_nodes,):
+        raise ValueError(
+            f"'batch' must have shape [{num_nodes}], got {list(batch.shape)}, expected a number for each node"
+        )
+    if batch.dtype == torch.bool:
+        raise TypeError(f"'batch' must be a tensor of whole numbers, got {batch.dtype}")
+    batch = batch.long()
+    if num_nodes > 0 and not torch.compiler.is_compiling():
+        if int(batch[0]) < 0:
+            raise ValueError(f"'batch' must start at 0 or above, got {int(batch[0])}")
+        falls = (batch[1:] < batch[:-1]).nonzero()
+        if falls.numel() > 0:
+            first = int(falls[0])
+            raise ValueError(
+                "'batch' must be sorted, so that the nodes of an example follow each other, but "
+                f"{int(batch[first + 1])} follows {int(batch[first])} at node {first + 1}"
+            )
+    return batch
