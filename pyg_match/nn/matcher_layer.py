@@ -13,7 +13,14 @@ from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks
-from pyg_match.ops.linear import KeptWeight, joined_linear, residual_linear, rounded_for_linear
+from pyg_match.ops.linear import (
+    KeptWeight,
+    empty_rows,
+    joined_linear,
+    residual_linear,
+    rounded_for_linear,
+    with_room,
+)
 
 # The output projection and what follows it.
 _LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
@@ -116,10 +123,10 @@ class AttentionBlock(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self._folded(rounded.dtype)
         weight = self._first.of(weight, rounded[:1, :1].expand(x.size(0), weight.size(1)), bias)
-        out = torch.empty_like(x)
+        out = empty_rows(x.size(0), x)
         parts = zip(*(t.split(_NODES) for t in (x, rounded, message, out)), strict=True)
         for part, rounded_part, message_part, out_part in parts:
-            hidden = norm(joined_linear([rounded_part, message_part], weight, bias))
+            hidden = norm(with_room(joined_linear([rounded_part, message_part], weight, bias)))
             hidden = torch.ops.aten.gelu_(hidden, approximate=gelu.approximate)
             residual_linear(part, hidden, self._last.of(last.weight, hidden, last.bias), last.bias, out_part)
         return out

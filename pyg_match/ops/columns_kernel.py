@@ -18,8 +18,9 @@ JOB = np.dtype(
     [
         (name, np.uint64)
         for name in (
-            "next_task", "next_worker", "values", "rows", "first_row", "columns", "columns_at_once", "k", "room",
-            "found", "place", "count", "bound", "out", "rank", "rank_length",  # "rank": a stretch for each worker
+            "next_task", "next_worker", "values", "step", "rows", "first_row", "columns", "columns_at_once", "k",
+            "room", "found", "place", "count", "bound", "out",
+            "rank", "rank_length",  # a stretch for each worker
         )
     ]
 )  # fmt: skip
@@ -125,7 +126,7 @@ def make_collect(real: Any, size: Any) -> Callable[[Any], None]:
         while first < job.columns:
             end = min(first + job.columns_at_once, job.columns)
             for row in range(job.rows):
-                at, start = row * job.columns, first
+                at, start = row * job.step, first
                 while start < end:
                     bits = U0
                     if start + _BLOCK <= end:

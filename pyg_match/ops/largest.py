@@ -51,7 +51,7 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
         return values.topk(k, dim=1).indices
     from pyg_match.ops.largest_kernel import BLOCK, JOB
 
-    values, itemsize = values.detach().contiguous(), values.element_size()
+    values, itemsize = _with_rows_together(values.detach()), values.element_size()
     wide = -(-_BINS * k // BLOCK) * BLOCK
     bins, room = min(wide, length), wide + 4 * BLOCK
     threads = min(torch.get_num_threads(), rows) if values.numel() >= _INLINE_WORK else 1
@@ -61,7 +61,8 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
     scratch = workspace(SCRATCH, threads * own)
     out = torch.empty(rows, k, dtype=torch.long, device=values.device)
     job = np.zeros(1, dtype=JOB)
-    job[0] = (0, 0, values.data_ptr(), rows, length, k, bins, out.data_ptr(), -(-rows // (threads * _TASKS)),
+    at_once = -(-rows // (threads * _TASKS))
+    job[0] = (0, 0, values.data_ptr(), values.stride(0), rows, length, k, bins, out.data_ptr(), at_once,
               scratch.data_ptr(), own, room, found_at, place_at)  # fmt: skip
     run_together(kernels.select(itemsize == 8), job.ctypes.data, threads, job, scratch, values, out)
     open_rows = (out[:, 0] < 0).nonzero().flatten()
@@ -113,7 +114,7 @@ class LargestOfColumns:
         if first == 0 and _Collected.suits(values, self._k):
             self._collected = _Collected(values, self._k)
         if self._collected is not None:
-            self._collected.add(values.contiguous(), first)
+            self._collected.add(_with_rows_together(values), first)
             return
         places = torch.arange(first, self._rows, device=values.device).expand(self._columns, -1)
         numbers = values.t()
@@ -141,6 +142,12 @@ class LargestOfColumns:
         return self._best[1]
 
 
+def _with_rows_together(values: Tensor) -> Tensor:
+    """The same numbers, those of a row side by side in memory; rows may lie apart."""
+    together = values.stride(1) == 1 and values.stride(0) >= values.size(1)
+    return values if together else values.contiguous()
+
+
 class _Collected:
     """What the kernels of :class:`LargestOfColumns` keep of each column."""
 
@@ -160,7 +167,14 @@ class _Collected:
         return usual and cpu.kernels() is not None
 
     def add(self, values: Tensor, first: int) -> None:
-        self._run("collect", values.numel(), values=values, rows=values.size(0), first_row=first)
+        self._run(
+            "collect",
+            values.numel(),
+            values=values,
+            step=values.stride(0),
+            rows=values.size(0),
+            first_row=first,
+        )
 
     def indices(self) -> Tensor:
         out = torch.arange(self._k, device=self._found.device).repeat(self._columns, 1)  # for columns of NaN

@@ -17,7 +17,7 @@ JOB = np.dtype(
     [
         (name, np.uint64)
         for name in (
-            "next_task", "next_worker", "values", "rows", "length", "k", "bins", "out", "rows_at_once",
+            "next_task", "next_worker", "values", "step", "rows", "length", "k", "bins", "out", "rows_at_once",
             "scratch", "scratch_length", "room", "found_at", "place_at",  # a stretch for each worker
         )
     ]
@@ -99,7 +99,7 @@ def make_select(real: Any, size: Any) -> Callable[[Any], None]:
         first = count_up(pointer, TASK) * job.rows_at_once
         while first < job.rows:
             for row in range(first, min(first + job.rows_at_once, job.rows)):
-                select_row(values, row * job.length, job.length, job.k, job.bins, job.room, top, found, place, out,
+                select_row(values, row * job.step, job.length, job.k, job.bins, job.room, top, found, place, out,
                            row * job.k, zero, one, half, wanted)  # fmt: skip
             first = count_up(pointer, TASK) * job.rows_at_once
 

@@ -11,6 +11,11 @@ from pyg_match.ops.job import HIDDEN, workspace
 
 _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into its order
 _USUAL_ROWS = 2048  # for which that order is chosen where a weight is kept in it
+# oneDNN keeps memory for each number of rows that it has ever seen, so that it is shown few: whole multiples of these
+# rows, or of a share of the next power of two where that is more.
+_FEWEST_ROWS, _SHARE = 64, 16
+# The same for similarities, whose columns differ as well, but which are little work.
+_FEWEST_COMPARED, _SHARE_COMPARED = 256, 2
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -46,9 +51,50 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     if dtype is None:
         return F.linear(x, weight, bias)
     # oneDNN is a thousand times slower on views whose rows lie apart.
-    x, weight = x.to(dtype).contiguous(), weight if weight.is_mkldnn else weight.to(dtype).contiguous()
+    rows, x = x.size(0), with_room(x.to(dtype).contiguous())
+    weight = weight if weight.is_mkldnn else weight.to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out[:rows]
+
+
+def similarities(x0: Tensor, x1: Tensor) -> Tensor:
+    r"""The inner products of two sets of descriptors, as :func:`linear` computes them.
+
+    Shapes:
+        - **x0:** :math:`(N, D)`
+        - **x1:** :math:`(M, D)`
+        - **output:** :math:`(N, M)`
+    """
+    if onednn_type(x0, x1, None) is None:
+        return F.linear(x0, x1)
+    shapes = _FEWEST_COMPARED, _SHARE_COMPARED
+    out = linear(with_room(x0.contiguous(), *shapes), with_room(x1.contiguous(), *shapes))
+    return out[: x0.size(0), : x1.size(0)]
+
+
+def whole_rows(rows: int, fewest: int = _FEWEST_ROWS, share: int = _SHARE) -> int:
+    """The number of rows that oneDNN is shown in place of this one."""
+    multiple = max(fewest, (1 << max(rows - 1, 0).bit_length()) // share)
+    return -(-rows // multiple) * multiple
+
+
+def empty_rows(rows: int, like: Tensor) -> Tensor:
+    """New memory for so many rows as wide as those of ``like``, with room for :func:`with_room` behind them."""
+    return like.new_empty(whole_rows(rows), like.size(1))[:rows]
+
+
+def with_room(x: Tensor, fewest: int = _FEWEST_ROWS, share: int = _SHARE) -> Tensor:
+    """Contiguous rows and any others behind them, :func:`whole_rows` in all; a copy where memory has no room."""
+    rows, width = x.shape
+    whole = whole_rows(rows, fewest, share)
+    if whole == rows:
+        return x
+    room = x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+    if room >= whole * width and not x.requires_grad:
+        return x.as_strided((whole, width), (width, 1))
+    out = x.new_zeros(whole, width)
+    out[:rows] = x
     return out
 
 
@@ -94,7 +140,11 @@ def rounded_for_linear(x: Tensor) -> Tensor:
     kind = x.device.type
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
         return x
-    return x.to(torch.get_autocast_dtype(kind)) if x.dtype == torch.float else x
+    if x.dtype != torch.float:
+        return x
+    if x.dim() != 2 or not x.is_contiguous():
+        return x.to(torch.get_autocast_dtype(kind))
+    return with_room(x).to(torch.get_autocast_dtype(kind))[: x.size(0)]
 
 
 def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
@@ -110,7 +160,9 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
         - **output:** :math:`(N, F_{out})`
     """
     if weight.is_mkldnn or _prefers_linear(parts[0], weight[:, : parts[0].size(-1)], bias):
-        return linear(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1), weight, bias)
+        joined = empty_rows(parts[0].size(0), parts[0].new_empty(0, sum(part.size(-1) for part in parts)))
+        torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1, out=joined)
+        return linear(joined, weight, bias)
     own = weight.t().split([part.size(-1) for part in parts])
     size = parts[0].size(0) * weight.size(0)
     memory = workspace(HIDDEN, size * bias.element_size())[: size * bias.element_size()]
@@ -122,11 +174,15 @@ def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
 
 
 def residual_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-    r"""The sum of ``residual`` and :func:`linear`, written to ``out``, both :math:`(N, F_{out})`; without gradients."""
+    r"""The sum of ``residual`` and :func:`linear`, written to ``out``, both :math:`(N, F_{out})`; without gradients.
+
+    Rows of ``x`` beyond those of ``residual``, as :func:`with_room` leaves them, count for nothing.
+    """
+    rows = residual.size(0)
     if weight.is_mkldnn or _prefers_linear(x, weight, bias):
-        torch.add(residual, linear(x, weight, bias).to(residual.dtype), out=out)
+        torch.add(residual, linear(x, weight, bias)[:rows].to(residual.dtype), out=out)
     else:
-        torch.add(residual, bias, out=out).addmm_(x, weight.t())
+        torch.add(residual, bias, out=out).addmm_(x[:rows], weight.t())
 
 
 def _prefers_linear(x: Tensor, weight: Tensor, bias: Tensor) -> bool:

@@ -47,9 +47,9 @@ def export_matcher(
 
     Raises:
         FileNotFoundError: If there is no such matcher.
-        ValueError: If the file is damaged, the target's name ends otherwise or the target is the source, the threshold is
-            no probability, the graph cannot be drawn, or a temperature is not positive, makes weights infinite, or meets
-            a matcher without a softmax to apply it to.
+        ValueError: If the file is damaged, the target's name ends otherwise or the target is the source, the threshold
+            is no probability, the graph cannot be drawn, or a temperature is not positive, makes weights infinite, or
+            meets a matcher without a softmax to apply it to.
     """
     source, target = Path(source).expanduser().resolve(), Path(target).expanduser()
     choices = (

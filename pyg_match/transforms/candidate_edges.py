@@ -14,7 +14,7 @@ from pyg_match.data.checks import check_counts
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.csr import CSR
 from pyg_match.ops.largest import LargestOfColumns, largest_indices
-from pyg_match.ops.linear import linear
+from pyg_match.ops.linear import similarities
 from pyg_match.ops.undirected import undirected
 from pyg_match.transforms.edges import check_data
 from pyg_match.transforms.store import store_edges
@@ -100,9 +100,10 @@ def _most_similar(x0: Tensor, x1: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """For each descriptor the indices of its most similar ones in the other image, at most ``k``."""
     k0, k1 = min(k, x1.size(0)), min(k, x0.size(0))
     step = max(1, _CHUNK_ELEMENTS // max(1, x1.size(0)))
+    step = 1 << (step.bit_length() - 1)  # few numbers of rows, see pyg_match.ops.linear
     rows, columns = [torch.empty(0, k0, dtype=torch.long, device=x0.device)], LargestOfColumns(x1.size(0), k1)
     for chunk in x0.split(step):
-        similarity = linear(chunk, x1)
+        similarity = similarities(chunk, x1)
         rows.append(largest_indices(similarity, k0))
         columns.add(similarity)
     return torch.cat(rows), columns.indices()

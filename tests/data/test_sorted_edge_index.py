@@ -1,0 +1,90 @@
+"""PyG's own calls on the edges that transforms draw."""
+
+import pickle
+
+import pytest
+import torch
+import torch_geometric.transforms as T
+from helpers import random_pair
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
+from torch_geometric.utils import is_undirected, to_undirected
+
+from pyg_match.data import KeypointPair, KeypointSet, sorted_edges
+from pyg_match.transforms import CandidateEdges, KNNGraph
+
+
+def drawn() -> tuple[Data, Data]:
+    """Data as a transform leaves it, and the same with plain edges."""
+    data = KNNGraph(3)(Data(pos=torch.rand(9, 2), x=torch.rand(9, 4)))
+    plain = data.clone()
+    plain.edge_index = data.edge_index.as_tensor()
+    return data, plain
+
+
+def test_questions_about_data():
+    data, plain = drawn()
+    for name in ("is_undirected", "is_coalesced", "has_self_loops", "has_isolated_nodes"):
+        assert getattr(data, name)() == getattr(plain, name)(), name
+    both = to_undirected(plain.edge_index)
+    data.edge_index = sorted_edges(both, 9)
+    assert is_undirected(both) and data.is_undirected()
+
+
+def test_changes_of_data():
+    data, plain = drawn()
+    for change in (
+        lambda d: d.coalesce(),
+        lambda d: d.sort(),
+        lambda d: d.sort(sort_by_row=False),
+        lambda d: d.subgraph(torch.arange(5)),
+        T.ToUndirected(),
+        T.AddSelfLoops(),
+        T.LargestConnectedComponents(),
+    ):
+        got, expected = (change(d.clone()).edge_index for d in (data, plain))
+        got_plain = got.as_tensor() if isinstance(got, EdgeIndex) else got
+        assert torch.equal(got_plain, expected)
+        if isinstance(got, EdgeIndex) and got.is_sorted_by_col:
+            assert bool((got_plain[1].diff() >= 0).all())
+        if isinstance(got, EdgeIndex) and got.is_sorted_by_row:
+            assert bool((got_plain[0].diff() >= 0).all())
+
+
+@pytest.mark.parametrize("transform", [T.ToSparseTensor(), T.GDC(), T.LineGraph()])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_transforms_of_pyg(transform):
+    data, plain = (transform(d.clone()) for d in drawn())
+    for key in plain.keys():  # noqa: SIM118
+        got, expected = data[key], plain[key]
+        if isinstance(expected, torch.Tensor):
+            got, expected = (t.to_dense() if t.layout != torch.strided else t for t in (got, expected))
+            torch.testing.assert_close(got.as_tensor() if isinstance(got, EdgeIndex) else got, expected)
+
+
+def test_one_edge_in_all():
+    sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.rand(n, 8), image_size=(9, 9)) for n in (1, 0)]
+    one = KNNGraph(4, loop=True)(KeypointPair.from_sets(*sets))
+    none = KNNGraph(4, loop=True)(KeypointPair.from_sets(sets[1], sets[1]))
+    for pairs in ([one], [one, none], [none, one], [one, one], [none]):
+        batch = Batch.from_data_list(pairs)
+        assert batch.edge_index.tolist() == [list(range(sum(p is one for p in pairs)))] * 2
+        assert batch.edge_index.is_sorted_by_col and len(batch.to_data_list()) == len(pairs)
+    batches = list(DataLoader([one, one, none], batch_size=1))
+    assert [batch.edge_index.size(1) for batch in batches] == [1, 1, 0]
+
+
+def test_batches_and_copies_stay_sorted():
+    pairs = [CandidateEdges(2)(KNNGraph(2)(random_pair(5, n))) for n in (3, 6)]
+    batch = Batch.from_data_list(pairs)
+    for data in (batch, pickle.loads(pickle.dumps(batch)), batch.clone(), *batch.to_data_list()):
+        for name in ("edge_index", "cross_edge_index"):
+            edges = data[name]
+            assert edges.is_sorted_by_col and edges.sparse_size() == (data.num_nodes, data.num_nodes)
+            (colptr, row), _ = edges.get_csc()
+            assert colptr.numel() == data.num_nodes + 1 and torch.equal(row, edges.as_tensor()[0])
+            # Rows are plain tensors, whatever one does with them.
+            source, target = edges
+            for part in (source, target, edges[0], edges[1]):
+                assert type(part) is torch.Tensor

@@ -1,0 +1,46 @@
+"""Files that are whole, and what killed writers leave."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pyg_match.files import is_file, sweep, temporary_name, write_whole
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    (tmp_path / "here").write_text("")
+    assert is_file(tmp_path / "here")
+    for name in ("a" * 5000, "a\0b", tmp_path, tmp_path / "missing", ""):
+        assert not is_file(name)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system cannot kill a process like that")
+def test_what_a_killed_writer_left_is_gone_at_the_next_start(tmp_path):
+    code = (
+        "import os, sys, time; from pathlib import Path; from pyg_match import files\n"
+        "os.replace = lambda *_: (print('written', flush=True), time.sleep(60))\n"
+        "files.write_whole(Path(sys.argv[1]) / 'last.ckpt', b'x' * 1000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"written\n"
+        sweep(tmp_path)
+        assert len(list(tmp_path.glob("*.tmp"))) == 1  # its writer lives
+        process.kill()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_others_write_now_is_left_alone(tmp_path):
+    own, other, old = (tmp_path / name for name in ("own", "f.another-machine.7.tmp", "f.machine.8.tmp"))
+    own = temporary_name(own)
+    for file in (own, other, old):
+        file.write_text("")
+    os.utime(old, (time.time() - 7200,) * 2)
+    sweep(tmp_path)
+    assert own.exists() and other.exists() and not old.exists()
+    write_whole(tmp_path / "whole", b"content")
+    assert (tmp_path / "whole").read_bytes() == b"content"
