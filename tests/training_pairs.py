@@ -1,6 +1,7 @@
 """Small pairs with known matches, for the tests of training."""
 
 import time
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -9,6 +10,7 @@ from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import random_homography
 from pyg_match.geometry import warp_points
 from pyg_match.training import TrainingConfig, config_from_dict
+from pyg_match.transforms import graph_from_recipe
 
 SPARSE = [
     {"KNNGraph": {"k": 4, "loop": True}},
@@ -76,3 +78,14 @@ def small_config(**changes) -> TrainingConfig:
         "learning_rate": 1e-3,
     }
     return config_from_dict({**values, **changes})
+
+
+def datasets(count: int = 5) -> tuple[Pairs, Pairs]:
+    transform = graph_from_recipe(SPARSE)
+    return Pairs(count, transform), Pairs(1, transform, first=100)
+
+
+def run(config, out, **kwargs) -> Path:
+    from pyg_match.training.loop import train
+
+    return train(config, None, out, datasets=datasets(), accelerator="cpu", devices=1, **kwargs)

@@ -18,6 +18,8 @@ COLUMN = 3.4  # width of a column of text, in inches
 PAGE = 7.0  # width of a page of two columns
 FONT = 7.0  # points, readable at these widths
 
+_FLATTEST, _STEEPEST = 0.05, 4.0  # figures, in height over width
+
 # Okabe and Ito's palette, told apart by colour-blind readers.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, YELLOW = (
     "#0072B2",
@@ -107,8 +109,8 @@ class Canvas:
 
     @property
     def ratio(self) -> float:
-        """Height over width."""
-        return self.height / self.width
+        """Height over width of a figure of the images; very long ones get white beside them."""
+        return min(max(self.height / self.width, _FLATTEST), _STEEPEST)
 
     def draw(self, axes: "Axes", title: Optional[str] = None) -> None:
         """Show the images."""

@@ -339,3 +339,102 @@ def test_other_aggregations_are_not_fused(aggr):
     by_target = EdgeIndex(edges[:, edges[1].argsort()], sparse_size=(12, 12), sort_order="col")
     for given in (edges, by_target, to_torch_csr_tensor(edges.flip(0), size=(12, 12))):
         assert torch.allclose(conv(x, given), expected, atol=1e-6)
+
+
+def sorted_by_target(edges, size):
+    return EdgeIndex(edges[:, edges[1].argsort(stable=True)], sparse_size=(size, size), sort_order="col")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_both_paths_refuse_the_same_in_the_same_words(listed):
+    conv, x, edges = MaskedAttentionConv(8, 4, heads=2), torch.randn(6, 8), random_edges(6, 6, 12)
+    rotation = RotaryEncoding(2, 4)(torch.rand(6, 2))
+    for index, options, error, message in (
+        (edges, {"edge_mask": torch.ones(11) > 0}, ValueError, r"'mask' must have shape \[12\], got \[11\]"),
+        (edges, {"edge_mask": torch.ones(12)}, TypeError, "'mask' must be boolean, got torch.float32"),
+        (
+            edges,
+            {"edge_bias": torch.ones(13)},
+            ValueError,
+            r"'bias' must have shape \[12, 2\], got \[13, 2\]",
+        ),
+        (
+            edges,
+            {"edge_bias": torch.ones(12, 3)},
+            ValueError,
+            r"'bias' must have shape \[12, 2\], got \[12, 3\]",
+        ),
+        (edges, {"edge_bias": torch.ones(12).long()}, TypeError, "'bias' must be a floating-point tensor"),
+        (torch.tensor([[0, 6], [1, 2]]), {}, ValueError, "an edge names source 6, but there are 6"),
+        (torch.tensor([[0, -1], [1, 2]]), {}, ValueError, "an edge names source -1, but there are 6"),
+        (torch.tensor([[0, 1], [1, 9]]), {}, ValueError, "an edge names target 9, but there are 6"),
+        (torch.tensor([[0, 1], [-1, 2]]), {}, ValueError, "an edge names target -1, but there are 6"),
+        (
+            edges,
+            {"rotation": rotation[:5]},
+            ValueError,
+            r"'rotation' must have shape \[6, 2\], .* got \[5, 2\]",
+        ),
+        (edges, {"rotation": rotation.real}, TypeError, "'rotation' must be complex"),
+        (
+            edges,
+            {"rotation": rotation[:, :1]},
+            ValueError,
+            r"'rotation' must have shape \[6, 2\], .* got \[6, 1\]",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            conv(x, index, return_attention_weights=listed, **options)
+
+
+def test_a_layer_that_is_not_fused_answers_the_same():
+    conv, x, edges = (
+        MaskedAttentionConv(8, 4, heads=2).double(),
+        torch.randn(6, 8).double(),
+        random_edges(6, 6, 12),
+    )
+    plain = MaskedAttentionConv(8, 4, heads=2).double()
+    plain.load_state_dict(conv.state_dict())
+    plain.fuse = False
+    called, message = [], plain.message
+    plain.message = lambda *args, **kwargs: called.append(1) or message(*args, **kwargs)
+    for given in (edges, sorted_by_target(edges, 6), to_torch_csr_tensor(edges.flip(0), size=(6, 6))):
+        called.clear()
+        assert torch.allclose(plain(x, given), conv(x, given), atol=1e-12)
+        assert called, "messages were not computed"
+
+
+def test_second_derivatives_without_fusing():
+    conv, edges = MaskedAttentionConv(4, 2, heads=2).double(), random_edges(5, 5, 9)
+    conv.fuse = False
+    x = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    for given in (edges, sorted_by_target(edges, 5)):
+        assert torch.autograd.gradgradcheck(lambda x, given=given: conv(x, given), (x,))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_gradients_of_torch_func(fuse):
+    conv, edges = MaskedAttentionConv(8, 4, heads=2).double(), random_edges(6, 6, 12)
+    conv.fuse, x = fuse, torch.randn(6, 8).double()
+    weight = torch.randn(6, 8).double()
+    expected = torch.autograd.grad((conv(x.requires_grad_(), edges) * weight).sum(), x)[0]
+    for given in (edges, sorted_by_target(edges, 6)):
+        got = torch.func.grad(lambda x, given=given: (conv(x, given) * weight).sum())(x.detach())
+        assert torch.allclose(got, expected, atol=1e-10)
+
+
+def test_export_without_fusing(tmp_path):
+    conv, x, edges = MaskedAttentionConv(8, 4, heads=2).eval(), torch.randn(6, 8), random_edges(6, 6, 12)
+    conv.fuse = False
+    program = torch.export.export(conv, (x, edges), strict=False)
+    assert torch.allclose(program.module()(x, edges), conv(x, edges), atol=1e-6)
+    assert not any("pyg_match" in str(node.target) for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"heads": 0}, {"out_channels": 0}, {"heads": 1.5}, {"out_channels": "4"}]
+)
+def test_counts_that_are_none(arguments):
+    name = next(iter(arguments))
+    with pytest.raises(ValueError, match=f"'{name}' must be a whole number of at least 1, got"):
+        MaskedAttentionConv(**{"in_channels": 8, "out_channels": 4, **arguments})

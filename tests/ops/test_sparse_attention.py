@@ -954,3 +954,52 @@ def test_compiled_code_is_kept_on_disk(tmp_path):
 def test_warmup():
     start = time.perf_counter()
     assert 0 <= warmup(torch.float, torch.double) <= time.perf_counter() - start
+
+
+def test_queries_without_channels_and_other_devices():
+    edges, none = torch.tensor([[0], [0]]), torch.zeros(2, 1, 0)
+    for call in (
+        lambda: sparse_attention(none, none, torch.ones(2, 1, 3), edges),
+        lambda: edge_scores(none, none, edges),
+        lambda: attention_weights(none, none, edges),
+    ):
+        with pytest.raises(ValueError, match="must have at least one channel, got shapes"):
+            call()
+    q, meta = torch.ones(2, 1, 4), torch.ones(2, 1, 4, device="meta")
+    with pytest.raises(ValueError, match=r"must be on one device, got \['cpu', 'meta', 'cpu'\]"):
+        sparse_attention(q, meta, q, edges)
+    for scale in (float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match="'scale' must be a finite number, got"):
+            sparse_attention(q, q, q, edges, scale=scale)
+
+
+def test_gradients_of_torch_func():
+    q, k, v = (torch.randn(4, 2, 8, dtype=torch.double, requires_grad=True) for _ in range(3))
+    edges = torch.tensor([[0, 1, 2, 3, 1], [0, 0, 1, 3, 3]])
+    expected = torch.autograd.grad(sparse_attention(q, k, v, edges).square().sum(), (q, k, v))
+    got = torch.func.grad(lambda *t: sparse_attention(*t, edges).square().sum(), (0, 1, 2))(q, k, v)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", None])
+def test_a_damaged_cache_of_kernels_is_made_anew(damage, tmp_path):
+    code = (
+        "import torch; from pyg_match.ops import sparse_attention\n"
+        "x = torch.ones(2, 1, 4); print(sparse_attention(x, x, x, torch.tensor([[0, 1], [0, 0]])).sum().item())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def run() -> str:
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    expected = run()
+    files = sorted(tmp_path.rglob("*.nb[ic]"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-7] if damage is None else damage)
+    assert run() == expected == run() == "4.0\n"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
-from training_pairs import SPARSE, Pairs, small_config
+from training_pairs import SPARSE, Pairs, datasets, run, small_config
 
 from pyg_match import Matcher
 from pyg_match.data import KeypointPair, KeypointSet
@@ -28,15 +28,6 @@ from pyg_match.training.schedule import batch_indices
 from pyg_match.transforms import KNNGraph, graph_from_recipe
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def datasets(count: int = 5) -> tuple[Pairs, Pairs]:
-    transform = graph_from_recipe(SPARSE)
-    return Pairs(count, transform), Pairs(1, transform, first=100)
-
-
-def run(config, out, **kwargs) -> Path:
-    return train(config, None, out, datasets=datasets(), accelerator="cpu", devices=1, **kwargs)
 
 
 def in_process(code: str, out: Path, **variables: str) -> subprocess.Popen:
