@@ -4,8 +4,8 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Optional
 
 import torch
 from torch import Tensor
@@ -83,6 +83,22 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
             raise ValueError(f"{what} NaN or infinite values, {count} of {value.numel()} in '{name}'")
 
 
+def one_of(name: str, value: Any, choices: Sequence[Optional[str]]) -> Any:
+    """One of a few words that an argument may be.
+
+    Raises:
+        ValueError: If it is another one, or no word.
+
+    Example:
+        >>> one_of("mode", "drop", ("drop", "mask"))
+        'drop'
+    """
+    if (value is not None and not isinstance(value, str)) or value not in choices:
+        *first, last = map(repr, choices)
+        raise ValueError(f"'{name}' must be {', '.join(first)} or {last}, got {shown(value)}")
+    return value
+
+
 def usable_device(device: Any) -> torch.device:
     """The device that a user named.
 
@@ -121,6 +137,76 @@ def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(names)}"
 
 
+def check_tensor(
+    name: str,
+    value: Any,
+    shape: Sequence[Optional[int]],
+    kind: Literal["floating", "whole", "boolean"] = "floating",
+) -> Tensor:
+    """Refuse what is no tensor of a kind and shape.
+
+    Args:
+        name: What the user calls it.
+        value: What the user gave.
+        shape: The sizes that it must have; ``None`` for any.
+        kind: Of the numbers: floating-point, whole, or ``True`` and ``False``.
+
+    Raises:
+        TypeError: If it is no tensor, or one of other numbers.
+        ValueError: If the shape is another one.
+    """
+    fits = (
+        isinstance(value, Tensor)
+        and {
+            "floating": value.is_floating_point(),
+            "whole": value.dtype in (torch.int32, torch.int64),
+            "boolean": value.dtype == torch.bool,
+        }[kind]
+    )
+    if not fits:
+        wanted = {"floating": "a floating-point tensor", "whole": "a tensor of int64", "boolean": "boolean"}[
+            kind
+        ]
+        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"'{name}' must be {wanted}, got {found}")
+    if value.dim() != len(shape) or any(w not in (None, s) for s, w in zip(value.shape, shape, strict=True)):
+        letters = iter("NMKLPQ")
+        wanted = ", ".join(next(letters) if size is None else str(size) for size in shape)
+        raise ValueError(f"'{name}' must have shape [{wanted}], got {list(value.shape)}")
+    return value
+
+
+def check_points(name: str, points: Any, any_shape: bool = False) -> Tensor:
+    r"""Finite numbers with one row for each point, such as positions.
+
+    Args:
+        name: What the user calls them.
+        points: What the user gave.
+        any_shape: Whether there may be one dimension, or more than two.
+
+    Shapes:
+        - **points**, **output:** :math:`(N, F)`
+
+    Raises:
+        TypeError: If it is no tensor of real numbers.
+        ValueError: If there are no rows or no columns, a number is not finite, or they are on the meta device.
+    """
+    if not isinstance(points, Tensor) or points.is_complex() or points.dtype == torch.bool:
+        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
+        raise TypeError(f"'{name}' must be a tensor of real numbers, got {kind}")
+    fits = points.dim() >= 1 if any_shape else points.dim() == 2
+    if not fits or 0 in points.shape[1:]:
+        shape = "[N] or [N, F]" if any_shape else "[N, F]"
+        raise ValueError(f"'{name}' must have shape {shape} with F of at least 1, got {list(points.shape)}")
+    if points.layout != torch.strided or points.is_meta:
+        raise ValueError(
+            f"'{name}' must be a dense tensor with numbers, got {points.layout} on {points.device}"
+        )
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError(f"'{name}' holds NaN or infinite values, expected finite points")
+    return points
+
+
 def check_batch(batch: Any, num_nodes: int) -> Tensor:
     r"""The example of each node, as PyG writes it: whole numbers from 0 on that do not fall.
 
@@ -140,6 +226,8 @@ def check_batch(batch: Any, num_nodes: int) -> Tensor:
         )
     if batch.dtype == torch.bool:
         raise TypeError(f"'batch' must be a tensor of whole numbers, got {batch.dtype}")
+    if batch.is_meta:
+        raise ValueError("'batch' is on the meta device, which holds no numbers")
     batch = batch.long()
     if num_nodes > 0 and not torch.compiler.is_compiling():
         if int(batch[0]) < 0:

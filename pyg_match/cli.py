@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from pyg_match.files import is_file
 
-_LONGEST_LINE = 1000  # letters of what is wrong
+_LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
 
 app = typer.Typer(
     help="Match local image features with graph networks.", add_completion=False, no_args_is_help=True
@@ -34,6 +35,7 @@ def _told_in_a_line(needs_train: str = "") -> Iterator[None]:
         missing = needs_train and isinstance(error, ModuleNotFoundError)
         hint = f"; {needs_train} needs `pip install 'pyg-match[train]'`" if missing else ""
         text = str(error) or type(error).__name__
+        text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:_LONGEST_WORD]}...", text)
         text = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
         typer.echo(f"error: {text}{hint}", err=True)
         raise typer.Exit(1) from None

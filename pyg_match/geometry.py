@@ -1,12 +1,13 @@
 """From matches to a homography or a fundamental matrix, and how far a homography is from the truth."""
 
-import math
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from pyg_match.checks import real_number, shown
 
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = npt.ArrayLike | Tensor
@@ -188,8 +189,10 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         tensor([[2., 4.]])
     """
     if isinstance(points, Tensor):
+        if points.is_complex() or points.is_meta:
+            raise TypeError(f"expected a tensor of real numbers, got {points.dtype} on {points.device}")
         values: Any = points if points.is_floating_point() else points.to(torch.get_default_dtype())
-        matrix: Any = torch.as_tensor(H, dtype=values.dtype, device=points.device)
+        matrix: Any = torch.as_tensor(_to_array(H), dtype=values.dtype, device=points.device)
     else:
         matrix, values = _to_array(H), _to_array(points)
     if matrix.shape != (3, 3):
@@ -199,6 +202,21 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         mapped = values @ matrix[:, :2].T + matrix[:, 2]
         return mapped[..., :2] / mapped[..., 2:]
+
+
+def homography_matrix(homography: ArrayLike) -> Tensor:
+    """A homography as a user gave it, ``[3, 3]`` in double precision on the CPU.
+
+    Raises:
+        TypeError: If it does not consist of numbers.
+        ValueError: If it has another shape, is not finite, or cannot be inverted.
+    """
+    matrix = _to_array(homography)
+    if matrix.shape != (3, 3):
+        raise ValueError(f"'homography' must have shape [3, 3], got {list(matrix.shape)}")
+    if not (np.isfinite(matrix).all() and np.linalg.cond(matrix) < 1 / np.finfo(matrix.dtype).eps):
+        raise ValueError(f"'homography' must be finite and invertible, got {matrix.tolist()}")
+    return torch.from_numpy(matrix)
 
 
 def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLike) -> float:
@@ -228,7 +246,7 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
     """
     size = _to_array(image_size).reshape(-1)
     if size.shape != (2,):
-        raise ValueError(f"expected an image size (width, height), got {size.tolist()}")
+        raise ValueError(f"expected an image size (width, height), got {shown(size.tolist())}")
     if H_est is None:
         return float("inf")
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
@@ -239,8 +257,15 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
 
 def _to_array(values: ArrayLike) -> Array:
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
+        if values.is_complex() or values.is_meta:
+            raise TypeError(f"expected a tensor of real numbers, got {values.dtype} on {values.device}")
+        values = values.detach().cpu().double().numpy()
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"expected an array of real numbers, got {shown(values)}") from None
 
 
 def _check_points(points0: ArrayLike, points1: ArrayLike, threshold: float) -> tuple[Array, Array]:
@@ -249,8 +274,7 @@ def _check_points(points0: ArrayLike, points1: ArrayLike, threshold: float) -> t
         raise ValueError(
             f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
         )
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"'threshold' must be greater than 0 pixels and finite, got {threshold}")
+    real_number("threshold", threshold, positive=True)
     return p0, p1
 
 
@@ -264,8 +288,8 @@ def _check_scores(scores: ArrayLike, num_matches: int) -> Array:
 
 
 def _check_method(method: str, methods: tuple[str, ...]) -> None:
-    if method not in methods:
-        raise ValueError(f"unknown method '{method}'; expected one of {', '.join(methods)}")
+    if not isinstance(method, str) or method not in methods:
+        raise ValueError(f"unknown method {shown(method)}; expected one of {', '.join(methods)}")
 
 
 def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) -> Array | None:

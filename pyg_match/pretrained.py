@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import shown
+from pyg_match.digest import tensor_digest
 from pyg_match.files import is_file
 
 _LONGEST_PATH = 4096  # bytes, on the systems that allow most
@@ -328,9 +329,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         head = file.read(24)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
+            content: Any = _read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors fail in a dozen ways on a damaged file
@@ -343,6 +342,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     if weights is None:
         raise ValueError(f"{path} holds no state dict, expected tensors by name, got {_outline(content)}")
     return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, compared with the digest that :meth:`pyg_match.nn.GraphMatcher.save` writes."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = (file.metadata() or {}).get("digest")
+    if digest is not None and digest != json.dumps(tensor_digest(tensors)):
+        raise ValueError("its numbers do not agree with their digest")
+    return tensors
 
 
 def _state_dict(content: Any) -> dict[str, Tensor] | None:

@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from pyg_match.checks import shown
@@ -47,6 +48,8 @@ def check_image_sizes(size: Any, num_images: Optional[int] = None) -> None:
         raise ValueError(
             f"'image_size' must have shape [{rows}, 2], a row (width, height) for each image, got {list(size.shape)}"
         )
+    if size.is_complex() or size.dtype == torch.bool or size.is_meta:
+        raise TypeError(f"'image_size' must be a tensor of real numbers, got {size.dtype} on {size.device}")
     good = torch.isfinite(size) & (size > 0)
     if not bool(good.all()):
         wrong = size[~good.all(dim=1)][0].tolist()
@@ -108,6 +111,8 @@ def check_counts(counts: Any, num_nodes: Optional[int] = None) -> None:
     if not whole or counts.dtype == torch.bool:
         kind = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
         raise TypeError(f"'num_keypoints' must be a tensor of whole numbers, two for each pair, got {kind}")
+    if counts.is_meta:
+        raise ValueError("'num_keypoints' is on the meta device, which holds no numbers")
     if counts.dim() != 2 or counts.size(1) != 2:
         raise ValueError(
             f"'num_keypoints' must have shape [B, 2], two numbers for each pair, got {list(counts.shape)}"
@@ -120,6 +125,29 @@ def check_counts(counts: Any, num_nodes: Optional[int] = None) -> None:
         raise ValueError(
             f"'num_keypoints' {shown(counts.tolist())} must sum to the {num_nodes} keypoints that there are"
         )
+
+
+def check_edge_index(name: str, edges: Any, num_nodes: int) -> Tensor:
+    """The edges from source to target as a plain tensor, ``[2, E]``.
+
+    Raises:
+        TypeError: If they are no tensor of whole numbers.
+        ValueError: If their shape is wrong, or an edge names no node.
+    """
+    if not isinstance(edges, Tensor) or edges.dtype not in (torch.int32, torch.int64):
+        kind = edges.dtype if isinstance(edges, Tensor) else type(edges).__name__
+        raise TypeError(f"'{name}' must be a tensor of int64 node numbers, got {kind}")
+    if edges.is_meta or edges.layout != torch.strided:
+        raise ValueError(
+            f"'{name}' must be a dense tensor with numbers, got {edges.layout} on {edges.device}"
+        )
+    if edges.dim() != 2 or edges.size(0) != 2:
+        raise ValueError(f"'{name}' must have shape [2, E], got {list(edges.shape)}")
+    plain: Tensor = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+    outside = (plain < 0) | (plain >= num_nodes)
+    if bool(outside.any()):
+        raise ValueError(f"'{name}' names node {int(plain[outside][0])}, but there are {num_nodes} nodes")
+    return plain
 
 
 def check_edges(name: str, edges: Any, image: Tensor, partner: Optional[Tensor] = None) -> None:
@@ -135,17 +163,9 @@ def check_edges(name: str, edges: Any, image: Tensor, partner: Optional[Tensor] 
         TypeError: If they are no tensor of whole numbers.
         ValueError: If their shape is wrong, or an edge is; the first such edge is named.
     """
-    if not isinstance(edges, Tensor) or edges.dtype not in (torch.int32, torch.int64):
-        kind = edges.dtype if isinstance(edges, Tensor) else type(edges).__name__
-        raise TypeError(f"'{name}' must be a tensor of int64 node numbers, got {kind}")
-    if edges.dim() != 2 or edges.size(0) != 2:
-        raise ValueError(f"'{name}' must have shape [2, E], got {list(edges.shape)}")
+    plain = check_edge_index(name, edges, image.numel())
     if edges.device != image.device:
         raise ValueError(f"'{name}' must be on the device of 'pos', {image.device}, got {edges.device}")
-    plain: Tensor = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
-    outside = (plain < 0) | (plain >= image.numel())
-    if bool(outside.any()):
-        raise ValueError(f"'{name}' names node {int(plain[outside][0])}, but there are {image.numel()} nodes")
     source, target = plain
     wrong = (image if partner is None else partner)[target] != image[source]
     if bool(wrong.any()):

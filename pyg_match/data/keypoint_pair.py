@@ -221,6 +221,8 @@ def _check_labels(y: Any, limit: Tensor) -> None:
         raise TypeError(f"'y' must be a tensor of int64 indices, got {kind}")
     if y.shape != limit.shape:
         raise ValueError(f"'y' must have shape [{limit.numel()}], got {list(y.shape)}")
+    if y.device != limit.device:
+        raise ValueError(f"'y' must be on the device of 'num_keypoints', {limit.device}, got {y.device}")
     wrong = (y < -2) | (y >= limit)
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
@@ -237,6 +239,8 @@ def _check_homographies(homography: Any, num_pairs: int) -> None:
         raise TypeError(f"'homography' must be a floating-point tensor, got {kind}")
     if homography.shape != (num_pairs, 3, 3):
         raise ValueError(f"'homography' must have shape [{num_pairs}, 3, 3], got {list(homography.shape)}")
+    if homography.is_meta:
+        raise ValueError("'homography' is on the meta device, which holds no numbers")
     known = homography[~homography.isnan().all(dim=2).all(dim=1)].double()
     if not bool(torch.isfinite(known).all()):
         raise ValueError("'homography' must be finite, or NaN altogether where there is none")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pyg_match.data import KeypointSet
-from pyg_match.datasets.digest import tensor_digest
+from pyg_match.digest import tensor_digest
 from pyg_match.files import replace_file, sweep
 
 

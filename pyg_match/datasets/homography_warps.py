@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.datasets.synthetic import random_homography
+from pyg_match.fields import convert, field_types
 from pyg_match.geometry import warp_points
 
 _TRIES = 100
@@ -80,6 +81,8 @@ class HomographyWarps:
     tilt: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, kind in field_types(type(self)).items():
+            object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
         ranges = {
             "perspective": (0 <= self.perspective < 0.5, "[0, 0.5)"),
             "rotation": (0 <= self.rotation <= 180, "[0, 180] degrees"),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyg_match.checks import shown
+
 LARGE_SEQUENCES = (  # left out by the usual protocol since their images are very large
     "i_contruction",
     "i_crownnight",
@@ -80,9 +82,9 @@ class HPatches(Dataset[HPatchesPair]):
     def __init__(self, root: str | Path, ignore_large: bool = True) -> None:
         self.root = Path(root).expanduser()
         self.ignore_large = ignore_large
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise FileNotFoundError(
-                f"'{self.root}' is not a folder, expected image sequences in HPatches layout"
+                f"{shown(str(self.root))} is not a folder, expected image sequences in HPatches layout"
             )
         folders = _sequence_folders(self.root)
         if not folders:

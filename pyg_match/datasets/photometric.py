@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyg_match.fields import convert, field_types
+
 # Names of the effects in the order in which they happen between a scene and a file.
 _EFFECTS = ("shadow", "illumination", "blur", "motion", "gamma", "colour", "noise", "jpeg")
 
@@ -58,6 +60,8 @@ class Photometric:
     jpeg: float = 30.0
 
     def __post_init__(self) -> None:
+        for name, kind in field_types(type(self)).items():
+            object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
         shares = (
             "probability",
             "reference",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
-from pyg_match.datasets.digest import tensor_digest
+from pyg_match.digest import tensor_digest
 from pyg_match.files import replace_file, sweep
 
 _FORMAT = 1

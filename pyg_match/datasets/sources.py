@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pyg_match.checks import shown
+
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
@@ -31,8 +33,8 @@ def find_images(
             )
         return paths, [path.name for path in paths]
     root = Path(os.path.abspath(Path(images).expanduser()))
-    if not root.is_dir():
-        raise FileNotFoundError(f"'{images}' is not a folder, expected a folder of images")
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"{shown(str(images))} is not a folder, expected a folder of images")
     found = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

@@ -43,7 +43,7 @@ class ALIKED(Extractor):
         from kornia import feature
 
         detection_threshold = real_number("detection_threshold", detection_threshold, least=0, most=1)
-        nms_radius = whole_number("nms_radius", nms_radius, least=0)
+        nms_radius = whole_number("nms_radius", nms_radius, least=0, most=512)
         if model_name not in MODELS:
             raise ValueError(f"'model_name' must be one of {', '.join(MODELS)}, got {shown(model_name)}")
         limit = -1 if self.max_num_keypoints is None else self.max_num_keypoints

@@ -39,7 +39,7 @@ class DISK(Extractor):
         from kornia import feature
 
         self.detection_threshold = real_number("detection_threshold", detection_threshold)
-        self.nms_window_size = whole_number("nms_window_size", nms_window_size)
+        self.nms_window_size = whole_number("nms_window_size", nms_window_size, most=1025)
         if self.nms_window_size % 2 == 0:
             raise ValueError(f"'nms_window_size' must be odd, got {nms_window_size}")
         with single_precision():

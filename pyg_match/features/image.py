@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_match.checks import shown, whole_number
+from pyg_match.checks import one_of, shown, whole_number
 from pyg_match.files import is_file
 
 if TYPE_CHECKING:
@@ -108,16 +108,15 @@ def resize_image(
         >>> image.shape, scale
         (torch.Size([3, 240, 320]), tensor([0.5000, 0.5000]))
     """
+    if not isinstance(image, Tensor):
+        raise TypeError(f"expected an image tensor, got {type(image).__name__}; see load_image")
     if image.dim() != 3 or image.numel() == 0:
         raise ValueError(f"expected an image of shape [C, H, W], got {list(image.shape)}")
     if not image.is_floating_point():
         raise TypeError(f"expected a floating-point image, got {image.dtype}; see load_image")
     size = whole_number("size", size)
-    if side not in ("long", "short"):
-        raise ValueError(f"'side' must be 'long' or 'short', got '{side}'")
-    modes = ("bilinear", "bicubic", "area", "nearest")
-    if interpolation not in modes:
-        raise ValueError(f"'interpolation' must be one of {modes}, got '{interpolation}'")
+    one_of("side", side, ("long", "short"))
+    one_of("interpolation", interpolation, ("bilinear", "bicubic", "area", "nearest"))
 
     height, width = image.shape[-2:]
     chosen = max(height, width) if side == "long" else min(height, width)
@@ -250,6 +249,8 @@ def _channels_first(image: Tensor, name: str) -> Tensor:
 def _unit_range(image: Tensor, name: str) -> Tensor:
     if image.numel() == 0:
         raise ValueError(f"{name}: the image has no pixels, its shape [C, H, W] is {list(image.shape)}")
+    if image.is_meta:
+        raise ValueError(f"{name}: the image is on the meta device, which holds no numbers")
     full = {torch.bool: 1.0, torch.uint8: 255.0, torch.uint16: 65535.0}.get(image.dtype)
     if full is not None:
         return image.float() / full

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pyg_match.geometry import warp_points
+from pyg_match.checks import check_points, real_number
+from pyg_match.geometry import homography_matrix, warp_points
 
 UNMATCHED, IGNORED = -1, -2
 
@@ -68,16 +69,14 @@ def homography_ground_truth(
         >>> homography_ground_truth(pos0, pos1, torch.eye(3))
         (tensor([-1,  0, -2]), tensor([ 1, -2]))
     """
+    threshold = real_number("threshold", threshold)
+    negative_threshold = real_number("negative_threshold", negative_threshold)
     if not 0 < threshold <= negative_threshold:
         raise ValueError(
             "thresholds must fulfil 0 < threshold <= negative_threshold, "
             f"got {threshold} and {negative_threshold}"
         )
-    H = torch.as_tensor(homography, dtype=torch.float64, device="cpu")
-    if H.shape != (3, 3):
-        raise ValueError(f"'homography' must have shape [3, 3], got {list(H.shape)}")
-    if not (torch.isfinite(H).all() and float(torch.linalg.cond(H)) < 1 / torch.finfo(H.dtype).eps):
-        raise ValueError(f"'homography' must be finite and invertible, got {H.tolist()}")
+    H = homography_matrix(homography)
     points0, points1 = _points(pos0, "pos0"), _points(pos1, "pos1")
     projected0 = warp_points(points0, H).numpy()
     projected1 = warp_points(points1, torch.linalg.inv(H)).numpy()
@@ -90,10 +89,9 @@ def homography_ground_truth(
 
 
 def _points(pos: Tensor, name: str) -> Tensor:
-    if pos.dim() != 2 or pos.size(1) != 2:
+    if isinstance(pos, Tensor) and (pos.dim() != 2 or pos.size(1) != 2):
         raise ValueError(f"'{name}' must have shape [N, 2], got {list(pos.shape)}")
-    if not torch.isfinite(pos).all():
-        raise ValueError(f"'{name}' holds NaN or infinite values, expected finite pixels")
+    check_points(name, pos)
     return pos.detach().to("cpu", torch.float64)
 
 

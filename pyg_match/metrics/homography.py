@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyg_match.checks import real_number, shown
+
 
 def recall_curve(errors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""The share of pairs whose error is at most :math:`e`, at every error :math:`e` that occurs.
@@ -28,7 +30,10 @@ def recall_curve(errors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
         >>> error.tolist(), recall.tolist()
         ([0.0, 2.0], [0.0, 0.5])
     """
-    values = np.asarray(errors, dtype=np.float64)
+    try:
+        values = np.asarray(errors, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"'errors' must be real numbers, got {shown(errors)}") from None
     if values.ndim != 1:
         raise ValueError(f"'errors' must have one dimension, got shape {list(values.shape)}")
     if (values < 0).any():
@@ -64,9 +69,7 @@ def error_auc(errors: ArrayLike, thresholds: Sequence[float]) -> list[float]:
         >>> error_auc([1.0, 3.0], thresholds=[1.0, 4.0])
         [0.0, 0.6875]
     """
-    for threshold in thresholds:
-        if not threshold > 0:
-            raise ValueError(f"'thresholds' must be positive, got {threshold}")
+    thresholds = [real_number("thresholds", threshold, positive=True) for threshold in thresholds]
     error, recall = recall_curve(errors)
     if np.size(errors) == 0:
         return [float("nan")] * len(thresholds)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_match.geometry import warp_points
+from pyg_match.checks import check_tensor, real_number
+from pyg_match.geometry import homography_matrix, warp_points
 
 
 def reprojection_error(points0: Tensor, points1: Tensor, homography: Union[Tensor, np.ndarray]) -> Tensor:
@@ -34,12 +35,17 @@ def reprojection_error(points0: Tensor, points1: Tensor, homography: Union[Tenso
         >>> reprojection_error(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.eye(3)).item()
         5.0
     """
+    for name, points in (("points0", points0), ("points1", points1)):
+        if not isinstance(points, Tensor):
+            raise TypeError(f"'{name}' must be a tensor of points, got {type(points).__name__}")
+        if points.is_meta or points.is_complex():
+            raise TypeError(f"'{name}' must hold real numbers, got {points.dtype} on {points.device}")
     if points0.shape != points1.shape or points0.dim() != 2 or points0.size(1) != 2:
         raise ValueError(
             f"matched points must both have shape [M, 2], got {list(points0.shape)} and {list(points1.shape)}"
         )
     points0, points1 = points0.double(), points1.double()
-    homography = torch.as_tensor(homography, dtype=torch.double, device=points0.device)
+    homography = homography_matrix(homography).to(points0.device)
     forward = (warp_points(points0, homography) - points1).norm(dim=-1)
     backward = (warp_points(points1, torch.linalg.inv(homography)) - points0).norm(dim=-1)
     error: Tensor = (forward + backward) / 2
@@ -74,6 +80,7 @@ def matching_precision(
         >>> matching_precision(points, points + torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.eye(3))
         0.5
     """
+    threshold = real_number("threshold", threshold, positive=True)
     error = reprojection_error(points0, points1, homography)
     # A point that is sent to infinity has a NaN or infinite error; neither is below the threshold.
     return float((error < threshold).double().mean()) if error.numel() > 0 else 0.0
@@ -101,10 +108,15 @@ def matching_recall(matches: Tensor, ground_truth0: Tensor) -> float:
         >>> matching_recall(torch.tensor([[0, 5], [1, 6]]), torch.tensor([5, 7, -1]))
         0.5
     """
-    if matches.dim() != 2 or matches.size(1) != 2:
-        raise ValueError(f"'matches' must have shape [M, 2], got {list(matches.shape)}")
-    if ground_truth0.dim() != 1:
-        raise ValueError(f"'ground_truth0' must have one dimension, got shape {list(ground_truth0.shape)}")
+    check_tensor("matches", matches, (None, 2), "whole")
+    check_tensor("ground_truth0", ground_truth0, (None,), "whole")
+    if matches.is_meta or ground_truth0.is_meta:
+        raise ValueError("'matches' or 'ground_truth0' is on the meta device, which holds no numbers")
+    wrong = matches[(matches[:, 0] < 0) | (matches[:, 0] >= len(ground_truth0))]
+    if len(wrong) > 0:
+        raise ValueError(
+            f"'matches' name keypoint {int(wrong[0, 0])} of image 0, but there are {len(ground_truth0)}"
+        )
     total = int((ground_truth0 >= 0).sum())
     if total == 0:
         return float("nan")

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 
-from pyg_match.checks import check_finite, nearest_name
+from pyg_match.checks import check_finite, nearest_name, one_of
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
+from pyg_match.digest import tensor_digest
 from pyg_match.fields import convert, field_types
 from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
@@ -98,21 +99,18 @@ class MatcherConfig:
         if self.ffn_channels is not None and self.ffn_channels < 1:
             raise ValueError(f"'ffn_channels' must be positive, or None, got {self.ffn_channels}")
         refresh_period(self.value_source)
-        if self.branch not in (None, "attention", "gcn"):
-            raise ValueError(f"'branch' must be None, 'attention' or 'gcn', got {self.branch!r}")
+        one_of("branch", self.branch, (None, "attention", "gcn"))
         depth, chosen = self.num_layers, self.layer_scales
         if chosen is not None and (len(chosen) != depth or min(chosen) < 0):
             raise ValueError(f"'layer_scales' must name a scale for each of {depth} layers, got {chosen}")
-        if self.value_steps not in ("both", "self", "cross"):
-            raise ValueError(f"'value_steps' must be 'both', 'self' or 'cross', got {self.value_steps!r}")
+        one_of("value_steps", self.value_steps, ("both", "self", "cross"))
         if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
             raise ValueError(
                 f"'redraw_after' must be a layer before the last of {self.num_layers}, got {self.redraw_after}"
             )
-        if self.encoding not in ("rotary", "mlp"):
-            raise ValueError(f"'encoding' must be 'rotary' or 'mlp', got {self.encoding!r}")
-        if self.assignment not in ("dual_softmax", "sinkhorn"):
-            raise ValueError(f"'assignment' must be 'dual_softmax' or 'sinkhorn', got {self.assignment!r}")
+        one_of("mask_mode", self.mask_mode, ("remove", "zero"))
+        one_of("encoding", self.encoding, ("rotary", "mlp"))
+        one_of("assignment", self.assignment, ("dual_softmax", "sinkhorn"))
         if self.assign_on_edges and self.assignment != "dual_softmax":
             raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
         if not 0 <= self.filter_threshold <= 1:
@@ -243,7 +241,7 @@ class GraphMatcher(nn.Module):
             for key, value in self.state_dict().items()
         }
         check_finite(state, f"{Path(path).name} would hold")
-        values = {**(metadata or {}), "config": asdict(self.config)}
+        values = {**(metadata or {}), "config": asdict(self.config), "digest": tensor_digest(state)}
         write_whole(path, save(state, metadata={key: json.dumps(value) for key, value in values.items()}))
 
     def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
@@ -414,6 +412,7 @@ class GraphMatcher(nn.Module):
             (x0, nodes0), (x1, nodes1) = next(images), next(images)
             if stop:
                 log_assignment = head(x0, x1)
+                self._check_assignment(i, log_assignment)
                 matches0, matches1, scores0, scores1 = mutual_matches(
                     log_assignment, self.config.filter_threshold
                 )
@@ -435,6 +434,7 @@ class GraphMatcher(nn.Module):
         edges: Any = graph.cross_edges
         head: Any = self.assignments[i]
         log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
+        self._check_assignment(i, log_assignment)
         listed = edges.listed()
         matched, scores = mutual_edges(log_assignment, listed, x.size(0), self.config.filter_threshold)
         chosen = self._nodes_of(graph, stops)
@@ -449,6 +449,18 @@ class GraphMatcher(nn.Module):
             return
         output.cross_edge_index = torch.cat([found[0], graph.nodes[listed[:, of_chosen]]], dim=1)
         output.edge_log_assignment = torch.cat([found[1], log_assignment.to(found[1].dtype)])
+
+    @torch.compiler.disable
+    def _check_assignment(self, i: int, log_assignment: Tensor) -> None:
+        """Refuse to read matches off numbers that are none; minus infinity is the probability 0."""
+        if self.training:
+            return
+        good = log_assignment < torch.inf
+        if not bool(good.all()):
+            raise ValueError(
+                f"the assignment after layer {i} holds {int((~good).sum())} values that are NaN or infinite: "
+                "its weights are not finite"
+            )
 
     def __repr__(self) -> str:
         config = self.config

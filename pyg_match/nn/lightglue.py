@@ -29,6 +29,8 @@ _RENAME = [
 # In some official files, but no part of the matcher: thresholds are recomputed, r belongs to an older head, and the
 # file of LighterGlue holds its detector as well.
 _UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$|^extractor\.")
+_MOST_SCALES = 1000  # of a branch that a file may name
+
 # Whose shapes tell those of the matcher.
 _SHAPING = ("log_assignment.0.matchability.weight", "posenc.Wr.weight", "input_proj.weight")
 _FUSED = re.compile(r"^transformers\.(\d+)\.self_attn\.Wqkv\.(weight|bias)$")
@@ -77,7 +79,11 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
     layers = [number[1] for key in named if (number := re.match(r"transformers\.(\d+)\.", key))]
     if not layers:
         raise ValueError(f"not the weights of LightGlue: no layer among {len(state)} entries")
-    depth = 1 + max(map(int, layers))
+    depth = len(set(layers))
+    if set(map(int, layers)) != set(range(depth)):
+        raise ValueError(
+            f"not the weights of LightGlue: layers must be numbered from 0 on, got {sorted(set(layers))[:9]}"
+        )
     config = MatcherConfig(
         in_channels=hidden if projection is None else projection.size(1),
         hidden_channels=hidden,
@@ -111,6 +117,7 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
     state = load_weights(name)
     saved = _saved_config(name)
     config, state = (saved, state) if saved is not None else convert_lightglue(state)
+    _check_shape(config, state, name)
     check_finite(state, f"the weights in {name} hold")
     num_layers = whole_number("num_layers", kwargs.get("num_layers", config.num_layers))
     if num_layers > config.num_layers:
@@ -145,6 +152,28 @@ def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
             f"the weights in {name} were trained without early exit; leave depth_confidence=None"
         )
     return matcher.eval()
+
+
+def _check_shape(config: MatcherConfig, state: dict[str, Tensor], name: Union[str, Path]) -> None:
+    """Refuse a configuration that is far from the weights, before anything of its size is made."""
+    layers = len({key.split(".")[1] for key in state if key.startswith("layers.")})
+    widths = {
+        value.size(0)
+        for key, value in state.items()
+        if key.endswith("self_attn.lin_out.weight") and value.dim()
+    }
+    if layers != config.num_layers or widths != {config.hidden_channels}:
+        raise ValueError(
+            f"the weights in {name} do not fit the matcher: they have {layers} layers of widths {sorted(widths)}, but "
+            f"num_layers={config.num_layers} and hidden_channels={config.hidden_channels}"
+        )
+    largest = max((value.numel() for value in state.values()), default=0)
+    sizes = {field: getattr(config, field) or 0 for field in ("in_channels", "ffn_channels", "num_scales")}
+    for field in ("in_channels", "ffn_channels"):
+        if sizes[field] > largest:
+            raise ValueError(f"the weights in {name} do not fit the matcher: {field}={sizes[field]}")
+    if sizes["num_scales"] > _MOST_SCALES:
+        raise ValueError(f"the weights in {name} do not fit the matcher: num_scales={sizes['num_scales']}")
 
 
 def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:

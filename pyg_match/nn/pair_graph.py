@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from pyg_match.checks import check_tensor
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.ops import CSR, Anchored, Blocks, to_csr
 from pyg_match.ops.anchored import fuses_anchors
@@ -67,12 +69,12 @@ class PairGraph:
             edges=edges,
             cross_edges=_between(counts)
             if cross_edges is None
-            else to_csr(_sorted(cross_edges, num_nodes), num_nodes),
-            edge_mask=pair.get("edge_mask"),
-            cross_edge_mask=pair.get("cross_edge_mask"),
+            else to_csr(_sorted("cross_edge_index", cross_edges, num_nodes), num_nodes),
+            edge_mask=_mask(pair, "edge_mask"),
+            cross_edge_mask=_mask(pair, "cross_edge_mask"),
             edge_bias=edge_bias,
             cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
-            scales=tuple(_sorted(scale, num_nodes) for scale in drawn),
+            scales=tuple(_sorted(f"edge_index_{i}", scale, num_nodes) for i, scale in enumerate(drawn)),
             refused=tuple(name for name in extras if name in pair),
             cross_edge_ids=None
             if cross_edges is None
@@ -190,7 +192,7 @@ def _self_edges(
 ) -> tuple[Edges, Optional[Tensor]]:
     """The edges within images and what they add to their scores."""
     listed, weight = pair.get("edge_index"), pair.get("anchor_weight")
-    edges = None if listed is None else to_csr(_sorted(listed, num_nodes), num_nodes)
+    edges = None if listed is None else to_csr(_sorted("edge_index", listed, num_nodes), num_nodes)
     if weight is None:
         return (_within(counts) if edges is None else edges), _log_weight(pair, "edge_weight")
     for name in ("edge_weight", "edge_mask"):
@@ -198,11 +200,8 @@ def _self_edges(
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
     if edges is None or pair.get("anchor") is None:
         raise ValueError("'anchor_weight' needs 'anchor' and 'edge_index', as AnchorEdges sets them")
-    for name in ("anchor", "anchor_weight"):
-        if pair[name].shape != (num_nodes,):
-            raise ValueError(
-                f"'{name}' must hold one value for each of {num_nodes} nodes, got {list(pair[name].shape)}"
-            )
+    check_tensor("anchor", pair.anchor, (num_nodes,), "boolean")
+    check_tensor("anchor_weight", weight, (num_nodes,))
     _check_weight("anchor_weight", weight)
     anchor = pair.anchor.nonzero().squeeze(1)
     ptr = _ptr(counts)
@@ -216,31 +215,42 @@ def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:
     weight = pair.get(name)
     if weight is None:
         return None
-    edges = pair.get(name.replace("weight", "index"))
-    if edges is None or weight.shape != edges.shape[1:]:
-        listed = "no edges" if edges is None else f"{edges.size(1)} edges"
-        raise ValueError(
-            f"'{name}' must hold one weight for each edge, got {list(weight.shape)} for {listed}"
-        )
+    check_tensor(name, weight, (_num_edges(pair, name, "weight"),))
     _check_weight(name, weight)
     return weight.log()
 
 
+def _mask(pair: KeypointPair, name: str) -> Optional[Tensor]:
+    """Which edges may be attended to."""
+    mask = pair.get(name)
+    return None if mask is None else check_tensor(name, mask, (_num_edges(pair, name, "mask"),), "boolean")
+
+
+def _num_edges(pair: KeypointPair, name: str, kind: str) -> int:
+    """How many edges there are that an attribute says something about."""
+    key = name.replace(kind, "index")
+    if pair.get(key) is None:
+        raise ValueError(f"'{name}' must hold one value for each edge, but there is no '{key}'")
+    return int(pair[key].size(1))
+
+
 def _check_weight(name: str, weight: Tensor) -> None:
+    if weight.is_meta:
+        raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
     good = (weight > 0) & torch.isfinite(weight)
     if not bool(good.all()):
         raise ValueError(f"'{name}' must be positive and finite, got {float(weight[~good][0])}")
 
 
-def _sorted(edges: Tensor, num_nodes: int) -> EdgeIndex:
+def _sorted(name: str, edges: Tensor, num_nodes: int) -> EdgeIndex:
     """Edges as a user gave them, sorted by target."""
     if isinstance(edges, EdgeIndex) and edges.is_sorted_by_col:
         return edges
-    plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+    plain = check_edge_index(name, edges, num_nodes)
     in_order = not bool((plain[1, 1:] < plain[1, :-1]).any())
     if not in_order:
         raise ValueError(
-            "edges must be sorted by target, as the transforms of pyg_match draw them; "
+            f"'{name}' must be sorted by target, as the transforms of pyg_match draw them; "
             "sort others with pyg_match.data.sorted_edges"
         )
     return sorted_edges(plain, num_nodes, is_sorted=True)

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
 
+from pyg_match.checks import whole_number
+
 
 class CSR(NamedTuple):
     """Edges sorted by target.
@@ -74,6 +76,7 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         >>> to_csr(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3).rowptr
         tensor([0, 1, 1, 3])
     """
+    num_targets = whole_number("num_targets", num_targets, least=0, most=torch.iinfo(torch.long).max - 1)
     if isinstance(edge_index, CSR):
         csr = edge_index
     elif isinstance(edge_index, EdgeIndex):
@@ -82,6 +85,8 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         rowptr, col, _ = edge_index.csr()
         csr = CSR(rowptr, col)
     elif isinstance(edge_index, Tensor) and edge_index.layout != torch.strided:
+        if edge_index.dim() != 2:
+            raise ValueError(f"an adjacency matrix must have shape [T, S], got {list(edge_index.shape)}")
         matrix = edge_index if edge_index.layout == torch.sparse_csr else edge_index.to_sparse_csr()
         csr = CSR(matrix.crow_indices(), matrix.col_indices())
     elif isinstance(edge_index, Tensor):
@@ -140,6 +145,8 @@ def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> 
         raise ValueError(f"'edge_index' must have shape [2, E], got {list(edge_index.shape)}")
     if edge_index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"'edge_index' must hold int32 or int64 numbers, got {edge_index.dtype}")
+    if edge_index.is_meta:
+        raise ValueError("'edge_index' is on the meta device, which holds no numbers")
     source, target = edge_index.long()
     perm = None
     compiling = torch.compiler.is_compiling()  # looking at values would break the graph

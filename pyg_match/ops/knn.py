@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_match.checks import check_batch, whole_number
+from pyg_match.checks import check_batch, check_points, one_of, whole_number
 from pyg_match.ops.largest import largest_indices
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
@@ -75,8 +75,7 @@ def knn_graph(
                 [0, 1, 2]])
     """
     k = whole_number("k", k)
-    if flow not in ("source_to_target", "target_to_source"):
-        raise ValueError(f"'flow' must be 'source_to_target' or 'target_to_source', got {flow!r}")
+    one_of("flow", flow, ("source_to_target", "target_to_source"))
     points = _as_points(x, cosine)
     search = _searcher(backend, points, num_workers)
     parts = []
@@ -201,12 +200,10 @@ def _has_pyg_knn() -> bool:
 
 
 def _as_points(x: Tensor, cosine: bool) -> Tensor:
-    points = x.detach()
+    points = check_points("x", x, any_shape=True).detach()
     points = points.view(-1, 1) if points.dim() == 1 else points.flatten(1)
     if not points.is_floating_point():
         points = points.double()
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("'x' holds NaN or infinite values, expected finite points")
     if points.dtype in (torch.half, torch.bfloat16):
         points = points.float()
     return torch.nn.functional.normalize(points.double(), dim=1) if cosine else points

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from pyg_match.checks import real_number
+from pyg_match.checks import check_tensor, one_of, real_number
 from pyg_match.ops import cpu
 from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
 from pyg_match.ops.blocks import Blocks, block_attention
@@ -166,8 +166,7 @@ def sparse_attention(
         dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
         q = query.to(dtype)
         return block_attention(q, q if key is query else key.to(dtype), value.to(dtype), edge_index, scale)
-    if mask_mode not in ("remove", "zero"):
-        raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
+    one_of("mask_mode", mask_mode, ("remove", "zero"))
     dtype = wide = query.dtype
     q, k, v = query, key, value
     if not (key.dtype == value.dtype == dtype and dtype in (torch.float, torch.double)):
@@ -273,8 +272,7 @@ def edge_scores(
 
 
 def _uses_kernel(backend: Backend, query: Tensor) -> bool:
-    if backend not in ("auto", "kernel", "reference"):
-        raise ValueError(f"'backend' must be 'auto', 'kernel' or 'reference', got {backend!r}")
+    one_of("backend", backend, ("auto", "kernel", "reference"))
     if backend == "kernel" and query.device.type != "cpu":
         raise ValueError(f"backend='kernel' runs on the CPU only, got tensors on {query.device}")
     if backend == "reference" or query.device.type != "cpu":
@@ -306,18 +304,19 @@ def check_edge_values(
         TypeError: If a mask is not boolean, or biases are no floating-point numbers.
     """
     if bias is not None:
-        if bias.shape != (num_edges, heads):
-            raise ValueError(f"'bias' must have shape [{num_edges}, {heads}], got {list(bias.shape)}")
-        if not bias.is_floating_point():
-            raise TypeError(f"'bias' must be a floating-point tensor, got {bias.dtype}")
+        check_tensor("bias", bias, (num_edges, heads))
     if mask is not None:
-        if mask.shape != (num_edges,):
-            raise ValueError(f"'mask' must have shape [{num_edges}], got {list(mask.shape)}")
-        if mask.dtype != torch.bool:
-            raise TypeError(f"'mask' must be boolean, got {mask.dtype}")
+        check_tensor("mask", mask, (num_edges,), "boolean")
+    for name, value in (("bias", bias), ("mask", mask)):
+        if value is not None and value.is_meta:
+            raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    named = (("query", query), ("key", key), ("value", value))
+    for name, tensor in named:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"'{name}' must be a tensor [N, H, C], got {type(tensor).__name__}")
     shapes = [list(t.shape) for t in (query, key, value)]
     if any(len(shape) != 3 for shape in shapes):
         raise ValueError(f"queries, keys and values must have shape [N, H, C], got {shapes}")
@@ -330,5 +329,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     if not query.device == key.device == value.device:
         devices = [str(t.device) for t in (query, key, value)]
         raise ValueError(f"queries, keys and values must be on one device, got {devices}")
+    if query.is_meta:
+        raise ValueError("queries, keys and values are on the meta device, which holds no numbers")
     if not (query.is_floating_point() and key.is_floating_point() and value.is_floating_point()):
         raise TypeError(f"expected floating-point tensors, got {query.dtype}, {key.dtype} and {value.dtype}")

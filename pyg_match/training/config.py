@@ -95,7 +95,8 @@ class LossConfig:
         if self.balance > 1:
             raise ValueError(f"'loss.balance' must be in [0, 1], got {self.balance}")
         spec = self.layers
-        drawn = isinstance(spec, str) and spec.startswith("random:") and spec[7:].isdigit()
+        drawn = isinstance(spec, str) and spec.startswith("random:") and spec[7:].isdecimal()
+        drawn = drawn and int(str(spec)[7:]) > 0
         if not (spec in ("all", "last") or drawn or (isinstance(spec, int) and spec > 0)):
             raise ValueError(
                 f"'loss.layers' must be 'all', 'last', a positive number or 'random:n', got {spec!r}"
@@ -239,8 +240,9 @@ def parse_yaml(text: str, what: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "too many brackets" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{shown(what)} is not YAML: {reason}") from None
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

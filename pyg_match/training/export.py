@@ -63,8 +63,8 @@ def export_matcher(
         raise FileNotFoundError(
             f"no matcher at {shown(str(source))}; expected a .safetensors file or the folder of a run"
         )
-    if filter_threshold is not None and not 0 <= filter_threshold <= 1:
-        raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
+    if filter_threshold is not None:
+        filter_threshold = real_number("filter_threshold", filter_threshold, least=0, most=1)
     temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
     for name, value in temperatures.items():
         real_number(name, value, positive=True)
@@ -72,7 +72,7 @@ def export_matcher(
         raise ValueError(f"the export would overwrite its source {file}; choose another file")
     if target.suffix != ".safetensors":  # said before the source is loaded
         raise ValueError(f"matchers are saved as .safetensors, got {target.name!r}")
-    metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}
+    metadata = {key: value for key, value in read_metadata(file).items() if key not in ("config", "digest")}
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)

@@ -21,7 +21,7 @@ from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.cached_pairs import check_photos
-from pyg_match.files import sweep, write_whole
+from pyg_match.files import is_file, sweep, write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import detector_of
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
@@ -102,6 +102,7 @@ def _run(
     out: Path,
     datasets: Optional[tuple[Pairs, Pairs]],
 ) -> Path:
+    _check_folder(config, images, out)
     out.mkdir(parents=True, exist_ok=True)
     if fabric.is_global_zero:
         sweep(out)
@@ -124,6 +125,22 @@ def _run(
         set_random_state(state)
         _check_matches(*datasets)
     return trainer.run()
+
+
+def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], None], out: Path) -> None:
+    """Refuse a folder in which a run would write over what it reads.
+
+    Raises:
+        ValueError: If it holds the photos, or the weights or the teacher under the name of a file that a run writes.
+    """
+    if images is not None and out.is_dir() and os.path.isdir(images) and out.samefile(images):
+        raise ValueError(f"the run would be written among the photos in {out}; choose another folder")
+    written = [out / name for name in ("matcher.safetensors", "best.safetensors", "last.ckpt")]
+    for role, name in (("weights", config.weights), ("teacher", config.teacher)):
+        if name is not None and is_file(name):
+            for file in written:
+                if file.is_file() and file.samefile(Path(name).expanduser()):
+                    raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
 
 
 def _check_matches(train_pairs: Pairs, valid_pairs: Pairs) -> None:

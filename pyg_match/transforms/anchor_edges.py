@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
@@ -77,8 +77,7 @@ class AnchorEdges(BaseTransform):
         cross: bool = False,
         listed: bool = True,
     ) -> None:
-        if method not in ("parts", "farthest"):
-            raise ValueError(f"'method' must be 'parts' or 'farthest', got {method!r}")
+        one_of("method", method, ("parts", "farthest"))
         if not listed and (cross or not loop):
             raise ValueError(
                 f"listed=False needs loop=True and cross=False, got loop={loop} and cross={cross}"
@@ -92,6 +91,7 @@ class AnchorEdges(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Set ``data.edge_index``, sorted by target, and ``data.anchor``; of the cross edges with ``cross=True``."""
+        check_data(data, self, "pos")
         if self.cross and not isinstance(data, KeypointPair):
             raise TypeError(
                 f"{self.__class__.__name__} with cross=True needs a KeypointPair, got {type(data).__name__}"
@@ -103,10 +103,7 @@ class AnchorEdges(BaseTransform):
             raise ValueError(
                 f"draw the edges of anchors before setting {', '.join(names)}, which new edges lack"
             )
-        check_data(data, self, "pos")
         pos = data.pos.detach()
-        if not bool(torch.isfinite(pos).all()):
-            raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
         choose = _part_centres if self.method == "parts" else _farthest_points
         anchor = choose(pos.double(), self.num_anchors, node_groups(data))
         ptr = group_ptr(data)

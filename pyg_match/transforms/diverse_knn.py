@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import real_number, whole_number
+from pyg_match.checks import one_of, real_number, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import KNNBackend, knn_graph
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
@@ -76,8 +76,7 @@ class DiverseKNN(BaseTransform):
             raise ValueError(f"'pool' must hold at least the k={k} neighbours to choose, got {pool}")
         distance_weight = real_number("distance_weight", distance_weight, least=0)
         orthogonality_weight = real_number("orthogonality_weight", orthogonality_weight, least=0)
-        if space not in ("descriptor", "direction"):
-            raise ValueError(f"'space' must be 'descriptor' or 'direction', got {space!r}")
+        one_of("space", space, ("descriptor", "direction"))
         self.k = k
         self.distance_weight = distance_weight
         self.orthogonality_weight = orthogonality_weight

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import check_batch
+from pyg_match.checks import check_batch, check_points, shown
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_counts
 
@@ -22,7 +22,7 @@ def check_data(data: Any, transform: BaseTransform, *names: str) -> None:
 
     Raises:
         TypeError: If it is no :class:`~torch_geometric.data.Data`, or lacks an attribute.
-        ValueError: If an attribute has no rows, or not as many as the others.
+        ValueError: If an attribute has no rows, or not as many as the others, or positions are not finite.
     """
     kind = type(transform).__name__
     if not isinstance(data, Data):
@@ -38,6 +38,8 @@ def check_data(data: Any, transform: BaseTransform, *names: str) -> None:
             )
         if value.dim() == 0:
             raise ValueError(f"{kind} needs '{name}' with one row per node, got a tensor without dimensions")
+        if name == "pos":
+            check_points(name, value)
         rows = value.size(0) if rows is None else rows
         if value.size(0) != rows:
             raise ValueError(f"'{names[0]}' has {rows} rows, but '{name}' has {value.size(0)}")
@@ -51,10 +53,10 @@ def node_groups(data: Data) -> Optional[Tensor]:
         ValueError: If it does not fit the nodes.
     """
     if isinstance(data, KeypointPair):
-        check_counts(data.get("num_keypoints"), _num_nodes(data))
+        check_counts(data.get("num_keypoints"), num_nodes_of(data))
         return data.image_batch
     batch = data.get("batch")
-    return None if batch is None else check_batch(batch, _num_nodes(data))
+    return None if batch is None else check_batch(batch, num_nodes_of(data))
 
 
 def group_ptr(data: Data) -> list[int]:
@@ -64,11 +66,17 @@ def group_ptr(data: Data) -> list[int]:
         offsets: list[int] = data.image_ptr.tolist()
         return offsets
     if groups is None:
-        return [0, _num_nodes(data)]
+        return [0, num_nodes_of(data)]
     return [0, *torch.bincount(groups).cumsum(0).tolist()]
 
 
-def _num_nodes(data: Data) -> int:
+def num_nodes_of(data: Data) -> int:
+    """How many nodes there are, by positions or descriptors if there are any."""
     rows = (data.get(name) for name in ("pos", "x"))
     known = next((len(value) for value in rows if isinstance(value, Tensor) and value.dim() > 0), None)
-    return int(data.num_nodes or 0) if known is None else known
+    if known is not None:
+        return known
+    try:
+        return int(data.num_nodes or 0)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ValueError(f"the data does not tell how many nodes it has, got {shown(data)}") from None

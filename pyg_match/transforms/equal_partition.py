@@ -8,7 +8,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import check_points, one_of, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import knn_graph
 from pyg_match.transforms.edges import check_data, node_groups
@@ -52,8 +52,7 @@ class EqualPartition(BaseTransform):
         self, parts: int, by: Literal["nodes", "edges"] = "nodes", k: Optional[int] = None, loop: bool = False
     ) -> None:
         parts = whole_number("parts", parts, most=_MOST_GRAPHS if by == "edges" else None)
-        if by not in ("nodes", "edges"):
-            raise ValueError(f"'by' must be 'nodes' or 'edges', got {by!r}")
+        one_of("by", by, ("nodes", "edges"))
         if by == "edges" and k is None:
             raise ValueError("by='edges' divides the nearest neighbours and needs their number 'k'")
         k = None if k is None else whole_number("k", k)
@@ -116,8 +115,7 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
         ValueError: If a position is not finite.
     """
     pos = pos.detach()
-    if not bool(torch.isfinite(pos).all()):
-        raise ValueError("'pos' holds NaN or infinite values, expected finite ones")
+    check_points("pos", pos)
     groups = torch.zeros(pos.size(0), dtype=torch.long, device=pos.device) if groups is None else groups
     # The nodes region by region, sorted by each coordinate within each region.
     order = pos.t().argsort(dim=1, stable=True)

@@ -14,7 +14,7 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edges
 from pyg_match.data.edges import sorted_edges
-from pyg_match.transforms.edges import check_data, node_groups
+from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import store_edges
 
 
@@ -53,7 +53,7 @@ class PrecomputedEdges(BaseTransform):
         adjacency = data.get(self.adjacency) if isinstance(self.adjacency, str) else self.adjacency
         if adjacency is None:
             raise TypeError(f"the data has no adjacency {self.adjacency!r}")
-        edge_index = as_edge_index(adjacency, int(data.num_nodes or 0))
+        edge_index = as_edge_index(adjacency, num_nodes_of(data))
         pos = data.get("pos")
         edge_index = edge_index if pos is None else edge_index.to(pos.device)
         groups = node_groups(data)

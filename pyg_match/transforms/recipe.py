@@ -6,6 +6,8 @@ from typing import Any
 
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_match.checks import shown
+
 
 def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
     """The transforms of a recipe, one after the other.
@@ -26,7 +28,7 @@ def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
     import pyg_match.transforms as module
 
     if not isinstance(recipe, (list, tuple)):
-        raise ValueError(f"a graph must be written as a list of transforms, got {recipe!r}")
+        raise ValueError(f"a graph must be written as a list of transforms, got {shown(recipe)}")
     known = {
         name: item
         for name, item in vars(module).items()
@@ -35,15 +37,23 @@ def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
     steps = []
     for entry in recipe:
         if not isinstance(entry, Mapping) or len(entry) != 1:
-            raise ValueError(f"a transform must be written as {{Name: {{argument: value}}}}, got {entry!r}")
+            raise ValueError(
+                f"a transform must be written as {{Name: {{argument: value}}}}, got {shown(entry)}"
+            )
         name, arguments = next(iter(entry.items()))
         if name not in known:
-            raise ValueError(f"unknown transform {name!r}, expected one of {', '.join(sorted(known))}")
-        if not isinstance(arguments or {}, Mapping):
-            raise ValueError(f"the arguments of {name} must be given by name, got {arguments!r}")
+            raise ValueError(f"unknown transform {shown(name)}, expected one of {', '.join(sorted(known))}")
+        arguments = {} if arguments is None else arguments
+        if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+            raise ValueError(f"the arguments of {name} must be given by name, got {shown(arguments)}")
+        parameters = inspect.signature(known[name]).parameters
+        unknown = [key for key in arguments if key not in parameters]
+        missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments]
+        if unknown or missing:
+            problem = f"got '{unknown[0]}'" if unknown else f"lacks '{missing[0]}'"
+            raise ValueError(f"{name} takes the arguments {', '.join(parameters)}; {problem}")
         try:
-            steps.append(known[name](**(arguments or {})))
+            steps.append(known[name](**arguments))
         except TypeError as error:
-            expected = ", ".join(inspect.signature(known[name]).parameters)
-            raise ValueError(f"{name} takes the arguments {expected}; {error}") from None
+            raise ValueError(f"{name} cannot be made of {shown(dict(arguments))}: {error}") from None
     return Compose(steps)

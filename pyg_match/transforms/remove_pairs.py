@@ -5,13 +5,14 @@ from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from pyg_match.checks import one_of, real_number
+from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
-from pyg_match.transforms.edges import check_data, node_groups
+from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import carried, store_edges, store_values
 
 Forbidden = Callable[[Data, Tensor, Tensor], Tensor]
@@ -72,8 +73,7 @@ class RemovePairs(BaseTransform):
         key: Union[str, Sequence[str]] = "edge_index",
         mode: Literal["drop", "mask"] = "drop",
     ) -> None:
-        if mode not in ("drop", "mask"):
-            raise ValueError(f"'mode' must be 'drop' or 'mask', got {mode!r}")
+        one_of("mode", mode, ("drop", "mask"))
         if isinstance(pairs, str):
             if "index" not in pairs:
                 raise ValueError(
@@ -84,10 +84,10 @@ class RemovePairs(BaseTransform):
             if pairs.dim() != 2 or pairs.size(0) != 2:
                 raise ValueError(f"'pairs' must have shape [2, M], got {list(pairs.shape)}")
         self.pairs = pairs
-        self.min_distance = min_distance
-        self.max_distance = max_distance
-        self.min_similarity = min_similarity
-        self.max_similarity = max_similarity
+        self.min_distance = _limit("min_distance", min_distance)
+        self.max_distance = _limit("max_distance", max_distance)
+        self.min_similarity = _limit("min_similarity", min_similarity)
+        self.max_similarity = _limit("max_similarity", max_similarity)
         self.function = function
         if not self._criteria():
             raise ValueError("no criterion is given; name pairs, a distance, a similarity or a function")
@@ -109,7 +109,7 @@ class RemovePairs(BaseTransform):
                 )
             if key == "edge_index" and data.get("anchor_weight") is not None:
                 raise ValueError("edges of anchors must be listed for pairs to be removed, got listed=False")
-            plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+            plain = check_edge_index(key, edge_index, num_nodes_of(data))
             allowed = ~self._forbidden(data, plain[0], plain[1])
             order = plain[1].argsort(stable=True)
             allowed = allowed[order]
@@ -127,7 +127,7 @@ class RemovePairs(BaseTransform):
         check_data(data, self, *self._needed())
         if self.pairs is not None:
             pairs = data[self.pairs] if isinstance(self.pairs, str) else self.pairs.to(source.device)
-            num_nodes = int(data.num_nodes or 0)
+            num_nodes = num_nodes_of(data)
             wrong = pairs[(pairs < 0) | (pairs >= num_nodes)]
             if wrong.numel() > 0:
                 raise ValueError(f"'pairs' name node {int(wrong[0])}, but there are {num_nodes}")
@@ -166,6 +166,10 @@ class RemovePairs(BaseTransform):
         )
 
 
+def _limit(name: str, value: Optional[float]) -> Optional[float]:
+    return None if value is None else real_number(name, value)
+
+
 def _unordered(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:
     source, target = source.long(), target.long()
     return torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
@@ -191,6 +195,6 @@ def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
 def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
     """Set an edge set to the chosen edges, sorted by target, with what they carry."""
     values = {name: data[name][chosen] for name in carried(data, key)}
-    store_edges(data, key, sorted_edges(edge_index[:, chosen], int(data.num_nodes or 0), is_sorted=True))
+    store_edges(data, key, sorted_edges(edge_index[:, chosen], num_nodes_of(data), is_sorted=True))
     for name, value in values.items():
         store_values(data, name, value, edges=key)

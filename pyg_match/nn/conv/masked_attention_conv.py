@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
-from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import check_tensor, one_of, shown, whole_number
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
 from pyg_match.ops.csr import check_sources, to_csr
@@ -110,8 +110,7 @@ class MaskedAttentionConv(MessagePassing):
         super().__init__(node_dim=0, **kwargs)
         out_channels, heads = whole_number("out_channels", out_channels), whole_number("heads", heads)
         self.fuse &= self.aggr in ("add", "sum")  # the operator sums
-        if mask_mode not in ("remove", "zero"):
-            raise ValueError(f"'mask_mode' must be 'remove' or 'zero', got {mask_mode!r}")
+        one_of("mask_mode", mask_mode, ("remove", "zero"))
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
@@ -121,7 +120,8 @@ class MaskedAttentionConv(MessagePassing):
         self.scale = 1.0 / math.sqrt(out_channels)
         self._alpha: OptTensor = None
 
-        source, target = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
+        source, target = in_channels if isinstance(in_channels, tuple) else (in_channels, in_channels)
+        source, target = (n if n == -1 else whole_number("in_channels", n) for n in (source, target))
         if shared_query_key and source != target:
             raise ValueError(
                 f"shared queries and keys need source and target features of equal width, got {source} and {target}"
@@ -161,12 +161,12 @@ class MaskedAttentionConv(MessagePassing):
             x_value: Source features to take the values from instead of ``x``, for example those of an earlier layer.
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
-        x_source, x_target = (x, x) if isinstance(x, Tensor) else x
+        x_source, x_target = check_features(x, self.lin_value.weight, self.lin_query.weight)
         x_value = x_source if x_value is None else x_value
         # Complete graphs are to agree with dense matchers to the last bits.
         exact = isinstance(edge_index, Blocks)
         query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
-        if edge_bias is not None:
+        if isinstance(edge_bias, Tensor):
             edge_bias = edge_bias.unsqueeze(-1) if edge_bias.dim() == 1 else edge_bias
             edge_bias = edge_bias.expand(-1, self.heads) if edge_bias.shape[1:] == (1,) else edge_bias
 
@@ -334,10 +334,41 @@ class MaskedAttentionConv(MessagePassing):
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
+def check_features(
+    x: Union[Tensor, PairTensor], source_weight: Tensor, target_weight: Optional[Tensor] = None
+) -> PairTensor:
+    """The features of sources and targets, checked against the weights of the layers that they go into.
+
+    Raises:
+        TypeError: If they are no tensors of floating-point numbers, or of another precision than the weights.
+        ValueError: If they have another width than the layers expect, or lie on another device.
+    """
+    if not isinstance(x, Tensor) and not (isinstance(x, (list, tuple)) and len(x) == 2):
+        raise TypeError(
+            f"'x' must be a tensor of node features, or one of sources and one of targets, got {shown(x)}"
+        )
+    source, target = (x, x) if isinstance(x, Tensor) else x
+    for features, weight in ((source, source_weight), (target, target_weight)):
+        # Layers of unknown width take it from the first features; autocast brings types together.
+        if weight is None or is_uninitialized_parameter(weight):
+            continue
+        check_tensor("x", features, (None, weight.size(1)))
+        if features.device != weight.device:
+            raise ValueError(
+                f"'x' must be on the device of the layer, {weight.device}, got {features.device}"
+            )
+        if features.dtype != weight.dtype and not torch.is_autocast_enabled(features.device.type):
+            raise TypeError(
+                f"'x' must have the type of the layer's weights, {weight.dtype}, got {features.dtype}"
+            )
+    return source, target
+
+
 def _check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
     """Refuse rotations that do not fit queries or keys."""
-    if not rotation.is_complex():
-        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {rotation.dtype}")
+    if not isinstance(rotation, Tensor) or not rotation.is_complex():
+        kind = rotation.dtype if isinstance(rotation, Tensor) else type(rotation).__name__
+        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind}")
     if rotation.shape != (num_nodes, channels // 2) or channels % 2 != 0:
         raise ValueError(
             f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "

@@ -13,7 +13,9 @@ from torch_geometric.nn.inits import zeros
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import check_tensor, whole_number
+from pyg_match.nn.conv.masked_attention_conv import check_features
+from pyg_match.ops.csr import outside
 
 
 class PartitionGCNConv(MessagePassing):
@@ -118,7 +120,7 @@ class PartitionGCNConv(MessagePassing):
             raise ValueError(
                 f"expected {self.num_scales} graphs, got {len(graphs)} with {len(weights)} sets of weights"
             )
-        x_source, x_target = (x, x) if isinstance(x, Tensor) else x
+        x_source, x_target = check_features(x, self.lin.weight)
         size = (x_source.size(0), x_target.size(0))
         bipartite = x_source is not x_target
         if self.add_self_loops and bipartite:
@@ -144,7 +146,18 @@ class PartitionGCNConv(MessagePassing):
         """One graph's part of the output."""
         edge_index, weight = self._listed(edge_index, weight, size)
         plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+        check_tensor("edge_index", plain, (2, None), "whole")
         source, target = plain if self.flow == "source_to_target" else plain.flip(0)
+        for name, index, count in (("source", source, size[0]), ("target", target, size[1])):
+            wrong = outside(index, count)
+            if wrong is not None:
+                raise ValueError(f"an edge names {name} {wrong}, but there are {count}")
+        if weight is not None:
+            check_tensor("edge_weight", weight, (plain.size(1),))
+            if weight.device != x.device:
+                raise ValueError(
+                    f"'edge_weight' must be on the device of 'x', {x.device}, got {weight.device}"
+                )
         if pos is not None:
             near = distance_weights(pos, torch.stack([source, target])).to(x.dtype)
             weight = near if weight is None else near * weight
