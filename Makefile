@@ -1,12 +1,13 @@
 # `make demo` and `make test` need nothing but Python 3.10 or newer: they make .venv and install what they use.
 PYTHON ?= python3
 VENV ?= .venv
+CASES ?= 20000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test fuzz lint bench clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +24,9 @@ demo: $(READY)  ## Match a photo with a warped and relit copy, and compare with 
 
 test: $(READY)  ## Run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --cov=pyg_match --cov-report=term
+
+fuzz: $(READY)  ## Try CASES malformed inputs, 20,000 by default, on all public entries.
+	OMP_NUM_THREADS=1 PYG_MATCH_FUZZ=$(CASES) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --dist worksteal
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .

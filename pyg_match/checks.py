@@ -10,6 +10,7 @@ from typing import Any, Literal, Optional
 import torch
 from torch import Tensor
 
+MOST_CHANNELS = 1 << 16  # of a layer; more are a mistake, for which no machine has the memory
 _SHOWN = 200  # letters of a value that a message quotes
 
 

@@ -11,6 +11,8 @@ from pyg_match.checks import shown, whole_number
 from pyg_match.data import KeypointSet
 from pyg_match.features.image import ImageLike, load_image, resize_image
 
+_MOST = (1 << 31) - 1  # keypoints that OpenCV can count
+
 # Half a grey level of an 8-bit image: whatever varies less is of one colour.
 _BLANK = 0.5 / 255
 
@@ -38,7 +40,7 @@ class Extractor(nn.Module):
     def __init__(self, max_num_keypoints: int | None = 2048) -> None:
         super().__init__()
         if max_num_keypoints is not None:
-            max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints)
+            max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints, most=_MOST)
         self.max_num_keypoints = max_num_keypoints
 
     def detect(self, image: Tensor) -> dict[str, Tensor]:

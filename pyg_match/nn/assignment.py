@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.ops import edge_scores, to_csr
 from pyg_match.ops.csr import EdgesLike
@@ -45,7 +45,7 @@ class DualSoftmaxAssignment(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels = whole_number("channels", channels)
+        self.channels = channels = whole_number("channels", channels, most=MOST_CHANNELS)
         self.lin = nn.Linear(channels, channels)
         self.lin_matchability = nn.Linear(channels, 1)
 
@@ -144,7 +144,7 @@ class SinkhornAssignment(nn.Module):
 
     def __init__(self, channels: int, iterations: int = 100) -> None:
         super().__init__()
-        self.channels = channels = whole_number("channels", channels)
+        self.channels = channels = whole_number("channels", channels, most=MOST_CHANNELS)
         self.iterations = whole_number("iterations", iterations, least=0)
         self.lin = nn.Linear(channels, channels)
         self.dustbin = nn.Parameter(torch.ones(()))

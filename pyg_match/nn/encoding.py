@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
-from pyg_match.checks import real_number, whole_number
+from pyg_match.checks import MOST_CHANNELS, real_number, whole_number
 
 
 def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class RotaryEncoding(nn.Module):
 
     def __init__(self, in_channels: int, head_channels: int, gamma: float = 1.0) -> None:
         super().__init__()
-        in_channels = whole_number("in_channels", in_channels)
-        head_channels = whole_number("head_channels", head_channels)
+        in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
+        head_channels = whole_number("head_channels", head_channels, most=MOST_CHANNELS)
         if head_channels % 2 != 0:
             raise ValueError(f"'head_channels' must be even, got {head_channels}")
         gamma = real_number("gamma", gamma, positive=True)
@@ -129,8 +129,8 @@ class KeypointEncoding(nn.Module):
         self, in_channels: int, out_channels: int, hidden_channels: tuple[int, ...] = (32, 64, 128)
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels = whole_number("in_channels", in_channels)
-        self.out_channels = out_channels = whole_number("out_channels", out_channels)
+        self.in_channels = in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
+        self.out_channels = out_channels = whole_number("out_channels", out_channels, most=MOST_CHANNELS)
         # Layer normalisation, because batch statistics would make a pair's answer depend on its batch.
         self.mlp = MLP(
             [in_channels, *hidden_channels, out_channels], norm="LayerNorm", norm_kwargs={"mode": "node"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 
-from pyg_match.checks import check_finite, nearest_name, one_of
+from pyg_match.checks import MOST_CHANNELS, check_finite, nearest_name, one_of
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.digest import tensor_digest
@@ -33,6 +33,15 @@ from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
 from pyg_match.transforms.candidate_edges import candidate_edges
 
+# Fields whose values are names, which are compared with the known ones.
+# The most that makes sense of what memory and time grow with.
+_MOST = {
+    "in_channels": MOST_CHANNELS,
+    "hidden_channels": MOST_CHANNELS,
+    "ffn_channels": MOST_CHANNELS,
+    "num_layers": 1024,
+    "num_scales": 1024,
+}
 # Fields whose values are names, which are compared with the known ones.
 _NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
 
@@ -87,6 +96,9 @@ class MatcherConfig:
         for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"'{name}' must be at most {most}, got {getattr(self, name)}")
         if self.hidden_channels % self.heads != 0:
             raise ValueError(
                 f"'heads' must divide the {self.hidden_channels} 'hidden_channels', got {self.heads}"

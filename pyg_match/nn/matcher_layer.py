@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.typing import Adj
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
@@ -59,14 +59,21 @@ class AttentionBlock(nn.Module):
         ffn_channels: Optional[int] = None,
     ) -> None:
         super().__init__()
-        channels, heads = whole_number("channels", channels), whole_number("heads", heads)
+        channels, heads = (
+            whole_number("channels", channels, most=MOST_CHANNELS),
+            whole_number("heads", heads, most=MOST_CHANNELS),
+        )
         if channels % heads != 0:
             raise ValueError(f"'heads' must divide the {channels} channels, got {heads}")
         self.conv = MaskedAttentionConv(
             channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
         )
         self.lin_out = nn.Linear(channels, channels)
-        width = 2 * channels if ffn_channels is None else whole_number("ffn_channels", ffn_channels)
+        width = (
+            2 * channels
+            if ffn_channels is None
+            else whole_number("ffn_channels", ffn_channels, most=MOST_CHANNELS)
+        )
         self.ffn = nn.Sequential(
             nn.Linear(2 * channels, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, channels)
         )

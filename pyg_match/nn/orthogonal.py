@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import MOST_CHANNELS, whole_number
 
 
 def orthogonalize(*features: Tensor) -> list[Tensor]:
@@ -124,7 +124,10 @@ class OrthogonalFusion(nn.Module):
         self, channels: int, num_scales: int = 2, project: bool = True, residual: bool = False
     ) -> None:
         super().__init__()
-        num_scales, channels = whole_number("num_scales", num_scales), whole_number("channels", channels)
+        num_scales, channels = (
+            whole_number("num_scales", num_scales, most=MOST_CHANNELS),
+            whole_number("channels", channels, most=MOST_CHANNELS),
+        )
         self.channels = channels
         self.num_scales = num_scales
         self.project = project

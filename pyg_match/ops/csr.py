@@ -9,6 +9,8 @@ from torch_geometric.typing import SparseTensor
 
 from pyg_match.checks import whole_number
 
+_MOST_NODES = 1 << 32  # that kernels can number
+
 
 class CSR(NamedTuple):
     """Edges sorted by target.
@@ -76,7 +78,7 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         >>> to_csr(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3).rowptr
         tensor([0, 1, 1, 3])
     """
-    num_targets = whole_number("num_targets", num_targets, least=0, most=torch.iinfo(torch.long).max - 1)
+    num_targets = whole_number("num_targets", num_targets, least=0, most=_MOST_NODES)
     if isinstance(edge_index, CSR):
         csr = edge_index
     elif isinstance(edge_index, EdgeIndex):

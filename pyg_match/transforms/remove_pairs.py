@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import one_of, real_number
+from pyg_match.checks import one_of, real_number, shown
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
@@ -80,7 +80,7 @@ class RemovePairs(BaseTransform):
                     f"the name of the pairs must contain 'index', as PyG's batching needs, got {pairs!r}"
                 )
         elif pairs is not None:
-            pairs = torch.as_tensor(pairs, dtype=torch.long)
+            pairs = _node_pairs(pairs)
             if pairs.dim() != 2 or pairs.size(0) != 2:
                 raise ValueError(f"'pairs' must have shape [2, M], got {list(pairs.shape)}")
         self.pairs = pairs
@@ -164,6 +164,17 @@ class RemovePairs(BaseTransform):
         return (
             f"{self.__class__.__name__}({', '.join(criteria)}, key={'+'.join(self.keys)}, mode={self.mode!r})"
         )
+
+
+def _node_pairs(pairs: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(pairs)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"'pairs' must be node numbers, got {shown(pairs)}") from None
+    found = found.long() if found.numel() == 0 else found  # an empty list is of no type
+    if found.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64) or found.is_meta:
+        raise TypeError(f"'pairs' must be whole numbers, got {found.dtype} on {found.device}")
+    return found.long()
 
 
 def _limit(name: str, value: Optional[float]) -> Optional[float]:

@@ -310,7 +310,7 @@ def test_factory_errors():
         extractor("superpoint")
     for number in (0, -1):
         with pytest.raises(
-            ValueError, match=f"'max_num_keypoints' must be a whole number of at least 1, got {number}"
+            ValueError, match=f"'max_num_keypoints' must be a whole number from 1 to 2147483647, got {number}"
         ):
             extractor("sift", max_num_keypoints=number)
     with pytest.raises(NotImplementedError):

@@ -58,7 +58,7 @@ def test_another_default_type_changes_nothing(name, default, image):
             {"detection_threshold": math.nan},
             "'detection_threshold' must be a finite number .* got nan",
         ),
-        ("aliked", {"nms_radius": 1.5}, r"'nms_radius' must be a whole number of at least 0, got 1\.5"),
+        ("aliked", {"nms_radius": 1.5}, r"'nms_radius' must be a whole number from 0 to 512, got 1\.5"),
         (
             "aliked",
             {"model_name": "aliked-n64"},
@@ -70,7 +70,7 @@ def test_another_default_type_changes_nothing(name, default, image):
         (
             "xfeat",
             {"max_num_keypoints": 2.5},
-            r"'max_num_keypoints' must be a whole number of at least 1, got 2\.5",
+            r"'max_num_keypoints' must be a whole number from 1 to 2147483647, got 2\.5",
         ),
     ],
 )

@@ -55,6 +55,11 @@ junk = st.one_of(
 )
 
 
+def either(draw, right, other=junk):
+    """What is right, or what is not. (``st.just`` keeps what it is given, and takes new tensors for old ones.)"""
+    return right if draw(st.booleans()) else draw(other)
+
+
 @st.composite
 def edges(draw, num_nodes: int):
     """Edges, now and then to nodes that do not exist, or no edges at all."""

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from fuzz.oracle import accepted, fuzz
-from fuzz.strategies import counts, junk, numbers
+from fuzz.strategies import counts, either, junk, numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,10 +64,8 @@ def test_estimates(data):
 @fuzz
 @given(data=st.data())
 def test_metrics(data):
-    pos = [
-        data.draw(st.one_of(st.just(torch.rand(data.draw(st.integers(0, 6)), 2) * 9), junk)) for _ in range(2)
-    ]
-    H = data.draw(st.one_of(st.just(torch.eye(3)), junk))
+    pos = [either(data.draw, torch.rand(data.draw(st.integers(0, 6)), 2) * 9) for _ in range(2)]
+    H = either(data.draw, torch.eye(3))
     good, truth = accepted(lambda: homography_ground_truth(pos[0], pos[1], H))
     if good:
         for labels, other in zip(truth, truth[::-1], strict=True):

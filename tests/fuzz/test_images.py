@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import torch
-from fuzz.oracle import accepted, fuzz
+from fuzz.oracle import accepted, attempt, fuzz
 from fuzz.strategies import counts, junk, numbers, tensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,3 +98,19 @@ def test_detectors(data):
         good, features = accepted(lambda: detector(torch.rand(3, 24, 24)))
         assert good and features.validate()
         assert detector.max_num_keypoints is None or features.num_keypoints <= detector.max_num_keypoints
+
+
+XFEAT = extractor("xfeat", max_num_keypoints=16)
+PHOTO = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+FOUND = XFEAT(PHOTO).pos
+
+
+@fuzz
+@given(
+    changes=st.lists(st.sampled_from(["half", "bfloat16", "double", "float", "train", "eval"]), max_size=3)
+)
+def test_precisions(changes):
+    detector = XFEAT
+    for change in changes:
+        detector = getattr(detector, change)()
+    assert torch.equal(attempt(lambda: detector(PHOTO)).pos, FOUND)

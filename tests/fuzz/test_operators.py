@@ -1,15 +1,17 @@
 """Operators and layers against numpy, in double precision and one edge at a time."""
 
 import numpy as np
+import pytest
 import torch
 from fuzz.oracle import accepted, fuzz
-from fuzz.strategies import counts, edges, junk, numbers
+from fuzz.strategies import counts, edges, either, junk, numbers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
 
 from pyg_match.nn import MaskedAttentionConv, PartitionGCNConv, RotaryEncoding
 from pyg_match.ops import attention_weights, edge_scores, sparse_attention, to_csr
+from pyg_match.ops.linear import linear, similarities
 
 
 def problem(draw):
@@ -26,10 +28,10 @@ def problem(draw):
     options = {}
     if draw(st.booleans()):
         size = edge_index.size(1) if isinstance(edge_index, torch.Tensor) and edge_index.dim() == 2 else 3
-        options["bias"] = draw(st.one_of(st.just(torch.randn(size, heads, generator=generator)), junk))
+        options["bias"] = either(draw, torch.randn(size, heads, generator=generator))
     if draw(st.booleans()):
         size = edge_index.size(1) if isinstance(edge_index, torch.Tensor) and edge_index.dim() == 2 else 3
-        options["mask"] = draw(st.one_of(st.just(torch.rand(size, generator=generator) > 0.4), junk))
+        options["mask"] = either(draw, torch.rand(size, generator=generator) > 0.4)
     return tensors, edge_index, options
 
 
@@ -129,12 +131,12 @@ def test_attention_layers(data):
     size = edge_index.size(1) if isinstance(edge_index, torch.Tensor) and edge_index.dim() == 2 else 3
     options = {}
     if data.draw(st.booleans()):
-        options["edge_mask"] = data.draw(st.one_of(st.just(torch.rand(size) > 0.3), junk))
+        options["edge_mask"] = either(data.draw, torch.rand(size) > 0.3)
     if data.draw(st.booleans()):
-        options["edge_bias"] = data.draw(st.one_of(st.just(torch.randn(size)), junk))
+        options["edge_bias"] = either(data.draw, torch.randn(size))
     if data.draw(st.booleans()) and conv.out_channels % 2 == 0:
         rotation = RotaryEncoding(2, conv.out_channels)(torch.rand(nodes, 2)).detach()
-        options["rotation"] = data.draw(st.one_of(st.just(rotation), junk))
+        options["rotation"] = either(data.draw, rotation)
     fused = accepted(lambda: conv(x, edge_index, **options))
     listed = accepted(lambda: conv(x, edge_index, return_attention_weights=True, **options)[0])
     assert fused[0] is listed[0], (fused[1], listed[1])
@@ -160,3 +162,24 @@ def test_convolution_layers(data):
     if good and weights is None:
         plain = [EdgeIndex(g.long(), sparse_size=(nodes, nodes)) for g in graphs]
         torch.testing.assert_close(conv(x, plain), out, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+SHAPES: set[tuple[int, ...]] = set()  # that oneDNN has seen, which keeps memory for each
+
+
+@fuzz
+@given(rows=st.integers(0, 4096), columns=st.integers(0, 2048))
+def test_products(rows, columns):
+    x, weight, other = torch.randn(rows, 8), torch.randn(4, 8), torch.randn(columns, 8)
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def watched(x, weight, *rest):
+        SHAPES.add((*x.shape, *weight.shape))
+        return product(x, weight, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        patch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+        torch.testing.assert_close(linear(x, weight), x @ weight.t(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(similarities(x[:512], other), x[:512] @ other.t(), rtol=1e-4, atol=1e-4)
+    assert len(SHAPES) <= 100

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from fuzz.oracle import accepted, fuzz
-from fuzz.strategies import attributes, counts, edges, junk, numbers, points
+from fuzz.oracle import accepted, attempt, fuzz
+from fuzz.strategies import attributes, counts, edges, either, junk, numbers, points
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data, HeteroData
@@ -63,9 +63,7 @@ def graphs(draw):
         size = draw(st.integers(0, 9))
         data = Data(pos=points(draw, size), x=points(draw, size, 3) - 32)
         if draw(st.booleans()):
-            data.batch = draw(
-                st.one_of(st.just(torch.arange(size) // 3), st.just(torch.arange(size) * 2), junk)
-            )
+            data.batch = either(draw, torch.arange(size) // 3 if size % 2 else torch.arange(size) * 2)
         return data
     if kind == 8:
         return Data(**{name: draw(junk) for name in draw(st.sampled_from([["pos"], ["x"], ["pos", "x"]]))})
@@ -111,6 +109,10 @@ def test_transforms(make, data):
         check_nearest(out.edge_index.as_tensor(), out.pos, groups, transform.k, transform.loop)
     if isinstance(out, Batch):
         assert len(out.to_data_list()) == out.num_graphs
+    elif out.get("edge_index") is not None:
+        # PyG's own calls take what a transform draws.
+        attempt(out.is_undirected)
+        assert attempt(lambda: Batch.from_data_list([out])).num_nodes == out.num_nodes
 
 
 def check_nearest(edge_index, pos, groups, k, loop) -> None:
@@ -139,7 +141,7 @@ def test_knn_graph(data):
     size = data.draw(st.integers(0, 9))
     x = points(data.draw, size) if data.draw(st.integers(0, 3)) else data.draw(junk)
     k, loop, cosine = data.draw(counts), data.draw(st.booleans()), data.draw(st.booleans())
-    batch = data.draw(st.one_of(st.none(), st.just(torch.arange(size) // 4), junk))
+    batch = None if data.draw(st.booleans()) else either(data.draw, torch.arange(size) // 4)
     options = {
         "loop": loop,
         "cosine": cosine,
@@ -158,15 +160,18 @@ def test_knn_graph(data):
 @fuzz
 @given(data=st.data())
 def test_edges_of_others(data):
-    graph = data.draw(graphs())
-    size = (
-        len(graph.pos)
-        if isinstance(graph, Data) and isinstance(graph.get("pos"), torch.Tensor) and graph.pos.dim()
-        else 3
-    )
-    adjacency = data.draw(
-        st.one_of(edges(size), junk, st.just(torch.rand(size, size) > 0.5), st.just("edge_index"))
-    )
+    size0, size1 = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5))
+    size, kind = size0 + size1, data.draw(st.integers(0, 3))
+    graph = KeypointPair(num_keypoints=(size0, size1), **attributes(data.draw, size))
+    if kind == 1:
+        graph = Data(pos=graph.pos)
+    elif kind == 2:
+        graph = Data(pos=graph.pos, batch=torch.arange(size) // 3)
+    elif kind == 3:
+        graph, size = Batch.from_data_list([graph, graph.clone()]), 2 * size
+    adjacency = data.draw(st.one_of(edges(size), junk, st.sampled_from(["edge_index", "dense"])))
+    if isinstance(adjacency, str) and adjacency == "dense":
+        adjacency = torch.eye(size, dtype=torch.bool)
     key = data.draw(st.sampled_from(["edge_index", "cross_edge_index", "edge_index_0", "other"]))
     good, out = accepted(lambda: PrecomputedEdges(adjacency, key)(graph))
     if good and isinstance(out.get("pos"), torch.Tensor):

@@ -436,5 +436,5 @@ def test_export_without_fusing(tmp_path):
 )
 def test_counts_that_are_none(arguments):
     name = next(iter(arguments))
-    with pytest.raises(ValueError, match=f"'{name}' must be a whole number of at least 1, got"):
+    with pytest.raises(ValueError, match=f"'{name}' must be a whole number from 1 to 65536, got"):
         MaskedAttentionConv(**{"in_channels": 8, "out_channels": 4, **arguments})

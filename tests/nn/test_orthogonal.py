@@ -148,5 +148,5 @@ def test_repr_and_errors():
         orthogonalize(torch.rand(2, 8), torch.rand(2, 4))
     with pytest.raises(ValueError, match="at least two scales, got 1"):
         orthogonality_penalty(torch.rand(2, 8))
-    with pytest.raises(ValueError, match="'num_scales' must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="'num_scales' must be a whole number from 1 to 65536, got 0"):
         OrthogonalFusion(8, num_scales=0)

@@ -222,7 +222,7 @@ def test_errors():
         conv(torch.randn(5, 4), edge_index)
     with pytest.raises(ValueError, match="use add_self_loops=False"):
         PartitionGCNConv(4, 3)((torch.randn(5, 4), torch.randn(5, 4)), edge_index)
-    with pytest.raises(ValueError, match="'num_scales' must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="'num_scales' must be a whole number from 1 to 65536, got 0"):
         PartitionGCNConv(4, 3, num_scales=0)
 
 

@@ -11,7 +11,7 @@ from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
-from pyg_match.checks import check_tensor, one_of, shown, whole_number
+from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, shown, whole_number
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
 from pyg_match.ops.csr import check_sources, to_csr
@@ -108,7 +108,10 @@ class MaskedAttentionConv(MessagePassing):
     ) -> None:
         kwargs.setdefault("aggr", "add")
         super().__init__(node_dim=0, **kwargs)
-        out_channels, heads = whole_number("out_channels", out_channels), whole_number("heads", heads)
+        out_channels, heads = (
+            whole_number("out_channels", out_channels, most=MOST_CHANNELS),
+            whole_number("heads", heads, most=MOST_CHANNELS),
+        )
         self.fuse &= self.aggr in ("add", "sum")  # the operator sums
         one_of("mask_mode", mask_mode, ("remove", "zero"))
         self.in_channels = in_channels
@@ -121,7 +124,9 @@ class MaskedAttentionConv(MessagePassing):
         self._alpha: OptTensor = None
 
         source, target = in_channels if isinstance(in_channels, tuple) else (in_channels, in_channels)
-        source, target = (n if n == -1 else whole_number("in_channels", n) for n in (source, target))
+        source, target = (
+            n if n == -1 else whole_number("in_channels", n, most=MOST_CHANNELS) for n in (source, target)
+        )
         if shared_query_key and source != target:
             raise ValueError(
                 f"shared queries and keys need source and target features of equal width, got {source} and {target}"

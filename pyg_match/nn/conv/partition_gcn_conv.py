@@ -13,7 +13,7 @@ from torch_geometric.nn.inits import zeros
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
-from pyg_match.checks import check_tensor, whole_number
+from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
 from pyg_match.nn.conv.masked_attention_conv import check_features
 from pyg_match.ops.csr import outside
 
@@ -78,10 +78,12 @@ class PartitionGCNConv(MessagePassing):
         super().__init__(**kwargs)
         self.fuse &= self.aggr in ("add", "sum")  # sparse products sum
         num_scales, out_channels = (
-            whole_number("num_scales", num_scales),
-            whole_number("out_channels", out_channels),
+            whole_number("num_scales", num_scales, most=MOST_CHANNELS),
+            whole_number("out_channels", out_channels, most=MOST_CHANNELS),
         )
-        in_channels = in_channels if in_channels == -1 else whole_number("in_channels", in_channels)
+        in_channels = (
+            in_channels if in_channels == -1 else whole_number("in_channels", in_channels, most=MOST_CHANNELS)
+        )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_scales = num_scales
