@@ -192,7 +192,11 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         if points.is_complex() or points.is_meta:
             raise TypeError(f"expected a tensor of real numbers, got {points.dtype} on {points.device}")
         values: Any = points if points.is_floating_point() else points.to(torch.get_default_dtype())
-        matrix: Any = torch.as_tensor(_to_array(H), dtype=values.dtype, device=points.device)
+        if not isinstance(H, Tensor):
+            H = _to_array(H)
+        elif H.is_complex() or H.is_meta:
+            raise TypeError(f"expected a homography of real numbers, got {H.dtype} on {H.device}")
+        matrix: Any = torch.as_tensor(H, dtype=values.dtype, device=points.device)
     else:
         matrix, values = _to_array(H), _to_array(points)
     if matrix.shape != (3, 3):

@@ -182,7 +182,7 @@ class Exploration:
         )
         return whole, whole.matcher.config
 
-    def _extract(self, choice: PairChoice, versions: Versions) -> Features:
+    def _extract(self, choice: PairChoice, versions: Versions = ()) -> Features:
         homography = None
         if choice.paths is None:
             images = sample_pair()
@@ -208,7 +208,7 @@ class Exploration:
         drawn = (_to_draw(image0), _to_draw(image1))
         return Features(drawn, pair, _most_similar(pair), repetition_score(pair), repeated_groups(pair))
 
-    def _match(self, choice: PairChoice, setting: Setting, versions: Versions) -> Matching:
+    def _match(self, choice: PairChoice, setting: Setting, versions: Versions = ()) -> Matching:
         pair = self._features(choice, versions).pair.clone()
         whole, config = self._matcher(choice.weights, choice.max_keypoints)
         trained = setting.graph == "trained"

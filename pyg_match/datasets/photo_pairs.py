@@ -115,14 +115,15 @@ class PhotoPairs(CachedPairs):
         shard_size = whole_number("shard_size", shard_size)
         if warps is None and self.num_pairs > len(self.pairs):
             raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
-        max_num_keypoints, min_num_keypoints, resize = (
+        max_num_keypoints, resize = (
             None if value is None else whole_number(name, value)
             for name, value in (
                 ("max_num_keypoints", max_num_keypoints),
-                ("min_num_keypoints", min_num_keypoints),
                 ("resize", resize),
             )
         )
+        if min_num_keypoints is not None:
+            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints, least=0)
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
             raise ValueError(
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
@@ -280,6 +281,10 @@ def read_pairs(
                 raise ValueError(
                     f"line {number} of '{file}' must begin with the names of two photos, got {line!r}"
                 )
+            if words and os.path.abspath(root / words[0]) == os.path.abspath(root / words[1]):
+                raise ValueError(
+                    f"line {number} of '{file}' pairs {words[0]} with itself, expected two photos"
+                )
             if words:
                 named.append((root / words[0], root / words[1]))
     else:
@@ -288,11 +293,6 @@ def read_pairs(
     if not named:
         raise ValueError("there are no pairs of photos, expected at least one")
     found = [(Path(os.path.abspath(one)), Path(os.path.abspath(other))) for one, other in named]
-    alike = [index for index, (one, other) in enumerate(found) if one == other]
-    if alike:
-        raise ValueError(
-            f"pair {alike[0] + 1} of {len(found)} is of {found[alike[0]][0].name} and itself, expected two photos"
-        )
     missing = sorted({path for pair in found for path in pair if not path.is_file()})
     if missing:
         raise FileNotFoundError(f"no photo at '{missing[0]}' ({len(missing)} are missing)")

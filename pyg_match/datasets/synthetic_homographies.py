@@ -117,7 +117,7 @@ class SyntheticHomographies(CachedPairs):
         if max_num_keypoints is not None:
             max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints)
         if min_num_keypoints is not None:
-            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints)
+            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints, least=0)
         if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
             raise ValueError(
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "

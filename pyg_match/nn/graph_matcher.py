@@ -33,7 +33,6 @@ from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
 from pyg_match.transforms.candidate_edges import candidate_edges
 
-# Fields whose values are names, which are compared with the known ones.
 # The most that makes sense of what memory and time grow with.
 _MOST = {
     "in_channels": MOST_CHANNELS,

@@ -167,13 +167,12 @@ def _check_shape(config: MatcherConfig, state: dict[str, Tensor], name: Union[st
             f"the weights in {name} do not fit the matcher: they have {layers} layers of widths {sorted(widths)}, but "
             f"num_layers={config.num_layers} and hidden_channels={config.hidden_channels}"
         )
-    largest = max((value.numel() for value in state.values()), default=0)
-    sizes = {field: getattr(config, field) or 0 for field in ("in_channels", "ffn_channels", "num_scales")}
-    for field in ("in_channels", "ffn_channels"):
-        if sizes[field] > largest:
-            raise ValueError(f"the weights in {name} do not fit the matcher: {field}={sizes[field]}")
-    if sizes["num_scales"] > _MOST_SCALES:
-        raise ValueError(f"the weights in {name} do not fit the matcher: num_scales={sizes['num_scales']}")
+    largest = max(value.numel() for value in state.values())
+    for field, most in (("in_channels", largest), ("ffn_channels", largest), ("num_scales", _MOST_SCALES)):
+        if (getattr(config, field) or 0) > most:
+            raise ValueError(
+                f"the weights in {name} do not fit the matcher: {field}={getattr(config, field)}"
+            )
 
 
 def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:

@@ -242,7 +242,7 @@ def parse_yaml(text: str, what: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{shown(what)} is not YAML: {reason}") from None
+        raise ValueError(f"{what if len(what) < 200 else shown(what)} is not YAML: {reason}") from None
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def export_matcher(
             f"no matcher at {shown(str(source))}; expected a .safetensors file or the folder of a run"
         )
     if filter_threshold is not None:
-        filter_threshold = real_number("filter_threshold", filter_threshold, least=0, most=1)
+        filter_threshold = real_number("filter_threshold", filter_threshold)
+        if not 0 <= filter_threshold <= 1:
+            raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
     temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
     for name, value in temperatures.items():
         real_number(name, value, positive=True)

@@ -133,7 +133,8 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
     Raises:
         ValueError: If it holds the photos, or the weights or the teacher under the name of a file that a run writes.
     """
-    if images is not None and out.is_dir() and os.path.isdir(images) and out.samefile(images):
+    folder = images if isinstance(images, (str, os.PathLike)) else ""
+    if out.is_dir() and os.path.isdir(folder) and out.samefile(folder):
         raise ValueError(f"the run would be written among the photos in {out}; choose another folder")
     written = [out / name for name in ("matcher.safetensors", "best.safetensors", "last.ckpt")]
     for role, name in (("weights", config.weights), ("teacher", config.teacher)):

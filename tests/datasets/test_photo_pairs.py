@@ -158,7 +158,7 @@ def test_wrong_input_is_named(scene, tmp_path):
     with pytest.raises(FileNotFoundError, match="no file of pairs"):
         PhotoPairs(tmp_path / "none.txt")
     for wrong, message in (
-        ({"threshold": 0.0}, "'threshold' must be a positive number of pixels, got 0.0"),
+        ({"threshold": 0.0}, "'threshold' must be a positive number, got 0.0"),
         ({"min_matches": 3}, "'min_matches' must be at least 8"),
         ({"min_inliers": 2.0}, r"'min_inliers' must be in \[0, 1\], got 2.0"),
         ({"num_pairs": 0}, "'num_pairs' must be at least 1, got 0"),

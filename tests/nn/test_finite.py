@@ -103,12 +103,12 @@ def test_files_of_weights_that_are_not_finite(tmp_path):
     from safetensors import safe_open
 
     with safe_open(str(file), framework="pt") as stored:
-        metadata = stored.metadata()
+        metadata = {key: value for key, value in stored.metadata().items() if key != "digest"}
     key = next(name for name in state if name.endswith("lin_query.weight"))
     state[key][0, 0] = math.inf
     del state["lin_in.weight"]
     save_file(state, file, metadata)
-    with pytest.raises(ValueError, match=r"m.safetensors hold NaN or infinite values, 1 of 256 in 'layers"):
+    with pytest.raises(ValueError, match=r"m\.safetensors hold NaN or infinite values, 1 of 256 in 'layers"):
         GraphMatcher.from_pretrained(file)
 
 

