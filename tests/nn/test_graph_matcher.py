@@ -322,7 +322,7 @@ def test_weights_must_fit():
         small()(pair)
     pair = random_pair(15, 12, dtype=torch.double)
     pair.cross_edge_weight = torch.ones(3)
-    with pytest.raises(ValueError, match="for no edges"):
+    with pytest.raises(ValueError, match="there is no 'cross_edge_index'"):
         small()(pair)
 
 
