@@ -162,7 +162,7 @@ def test_wrong_input_is_named(scene, tmp_path):
         ({"min_matches": 3}, "'min_matches' must be at least 8"),
         ({"min_inliers": 2.0}, r"'min_inliers' must be in \[0, 1\], got 2.0"),
         ({"num_pairs": 0}, "'num_pairs' must be a whole number of at least 1, got 0"),
-        ({"shard_size": 0}, "'shard_size' must be at least 1, got 0"),
+        ({"shard_size": 0}, "'shard_size' must be a whole number of at least 1, got 0"),
         ({"num_pairs": 3}, "without 'warps' there are 2 pairs, got num_pairs=3"),
         ({"min_num_keypoints": 999}, "'min_num_keypoints' must be None or between 1"),
     ):
