@@ -35,7 +35,7 @@ def whole_number(name: str, value: Any, least: int = 1, most: Optional[int] = No
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter of tensors that are on no device
         number = None
     if number is None or number < least or (most is not None and number > most):
         limit = f"of at least {least}" if most is None else f"from {least} to {most}"

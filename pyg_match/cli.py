@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional, Union
 
 import typer
 
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 
 _LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
 
@@ -51,9 +51,9 @@ def _refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[st
     Raises:
         ValueError: If an output is an input.
     """
-    read = [Path(path).expanduser() for path in inputs if is_file(path)]
+    read = [user_path(path) for path in inputs if is_file(path)]
     for name, output in outputs.items():
-        written = None if output is None else output.expanduser()
+        written = None if output is None else user_path(output)
         if written is not None and is_file(written) and any(written.samefile(path) for path in read):
             raise ValueError(f"{name} would overwrite the input {written}; choose another file")
 
@@ -147,7 +147,7 @@ def _match(
         check_format(out)
     _refuse_inputs({"--save": save, "--out": out}, [*images, weights])
     for file in (save, out):
-        if file is not None and not file.expanduser().parent.is_dir():
+        if file is not None and not user_path(file).parent.is_dir():
             raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
     steps: list[Any] = [KNNGraph(neighbors, loop=True)] if neighbors else []
     steps += [CandidateEdges(candidates)] if candidates else []

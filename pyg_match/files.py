@@ -57,9 +57,14 @@ def replace_file(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def is_file(path: Union[str, Path]) -> bool:
+def is_file(path: Union[str, "os.PathLike[str]"]) -> bool:
     """Whether there is such a file; also of a name that no file can have, such as one too long."""
-    return os.path.isfile(os.path.expanduser(path))
+    return os.path.isfile(user_path(path))
+
+
+def user_path(path: Union[str, "os.PathLike[str]"]) -> Path:
+    """A path as a user gave it, ``~`` being the home folder; a name as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Union[str, Path], content: bytes) -> None:

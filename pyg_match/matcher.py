@@ -16,7 +16,7 @@ from pyg_match.checks import shown, usable_device, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
-from pyg_match.files import is_file, write_whole
+from pyg_match.files import is_file, user_path, write_whole
 from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
@@ -101,7 +101,7 @@ class MatchResult:
         Raises:
             ValueError: If the ending is neither ``.npz`` nor ``.json``.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         if path.suffix not in (".npz", ".json"):
             raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
         arrays = {

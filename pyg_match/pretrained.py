@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyg_match.checks import shown
 from pyg_match.digest import tensor_digest
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 
 _LONGEST_PATH = 4096  # bytes, on the systems that allow most
 
@@ -242,7 +242,7 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return _locate(name_or_path)
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"weights must be given by name or path, got {shown(name_or_path)}")
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if is_file(path):
         return path
     if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:

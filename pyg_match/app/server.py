@@ -11,7 +11,7 @@ from pyg_match.app.page import build
 from pyg_match.app.settings import Limits, Setting
 from pyg_match.app.uploads import read_upload
 from pyg_match.checks import shown
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 from pyg_match.pretrained import DETECTORS, packaged
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def starting_choice(
         return PairChoice(None, weights, max_keypoints)
     if image1 is None:
         raise ValueError("give two images or none, got one")
-    image0, image1 = image0.expanduser(), image1.expanduser()
+    image0, image1 = user_path(image0), user_path(image1)
     for path in (image0, image1):
         read_upload(path, limits, str(path))
     return PairChoice((str(image0), str(image1)), weights, max_keypoints)

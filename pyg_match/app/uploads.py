@@ -2,13 +2,13 @@
 
 import os
 import warnings
-from pathlib import Path
 from typing import Union
 
 from torch import Tensor
 
 from pyg_match.app.settings import Limits
 from pyg_match.features import load_image
+from pyg_match.files import user_path
 
 
 def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str = "the image") -> Tensor:
@@ -28,7 +28,7 @@ def read_upload(path: Union[str, "os.PathLike[str]"], limits: Limits, name: str 
     """
     from PIL import Image
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{name}: there is no file {path.name}")
     size = path.stat().st_size

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyg_match.data import KeypointSet
 from pyg_match.digest import tensor_digest
-from pyg_match.files import replace_file, sweep
+from pyg_match.files import replace_file, sweep, user_path
 
 
 class FeatureCache:
@@ -43,14 +43,14 @@ class FeatureCache:
     def __init__(
         self, folder: str | Path, extract: Callable[[Path], KeypointSet], settings: Mapping[str, Any]
     ) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder)
         self.extract = extract
         self.settings = json.dumps(dict(settings), sort_keys=True)
         sweep(self.folder)
 
     def __call__(self, path: str | Path) -> KeypointSet:
         """Features of the image file ``path``."""
-        path = Path(path).expanduser()
+        path = user_path(path)
         target = self.file(path)
         features = _load(target)
         if features is None:
@@ -66,7 +66,7 @@ class FeatureCache:
         Raises:
             FileNotFoundError: If the image does not exist.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         status = os.stat(path)
         key = [os.path.abspath(path), status.st_size, status.st_mtime_ns, self.settings]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()

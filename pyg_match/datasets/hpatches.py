@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyg_match.checks import shown
+from pyg_match.files import user_path
 
 LARGE_SEQUENCES = (  # left out by the usual protocol since their images are very large
     "i_contruction",
@@ -80,7 +81,7 @@ class HPatches(Dataset[HPatchesPair]):
     """
 
     def __init__(self, root: str | Path, ignore_large: bool = True) -> None:
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self.ignore_large = ignore_large
         if not os.path.isdir(self.root):
             raise FileNotFoundError(

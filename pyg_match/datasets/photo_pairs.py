@@ -18,6 +18,7 @@ from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
 from pyg_match.datasets.views import render_view, view_keypoints
 from pyg_match.features.image import load_image, resize_image
+from pyg_match.files import user_path
 from pyg_match.geometry import estimate_fundamental
 from pyg_match.metrics import homography_ground_truth
 from pyg_match.nn.assignment import mutual_matches
@@ -269,10 +270,10 @@ def read_pairs(
         ValueError: If there are no pairs, or a line has no two names.
     """
     if isinstance(pairs, str | os.PathLike):
-        file = Path(pairs).expanduser()
+        file = user_path(pairs)
         if not file.is_file():
             raise FileNotFoundError(f"no file of pairs at '{file}'")
-        root = file.parent if images is None else Path(images).expanduser()
+        root = file.parent if images is None else user_path(images)
         named = []
         for number, line in enumerate(file.read_text().splitlines(), 1):
             # Names may hold spaces where a tab stands between them.
@@ -288,7 +289,7 @@ def read_pairs(
             if words:
                 named.append((root / words[0], root / words[1]))
     else:
-        root = Path() if images is None else Path(images).expanduser()
+        root = Path() if images is None else user_path(images)
         named = [(root / one, root / other) for one, other in pairs]
     if not named:
         raise ValueError("there are no pairs of photos, expected at least one")

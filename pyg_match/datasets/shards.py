@@ -13,7 +13,7 @@ from torch import Tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.digest import tensor_digest
-from pyg_match.files import replace_file, sweep
+from pyg_match.files import replace_file, sweep, user_path
 
 _FORMAT = 1
 _OPEN_SHARDS = 32
@@ -46,7 +46,7 @@ class PairShards:
     ) -> None:
         self.settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
         self.fingerprint = hashlib.sha256(self.settings.encode()).hexdigest()
-        self.folder = Path(folder).expanduser() / self.fingerprint[:24]
+        self.folder = user_path(folder) / self.fingerprint[:24]
         self.num_pairs = num_pairs
         self.shard_size = shard_size
         self._open: OrderedDict[Path, _Shard] = OrderedDict()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pyg_match.checks import shown
+from pyg_match.files import user_path
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
@@ -23,7 +24,7 @@ def find_images(
 ) -> tuple[list[Path], list[str]]:
     """Absolute paths of the images, and the names that they have wherever their folder is."""
     if not isinstance(images, str | os.PathLike):
-        paths = [Path(os.path.abspath(Path(path).expanduser())) for path in images]
+        paths = [Path(os.path.abspath(user_path(path))) for path in images]
         if not paths:
             raise ValueError("the list of images is empty, expected at least one path")
         missing = [path for path in paths if not path.is_file()]
@@ -32,7 +33,7 @@ def find_images(
                 f"no image at '{missing[0]}' ({len(missing)} of {len(paths)} are missing)"
             )
         return paths, [path.name for path in paths]
-    root = Path(os.path.abspath(Path(images).expanduser()))
+    root = Path(os.path.abspath(user_path(images)))
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{shown(str(images))} is not a folder, expected a folder of images")
     found = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import one_of, shown, whole_number
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +57,7 @@ def load_image(source: ImageLike) -> Tensor:
     if isinstance(source, np.ndarray):
         return _from_array(source, "array")
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        path = user_path(source)
         return _from_array(_read_file(path), str(path))
 
     from PIL import Image, ImageOps

@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 import torch
 
 from pyg_match.checks import real_number, shown
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
 from pyg_match.transforms import graph_from_recipe
@@ -51,7 +51,7 @@ def export_matcher(
             is no probability, the graph cannot be drawn, or a temperature is not positive, makes weights infinite, or
             meets a matcher without a softmax to apply it to.
     """
-    source, target = Path(source).expanduser().resolve(), Path(target).expanduser()
+    source, target = user_path(source).resolve(), user_path(target)
     choices = (
         source,
         source.with_name(source.name + ".safetensors"),

@@ -21,7 +21,7 @@ from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.cached_pairs import check_photos
-from pyg_match.files import is_file, sweep, write_whole
+from pyg_match.files import is_file, sweep, user_path, write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import detector_of
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
@@ -89,7 +89,7 @@ def train(
     except (RuntimeError, TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in hardware.items())
         raise ValueError(f"Lightning Fabric cannot run on {given}: {error}") from None
-    arguments = (config, images, Path(out).expanduser(), datasets)
+    arguments = (config, images, user_path(out), datasets)
     run: Any = _run
     path: Path = fabric.launch(run, *arguments)
     return path
@@ -140,7 +140,7 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
     for role, name in (("weights", config.weights), ("teacher", config.teacher)):
         if name is not None and is_file(name):
             for file in written:
-                if file.is_file() and file.samefile(Path(name).expanduser()):
+                if file.is_file() and file.samefile(user_path(name)):
                     raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
 
 

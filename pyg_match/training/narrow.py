@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
 
@@ -187,7 +186,7 @@ def narrow_from_settings(
     from pyg_match.training.data import make_datasets
     from pyg_match.training.loop import check_detectors, make_matcher
 
-    file = Path(target).expanduser()
+    file = user_path(target)
     if file.suffix != ".safetensors":  # said before keypoints are found
         raise ValueError(f"matchers are saved as .safetensors, got {file.name!r}")
     if not file.absolute().parent.is_dir():

@@ -107,6 +107,8 @@ def as_edge_index(adjacency: Adj, num_nodes: int) -> EdgeIndex:
 
 def _dense_as_edge_index(adjacency: Tensor, num_nodes: int) -> EdgeIndex:
     """Edges from a list of them, or from a mask."""
+    if adjacency.is_meta:
+        raise ValueError("the adjacency is on the meta device, which holds no numbers")
     if adjacency.dtype == torch.bool:
         _check_size(tuple(adjacency.shape), num_nodes)
         target, source = adjacency.nonzero().t()

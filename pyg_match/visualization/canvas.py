@@ -8,7 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from pyg_match.features.image import ImageLike, load_image
-from pyg_match.files import write_whole
+from pyg_match.files import user_path, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None
         return
     from matplotlib import rc_context
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     ending = check_format(path)
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
     buffer = io.BytesIO()

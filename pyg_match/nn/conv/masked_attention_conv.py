@@ -193,6 +193,7 @@ class MaskedAttentionConv(MessagePassing):
         else:
             listed = _listed(edge_index)
             self._check_edges(listed, key.size(0), query.size(0), edge_bias, edge_mask)
+            listed = listed.long() if listed.dtype == torch.int32 else listed  # which PyG's softmax needs
             # PyG reads the source of calls of propagate: an expression of several lines there would end tracing.
             size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]
