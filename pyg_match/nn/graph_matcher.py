@@ -89,6 +89,11 @@ class MatcherConfig:
     )
 
     def __post_init__(self) -> None:
+        one_of("branch", self.branch, (None, "attention", "gcn"))
+        one_of("value_steps", self.value_steps, ("both", "self", "cross"))
+        one_of("mask_mode", self.mask_mode, ("remove", "zero"))
+        one_of("encoding", self.encoding, ("rotary", "mlp"))
+        one_of("assignment", self.assignment, ("dual_softmax", "sinkhorn"))
         for name, kind in field_types(type(self)).items():
             if name not in _NAMED:
                 object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
@@ -110,18 +115,13 @@ class MatcherConfig:
         if self.ffn_channels is not None and self.ffn_channels < 1:
             raise ValueError(f"'ffn_channels' must be positive, or None, got {self.ffn_channels}")
         refresh_period(self.value_source)
-        one_of("branch", self.branch, (None, "attention", "gcn"))
         depth, chosen = self.num_layers, self.layer_scales
         if chosen is not None and (len(chosen) != depth or min(chosen) < 0):
             raise ValueError(f"'layer_scales' must name a scale for each of {depth} layers, got {chosen}")
-        one_of("value_steps", self.value_steps, ("both", "self", "cross"))
         if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
             raise ValueError(
                 f"'redraw_after' must be a layer before the last of {self.num_layers}, got {self.redraw_after}"
             )
-        one_of("mask_mode", self.mask_mode, ("remove", "zero"))
-        one_of("encoding", self.encoding, ("rotary", "mlp"))
-        one_of("assignment", self.assignment, ("dual_softmax", "sinkhorn"))
         if self.assign_on_edges and self.assignment != "dual_softmax":
             raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
         if not 0 <= self.filter_threshold <= 1:
