@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 MOST_CHANNELS = 1 << 16  # of a layer; more are a mistake, for which no machine has the memory
+_KINDS = {
+    "floating": "a floating-point tensor",
+    "real": "a tensor of real numbers",
+    "whole": "a tensor of int64 or int32",
+    "boolean": "boolean",
+}
 _SHOWN = 200  # letters of a value that a message quotes
 
 
@@ -32,7 +38,7 @@ def whole_number(name: str, value: Any, least: int = 1, most: Optional[int] = No
         3
     """
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
             raise TypeError
         number = operator.index(value)
     except (TypeError, RuntimeError):  # the latter of tensors that are on no device
@@ -62,6 +68,8 @@ def real_number(
         >>> real_number("threshold", 3)
         3.0
     """
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_meta:
+        value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = is_number and math.isfinite(value) and least <= value <= most and not (positive and value <= 0)
     if not fits:
@@ -142,7 +150,7 @@ def check_tensor(
     name: str,
     value: Any,
     shape: Sequence[Optional[int]],
-    kind: Literal["floating", "whole", "boolean"] = "floating",
+    kind: Literal["floating", "real", "whole", "boolean"] = "floating",
 ) -> Tensor:
     """Refuse what is no tensor of a kind and shape.
 
@@ -150,7 +158,7 @@ def check_tensor(
         name: What the user calls it.
         value: What the user gave.
         shape: The sizes that it must have; ``None`` for any.
-        kind: Of the numbers: floating-point, whole, or ``True`` and ``False``.
+        kind: Of the numbers: floating-point, also whole, only whole, or ``True`` and ``False``.
 
     Raises:
         TypeError: If it is no tensor, or one of other numbers.
@@ -160,17 +168,18 @@ def check_tensor(
         isinstance(value, Tensor)
         and {
             "floating": value.is_floating_point(),
+            "real": not value.is_complex() and value.dtype != torch.bool,
             "whole": value.dtype in (torch.int32, torch.int64),
             "boolean": value.dtype == torch.bool,
         }[kind]
     )
     if not fits:
-        wanted = {"floating": "a floating-point tensor", "whole": "a tensor of int64", "boolean": "boolean"}[
-            kind
-        ]
+        wanted = _KINDS[kind]
         found = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"'{name}' must be {wanted}, got {found}")
-    if value.dim() != len(shape) or any(w not in (None, s) for s, w in zip(value.shape, shape, strict=True)):
+    if value.dim() != len(shape) or any(
+        w is not None and s != w for s, w in zip(value.shape, shape, strict=True)
+    ):
         letters = iter("NMKLPQ")
         wanted = ", ".join(next(letters) if size is None else str(size) for size in shape)
         raise ValueError(f"'{name}' must have shape [{wanted}], got {list(value.shape)}")

@@ -31,7 +31,7 @@ def _told_in_a_line(needs_train: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, OSError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+    except (ImportError, OSError, ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:
         missing = needs_train and isinstance(error, ModuleNotFoundError)
         hint = f"; {needs_train} needs `pip install 'pyg-match[train]'`" if missing else ""
         text = str(error) or type(error).__name__

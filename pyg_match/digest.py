@@ -6,9 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+DIGEST = "pyg_match_digest"  # its name in the metadata of a matcher's file
 
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of the names, types, shapes and numbers of tensors on the CPU.
+
+def tensor_digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> str:
+    """A digest of the names, types, shapes and numbers of tensors on the CPU, and of texts beside them.
 
     Example:
         >>> len(tensor_digest({"x": torch.zeros(3)}))
@@ -18,4 +20,6 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, text in sorted((texts or {}).items()):
+        digest.update(repr((name, text)).encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Union
 
 _HOST = re.sub(r"\W", "-", socket.gethostname())
+_TEMPORARY = re.compile(r".+\.(?P<host>[\w-]+)\.(?P<process>\d+)\.tmp")  # see temporary_name
 _ABANDONED = 3600.0  # seconds; files are written within a few
 
 
@@ -17,13 +18,20 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Union[str, Path]) -> None:
-    """Delete temporary files of writers that were killed: of this machine, or any that are an hour old."""
+def sweep(folder: Union[str, Path], everything: bool = False) -> None:
+    """Delete temporary files of writers that were killed: of this machine, or of others after an hour.
+
+    Args:
+        folder: Where to look.
+        everything: Whether other temporary files that are an hour old go, too; for folders that are ours alone.
+    """
     for file in Path(folder).glob("*.tmp"):
-        host, _, process = file.name.removesuffix(".tmp").rpartition(".")
+        written = _TEMPORARY.fullmatch(file.name)
+        if written is None and not everything:
+            continue
         with contextlib.suppress(OSError):  # another process was faster
-            ours = host.endswith(f".{_HOST}") and process.isdecimal()
-            if (ours and not _runs(int(process))) or time.time() - file.stat().st_mtime > _ABANDONED:
+            killed = written is not None and written["host"] == _HOST and not _runs(int(written["process"]))
+            if killed or time.time() - file.stat().st_mtime > _ABANDONED:
                 file.unlink()
 
 
@@ -34,7 +42,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)  # sends nothing
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return True
 

@@ -34,8 +34,9 @@ def estimate_homography(
     r"""Estimate the homography :math:`\mathbf{H}` with :math:`\mathbf{p}_1 \sim \mathbf{H} \mathbf{p}_0`.
 
     There is none if fewer than four matches are given, if a value is not finite, or if the inliers (for ``"dlt"`` and
-    ``"dlt-lu"`` all matches) do not determine one: because they lie within ``threshold`` of a line in either image,
-    all but one of them on a line, or coincide. The same input gives the same result.
+    ``"dlt-lu"`` all matches) do not determine one, because all but one of them lie on a line, or coincide; for the
+    other methods also if all inliers lie within ``threshold`` of a line in either image. The same input gives the
+    same result.
 
     Args:
         points0: Matched points of image 0 in pixels.
@@ -87,7 +88,7 @@ def estimate_homography(
         return None, nothing
 
     if method in ("dlt", "dlt-lu"):
-        H = None if _on_a_line(p0, p1, threshold) else _dlt(p0, p1, weights)
+        H = _dlt(p0, p1, weights)
         if H is not None and method == "dlt-lu":
             H = _dlt_lu(p0, p1, weights)
         return H, nothing if H is None else _transfer_error(H, p0, p1) <= threshold
@@ -372,7 +373,7 @@ def _on_a_line(points0: Array, points1: Array, threshold: float) -> bool:
     """Whether the points of one of the images lie within ``threshold`` of the line that fits them best."""
     for points in (points0, points1):
         centred = points - points.mean(axis=0)
-        normal = np.linalg.svd(centred, full_matrices=True)[2][1]
+        normal = np.linalg.svd(centred, full_matrices=False)[2][1]
         if np.abs(centred @ normal).max() <= threshold:
             return True
     return False

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import shown
-from pyg_match.digest import tensor_digest
+from pyg_match.digest import DIGEST, tensor_digest
 from pyg_match.files import is_file, user_path
 
 _LONGEST_PATH = 4096  # bytes, on the systems that allow most
@@ -188,6 +188,8 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable weight file: {error}") from error
     values = {}
     for key, text in texts.items():
+        if key == DIGEST:
+            continue
         with contextlib.suppress(json.JSONDecodeError):  # what other programs write there
             values[key] = json.loads(text)
     for key, kind, what in _METADATA:
@@ -350,8 +352,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     with safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        digest = (file.metadata() or {}).get("digest")
-    if digest is not None and digest != json.dumps(tensor_digest(tensors)):
+        texts = dict(file.metadata() or {})
+    digest = texts.pop(DIGEST, None)
+    if digest is not None and digest != tensor_digest(tensors, texts):
         raise ValueError("its numbers do not agree with their digest")
     return tensors
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pyg_match.files import is_file, sweep, temporary_name, write_whole
+from pyg_match.files import _HOST, is_file, sweep, temporary_name, write_whole
 
 
 def test_names_that_no_file_can_have(tmp_path):
@@ -42,5 +42,13 @@ def test_what_others_write_now_is_left_alone(tmp_path):
     os.utime(old, (time.time() - 7200,) * 2)
     sweep(tmp_path)
     assert own.exists() and other.exists() and not old.exists()
+    notes = tmp_path / "notes.tmp"
+    notes.write_text("of the user")
+    os.utime(notes, (time.time() - 7200,) * 2)
+    (tmp_path / f"f.{_HOST}.{10**30}.tmp").write_text("")
+    sweep(tmp_path)
+    assert notes.exists()
+    sweep(tmp_path, everything=True)
+    assert not notes.exists() and own.exists()
     write_whole(tmp_path / "whole", b"content")
     assert (tmp_path / "whole").read_bytes() == b"content"

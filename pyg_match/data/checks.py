@@ -56,26 +56,31 @@ def check_image_sizes(size: Any, num_images: Optional[int] = None) -> None:
         raise ValueError(f"'image_size' must hold positive finite (width, height) rows, got {wrong}")
 
 
-def check_nodes(data: Data, also: Sequence[str] = ()) -> None:
+def check_nodes(data: Data, needed: Optional[Sequence[str]] = None) -> None:
     """Check the keypoint attributes of ``data``.
 
     Args:
         data: Keypoints.
-        also: Which of ``score``, ``scale`` and ``orientation`` are needed.
+        needed: Which of ``score``, ``scale`` and ``orientation`` somebody needs who takes whole numbers, too, and does
+            not look at the others; ``None`` to check all that there are, strictly.
 
     Raises:
         TypeError: If ``pos``, ``x`` or what is needed besides is missing, or not a floating-point tensor.
         ValueError: If a shape is wrong, a value is NaN or infinite, or they lie on several devices or on none.
     """
-    present = [name for name in NODE_NUMBERS if data.get(name) is not None]
-    names = ("pos", "x", *dict.fromkeys([*present, *also]))
+    strict = needed is None
+    names = (
+        "pos",
+        "x",
+        *(needed or [name for name in NODE_NUMBERS if strict and data.get(name) is not None]),
+    )
     for name in names:
         value = data.get(name)
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"'{name}' must be a tensor with one row per keypoint, got {type(value).__name__}"
             )
-        if not value.is_floating_point():
+        if not value.is_floating_point() and (strict or value.is_complex() or value.dtype == torch.bool):
             raise TypeError(f"'{name}' must be a floating-point tensor, got {value.dtype}")
         if value.is_meta:
             raise ValueError(f"'{name}' is on the meta device, which holds no numbers")

@@ -34,6 +34,10 @@ class SortedEdgeIndex(EdgeIndex):
         return out
 
 
+# As PyG does for its own, so that data that was saved loads with weights_only=True.
+torch.serialization.add_safe_globals([SortedEdgeIndex])
+
+
 def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) -> EdgeIndex:
     """Wrap edges as an :class:`~torch_geometric.EdgeIndex` sorted by target, with its CSR pointer computed.
 

@@ -133,7 +133,7 @@ class PairShards:
 
     def sweep(self) -> None:
         """Delete temporary files that a killed process left behind."""
-        sweep(self.folder)
+        sweep(self.folder, everything=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps cannot be sent to another process; it opens its own.

@@ -45,7 +45,8 @@ def reprojection_error(points0: Tensor, points1: Tensor, homography: Union[Tenso
             f"matched points must both have shape [M, 2], got {list(points0.shape)} and {list(points1.shape)}"
         )
     points0, points1 = points0.double(), points1.double()
-    homography = homography_matrix(homography).to(points0.device)
+    homography_matrix(homography)  # refuses what is none
+    homography = torch.as_tensor(homography, dtype=torch.double, device=points0.device)
     forward = (warp_points(points0, homography) - points1).norm(dim=-1)
     backward = (warp_points(points1, torch.linalg.inv(homography)) - points0).norm(dim=-1)
     error: Tensor = (forward + backward) / 2

@@ -15,7 +15,7 @@ from torch_geometric import EdgeIndex
 from pyg_match.checks import MOST_CHANNELS, check_finite, nearest_name, one_of
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
-from pyg_match.digest import tensor_digest
+from pyg_match.digest import DIGEST, tensor_digest
 from pyg_match.fields import convert, field_types
 from pyg_match.files import write_whole
 from pyg_match.nn.assignment import (
@@ -252,8 +252,10 @@ class GraphMatcher(nn.Module):
             for key, value in self.state_dict().items()
         }
         check_finite(state, f"{Path(path).name} would hold")
-        values = {**(metadata or {}), "config": asdict(self.config), "digest": tensor_digest(state)}
-        write_whole(path, save(state, metadata={key: json.dumps(value) for key, value in values.items()}))
+        values = {**(metadata or {}), "config": asdict(self.config)}
+        texts = {key: json.dumps(value) for key, value in values.items()}
+        texts[DIGEST] = tensor_digest(state, texts)
+        write_whole(path, save(state, metadata=texts))
 
     def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
         """Match a pair or a batch of pairs.

@@ -78,7 +78,8 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         >>> to_csr(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3).rowptr
         tensor([0, 1, 1, 3])
     """
-    num_targets = whole_number("num_targets", num_targets, least=0, most=_MOST_NODES)
+    if not torch.compiler.is_compiling():  # which would make another graph for each number
+        num_targets = whole_number("num_targets", num_targets, least=0, most=_MOST_NODES)
     if isinstance(edge_index, CSR):
         csr = edge_index
     elif isinstance(edge_index, EdgeIndex):
@@ -124,6 +125,18 @@ def check_targets(target: Tensor, num_targets: int) -> None:
     wrong = outside(target, num_targets)
     if wrong is not None:
         raise ValueError(f"an edge names target {wrong}, but there are {num_targets}")
+
+
+def check_indices(source: Tensor, target: Tensor, num_sources: int, num_targets: int) -> None:
+    """Look for sources and targets that do not exist.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, index, count in (("source", source, num_sources), ("target", target, num_targets)):
+        wrong = outside(index, count)
+        if wrong is not None:
+            raise ValueError(f"an edge names {name} {wrong}, but there are {count}")
 
 
 def outside(index: Tensor, count: int) -> Optional[int]:

@@ -159,7 +159,7 @@ def sparse_attention(
     """
     _check(query, key, value)
     backend = _differentiable(backend, query, key, value, bias)
-    scale = query.size(2) ** -0.5 if scale is None else real_number("scale", scale)
+    scale = _factor(query, scale)
     if isinstance(edge_index, Blocks):
         if bias is not None or mask is not None:
             raise ValueError("Blocks list no edges, so that neither a bias nor a mask can be given for them")
@@ -259,7 +259,7 @@ def edge_scores(
     """
     _check(query, key, key)
     backend = _differentiable(backend, query, key)
-    scale = query.size(2) ** -0.5 if scale is None else real_number("scale", scale)
+    scale = _factor(query, scale)
     csr = to_csr(edge_index, query.size(0))
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
@@ -278,6 +278,13 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     if backend == "reference" or query.device.type != "cpu":
         return False
     return backend == "kernel" or bool(cpu.available())
+
+
+def _factor(query: Tensor, scale: Optional[float]) -> float:
+    """The factor of the scores."""
+    if scale is None:
+        return float(query.size(2) ** -0.5)
+    return scale if torch.compiler.is_compiling() else real_number("scale", scale)
 
 
 def _differentiable(backend: Backend, *tensors: Optional[Tensor]) -> Backend:
@@ -301,10 +308,10 @@ def check_edge_values(
 
     Raises:
         ValueError: If there is not one value for each edge (of biases: and head).
-        TypeError: If a mask is not boolean, or biases are no floating-point numbers.
+        TypeError: If a mask is not boolean, or biases are no real numbers.
     """
     if bias is not None:
-        check_tensor("bias", bias, (num_edges, heads))
+        check_tensor("bias", bias, (num_edges, heads), "real")
     if mask is not None:
         check_tensor("mask", mask, (num_edges,), "boolean")
     for name, value in (("bias", bias), ("mask", mask)):

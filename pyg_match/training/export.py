@@ -74,7 +74,7 @@ def export_matcher(
         raise ValueError(f"the export would overwrite its source {file}; choose another file")
     if target.suffix != ".safetensors":  # said before the source is loaded
         raise ValueError(f"matchers are saved as .safetensors, got {target.name!r}")
-    metadata = {key: value for key, value in read_metadata(file).items() if key not in ("config", "digest")}
+    metadata = {key: value for key, value in read_metadata(file).items() if key != "config"}
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)

@@ -32,8 +32,8 @@ class PrecomputedEdges(BaseTransform):
     Raises:
         TypeError: If the adjacency has none of the forms, or the data lacks the attribute.
         ValueError: If the adjacency does not fit the number of nodes, if ``key`` does not contain ``index``, or if an
-            edge joins nodes that it should not: of different images or examples; of other than the two images of a
-            pair where ``key`` begins with ``cross_``.
+            edge joins nodes that it should not: of different examples; of different images under ``edge_index``; of
+            one image under ``cross_edge_index``.
 
     Example:
         >>> mask = torch.tensor([[True, False], [True, True]])  # node 1 sees both, node 0 sees itself
@@ -58,7 +58,11 @@ class PrecomputedEdges(BaseTransform):
         edge_index = edge_index if pos is None else edge_index.to(pos.device)
         groups = node_groups(data)
         if groups is not None:
-            crosses = isinstance(data, KeypointPair) and self.key.startswith("cross_")
+            if isinstance(data, KeypointPair) and not self.key.startswith(("edge_index", "cross_edge_index")):
+                groups = (
+                    groups // 2
+                )  # of edges of one's own nothing is known but that they join keypoints of a pair
+            crosses = isinstance(data, KeypointPair) and self.key == "cross_edge_index"
             check_edges(self.key, edge_index, groups, groups ^ 1 if crosses else None)
         store_edges(data, self.key, edge_index)
         return data

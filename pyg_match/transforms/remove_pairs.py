@@ -1,5 +1,6 @@
 """Pairs of keypoints that shall not see each other."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional, Union
 
@@ -178,7 +179,8 @@ def _node_pairs(pairs: Any) -> Tensor:
 
 
 def _limit(name: str, value: Optional[float]) -> Optional[float]:
-    return None if value is None else real_number(name, value)
+    unlimited = isinstance(value, float) and math.isinf(value)
+    return value if value is None or unlimited else real_number(name, value)
 
 
 def _unordered(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:

@@ -1,5 +1,6 @@
 """PyG's own calls on the edges that transforms draw."""
 
+import io
 import pickle
 
 import pytest
@@ -88,3 +89,11 @@ def test_batches_and_copies_stay_sorted():
             source, target = edges
             for part in (source, target, edges[0], edges[1]):
                 assert type(part) is torch.Tensor
+
+
+def test_saved_data_loads_without_running_code():
+    file = io.BytesIO()
+    torch.save({"edge_index": drawn()[0].edge_index}, file)
+    file.seek(0)
+    edges = torch.load(file, weights_only=True)["edge_index"]
+    assert edges.is_sorted_by_col and edges.sparse_size() == (9, 9)

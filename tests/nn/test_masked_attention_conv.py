@@ -364,7 +364,7 @@ def test_both_paths_refuse_the_same_in_the_same_words(listed):
             ValueError,
             r"'bias' must have shape \[12, 2\], got \[12, 3\]",
         ),
-        (edges, {"edge_bias": torch.ones(12).long()}, TypeError, "'bias' must be a floating-point tensor"),
+        (edges, {"edge_bias": torch.ones(12) > 0}, TypeError, "'bias' must be a tensor of real numbers"),
         (torch.tensor([[0, 6], [1, 2]]), {}, ValueError, "an edge names source 6, but there are 6"),
         (torch.tensor([[0, -1], [1, 2]]), {}, ValueError, "an edge names source -1, but there are 6"),
         (torch.tensor([[0, 1], [1, 9]]), {}, ValueError, "an edge names target 9, but there are 6"),
@@ -438,3 +438,20 @@ def test_counts_that_are_none(arguments):
     name = next(iter(arguments))
     with pytest.raises(ValueError, match=f"'{name}' must be a whole number from 1 to 65536, got"):
         MaskedAttentionConv(**{"in_channels": 8, "out_channels": 4, **arguments})
+
+
+def test_one_graph_for_all_sizes():
+    conv = MaskedAttentionConv(8, 4, heads=2)
+    compiled = torch.compile(conv, backend="eager", dynamic=True, fullgraph=True)
+    for nodes, edges in ((6, 12), (7, 13), (11, 30)):
+        x, edge_index = torch.randn(nodes, 8), random_edges(nodes, nodes, edges)
+        assert torch.allclose(compiled(x, edge_index), conv(x, edge_index), atol=1e-6)
+
+
+def test_widths_in_a_list_and_whole_biases():
+    conv, edges = MaskedAttentionConv([8, 8], 4, heads=2), random_edges(6, 6, 12)
+    x = torch.randn(6, 8)
+    bias = torch.ones(12).long()
+    assert torch.allclose(conv(x, edges, edge_bias=bias), conv(x, edges), atol=1e-6)
+    with pytest.raises(TypeError, match="'x' must be a tensor of node features, got NoneType"):
+        conv((x, None), edges)

@@ -14,7 +14,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to
 from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, shown, whole_number
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
-from pyg_match.ops.csr import check_sources, to_csr
+from pyg_match.ops.csr import check_indices
 from pyg_match.ops.linear import KeptWeight, linear, onednn_type
 from pyg_match.ops.sparse_attention import check_edge_values
 
@@ -123,7 +123,7 @@ class MaskedAttentionConv(MessagePassing):
         self.scale = 1.0 / math.sqrt(out_channels)
         self._alpha: OptTensor = None
 
-        source, target = in_channels if isinstance(in_channels, tuple) else (in_channels, in_channels)
+        source, target = in_channels if isinstance(in_channels, (tuple, list)) else (in_channels, in_channels)
         source, target = (
             n if n == -1 else whole_number("in_channels", n, most=MOST_CHANNELS) for n in (source, target)
         )
@@ -167,7 +167,9 @@ class MaskedAttentionConv(MessagePassing):
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
         x_source, x_target = check_features(x, self.lin_value.weight, self.lin_query.weight)
-        x_value = x_source if x_value is None else x_value
+        x_value = (
+            x_source if x_value is None else check_features((x_value, x_value), self.lin_value.weight)[0]
+        )
         # Complete graphs are to agree with dense matchers to the last bits.
         exact = isinstance(edge_index, Blocks)
         query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
@@ -244,9 +246,9 @@ class MaskedAttentionConv(MessagePassing):
         edge_mask: OptTensor,
     ) -> None:
         """Refuse of listed edges what the operator refuses."""
-        forward = self.flow == "source_to_target"
-        csr = to_csr(edge_index if forward else edge_index.flip(0), num_targets)
-        check_sources(csr, num_sources)
+        check_tensor("edge_index", edge_index, (2, None), "whole")
+        source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
+        check_indices(source, target, num_sources, num_targets)
         check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
 
     def _owns_projections(self) -> bool:
@@ -355,6 +357,8 @@ def check_features(
         )
     source, target = (x, x) if isinstance(x, Tensor) else x
     for features, weight in ((source, source_weight), (target, target_weight)):
+        if not isinstance(features, Tensor):
+            raise TypeError(f"'x' must be a tensor of node features, got {type(features).__name__}")
         # Layers of unknown width take it from the first features; autocast brings types together.
         if weight is None or is_uninitialized_parameter(weight):
             continue
@@ -375,7 +379,8 @@ def _check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
     if not isinstance(rotation, Tensor) or not rotation.is_complex():
         kind = rotation.dtype if isinstance(rotation, Tensor) else type(rotation).__name__
         raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind}")
-    if rotation.shape != (num_nodes, channels // 2) or channels % 2 != 0:
+    rows = num_nodes if rotation.dim() == 2 and rotation.size(0) != 1 else 1  # one turn may be that of all
+    if rotation.shape != (rows, channels // 2) or channels % 2 != 0:
         raise ValueError(
             f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "
             f"got {list(rotation.shape)}"

@@ -15,7 +15,7 @@ from torch_geometric.utils import is_sparse, to_edge_index
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
 from pyg_match.nn.conv.masked_attention_conv import check_features
-from pyg_match.ops.csr import outside
+from pyg_match.ops.csr import check_indices
 
 
 class PartitionGCNConv(MessagePassing):
@@ -150,12 +150,9 @@ class PartitionGCNConv(MessagePassing):
         plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
         check_tensor("edge_index", plain, (2, None), "whole")
         source, target = plain if self.flow == "source_to_target" else plain.flip(0)
-        for name, index, count in (("source", source, size[0]), ("target", target, size[1])):
-            wrong = outside(index, count)
-            if wrong is not None:
-                raise ValueError(f"an edge names {name} {wrong}, but there are {count}")
+        check_indices(source, target, *size)
         if weight is not None:
-            check_tensor("edge_weight", weight, (plain.size(1),))
+            check_tensor("edge_weight", weight, (plain.size(1),), "real")
             if weight.device != x.device:
                 raise ValueError(
                     f"'edge_weight' must be on the device of 'x', {x.device}, got {weight.device}"
