@@ -64,3 +64,9 @@ def test_errors():
         matching_recall(torch.tensor([0, 1]), torch.tensor([0]))
     with pytest.raises(ValueError, match="'ground_truth0'"):
         matching_recall(torch.tensor([[0, 1]]), torch.tensor([[0]]))
+
+
+def test_reprojection_errors_have_gradients_of_the_homography():
+    points, H = torch.rand(5, 2) * 9, torch.eye(3, dtype=torch.double, requires_grad=True)
+    reprojection_error(points, points + 1, H).sum().backward()
+    assert bool(torch.isfinite(H.grad).all()) and bool((H.grad != 0).any())
