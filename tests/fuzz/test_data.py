@@ -1,6 +1,7 @@
 """Keypoint sets and pairs against a check written a second time, with numpy alone."""
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from pyg_match.data import KeypointPair, KeypointSet
 
+ODD = [(0, 480), (-640, 480), (math.nan, 480), (math.inf, math.inf)]
+SIZES = [(640, 480), (3, 2), None, *ODD]
 NAMES = ["pos", "x", "score", "scale", "orientation", "image_size"]
 
 
@@ -63,7 +66,7 @@ def judge(data, right: bool) -> None:
 @given(data=st.data())
 def test_keypoint_sets(data):
     count = data.draw(st.integers(0, 6))
-    values = attributes(data.draw, count) | {"image_size": data.draw(st.sampled_from([(640, 480), None]))}
+    values = attributes(data.draw, count) | {"image_size": data.draw(st.sampled_from(SIZES))}
     for name in data.draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True)):
         values[name] = data.draw(junk)
     made, features = accepted(lambda: KeypointSet(**values))
