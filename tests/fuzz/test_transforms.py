@@ -25,6 +25,14 @@ from pyg_match.transforms import (
     scales,
 )
 
+# Two that are right, one that falls, and one that starts below 0.
+BATCHES = [
+    lambda size: torch.arange(size) // 3,
+    lambda size: torch.arange(size) * 2,
+    lambda size: torch.arange(size).flip(0) // 2,
+    lambda size: torch.arange(size) - 1,
+]
+
 
 @st.composite
 def transforms(draw):
@@ -65,7 +73,7 @@ def graphs(draw):
         size = draw(st.integers(0, 9))
         data = Data(pos=points(draw, size), x=points(draw, size, 3) - 32)
         if draw(st.booleans()):
-            data.batch = either(draw, torch.arange(size) // 3 if size % 2 else torch.arange(size) * 2)
+            data.batch = either(draw, BATCHES[draw(st.integers(0, 3))](size))
         return data
     if kind == 8:
         return Data(**{name: draw(junk) for name in draw(st.sampled_from([["pos"], ["x"], ["pos", "x"]]))})
