@@ -57,7 +57,9 @@ class FeatureCache:
             _save(target, self.extract(path))
             features = _load(target)  # the same on the first call as on all others
         if features is None:
-            raise OSError(f"the features of {path} were written to {target}, but cannot be read from there")
+            raise OSError(
+                f"the features of {path} were written to {target}, but cannot be read from there; do they lack 'pos'?"
+            )
         return features
 
     def file(self, path: str | Path) -> Path:

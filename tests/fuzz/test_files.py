@@ -18,7 +18,7 @@ from pyg_match.datasets.hpatches import read_homography
 from pyg_match.datasets.photo_pairs import read_pairs
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import load_weights, read_metadata
-from pyg_match.training import TrainingConfig, export_matcher, load_config
+from pyg_match.training import TrainingConfig, checkpoint, export_matcher, load_config
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import DataConfig, LossConfig
 
@@ -188,18 +188,7 @@ def test_files_of_settings(text, tmp_path_factory):
 @given(data=st.data())
 def test_checkpoints(data, tmp_path_factory):
     file = folder(tmp_path_factory) / "last.ckpt"
-    names = (
-        "identity",
-        "matcher",
-        "average",
-        "optimizer",
-        "precision",
-        "step",
-        "best",
-        "seconds",
-        "sums",
-        "random",
-    )
+    names = checkpoint._PARTS
     state = {name: {"w": torch.arange(40.0)} for name in names}
     save_checkpoint(file, state)
     content = bytearray(file.read_bytes())
