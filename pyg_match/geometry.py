@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyg_match.checks import real_number, shown
+from pyg_match.checks import real_number, shown, whole_number
 
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = npt.ArrayLike | Tensor
@@ -77,12 +77,11 @@ def estimate_homography(
         >>> bool(np.abs(H - [[1, 0, 5], [0, 1, 5], [0, 0, 1]]).max() < 1e-6)
         True
     """
-    p0, p1 = _check_points(points0, points1, threshold)
+    p0, p1 = _check_points(points0, points1)
+    threshold = real_number("threshold", threshold, positive=True)
     weights = None if scores is None else _check_scores(scores, len(p0))
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
-    whole = isinstance(min_iterations, (int, np.integer)) and not isinstance(min_iterations, bool)
-    if not whole or min_iterations < 1:
-        raise ValueError(f"'min_iterations' is {min_iterations!r}, expected a whole number, at least 1")
+    min_iterations = whole_number("min_iterations", min_iterations)
     nothing = np.zeros(len(p0), dtype=bool)
     if len(p0) < 4 or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         return None, nothing
@@ -142,7 +141,8 @@ def estimate_fundamental(
         >>> bool(inliers.all())
         True
     """
-    p0, p1 = _check_points(points0, points1, threshold)
+    p0, p1 = _check_points(points0, points1)
+    threshold = real_number("threshold", threshold, positive=True)
     _check_method(method, ("poselib", "opencv", "magsac"))
     nothing = np.zeros(len(p0), dtype=bool)
     if len(p0) < _FEWEST_EPIPOLAR or not (np.isfinite(p0).all() and np.isfinite(p1).all()):
@@ -273,13 +273,12 @@ def _to_array(values: ArrayLike) -> Array:
         raise TypeError(f"expected an array of real numbers, got {shown(values)}") from None
 
 
-def _check_points(points0: ArrayLike, points1: ArrayLike, threshold: float) -> tuple[Array, Array]:
+def _check_points(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
     p0, p1 = _to_array(points0), _to_array(points1)
     if p0.ndim != 2 or p0.shape[1] != 2 or p0.shape != p1.shape:
         raise ValueError(
             f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
         )
-    real_number("threshold", threshold, positive=True)
     return p0, p1
 
 

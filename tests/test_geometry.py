@@ -215,9 +215,19 @@ def test_errors():
         estimate_homography(p, p, "dlt", scores=-np.ones(10))
     for num in (0, -3, 1000.5, float("nan"), True, "many"):
         with pytest.raises(
-            ValueError, match=f"'min_iterations' is {num!r}, expected a whole number, at least 1"
+            ValueError, match=f"'min_iterations' must be a whole number of at least 1, got {num!r}"
         ):
             estimate_homography(p, p, min_iterations=num)
+
+
+@pytest.mark.parametrize("method", ["poselib", "opencv", "magsac"])
+def test_thresholds_of_any_type(method):
+    p0, p1, _ = homography_matches(50)
+    for threshold in (torch.tensor(2), np.float32(2), 2):
+        for estimate in (estimate_homography, estimate_fundamental):
+            expected, output = estimate(p0, p1, method, 2.0), estimate(p0, p1, method, threshold)
+            np.testing.assert_array_equal(output[0], expected[0])
+            np.testing.assert_array_equal(output[1], expected[1])
 
 
 def test_warp_points():

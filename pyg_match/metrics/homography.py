@@ -76,7 +76,7 @@ def error_auc(errors: ArrayLike, thresholds: Sequence[float]) -> list[float]:
     areas = []
     for threshold in thresholds:
         below = int(np.searchsorted(error, threshold))
-        x = np.append(error[:below], threshold)
+        x = np.append(error[:below], threshold) / threshold
         y = np.append(recall[:below], recall[below - 1])
-        areas.append(float(((x[1:] - x[:-1]) * (y[1:] + y[:-1])).sum() / 2 / threshold))
+        areas.append(float(((x[1:] - x[:-1]) * (y[1:] + y[:-1])).sum() / 2))
     return areas

@@ -67,9 +67,9 @@ def export_matcher(
         filter_threshold = real_number("filter_threshold", filter_threshold)
         if not 0 <= filter_threshold <= 1:
             raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
+    temperature = real_number("temperature", temperature, positive=True)
+    matchability_temperature = real_number("matchability_temperature", matchability_temperature, positive=True)
     temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
-    for name, value in temperatures.items():
-        real_number(name, value, positive=True)
     if is_file(target) and target.samefile(file):
         raise ValueError(f"the export would overwrite its source {file}; choose another file")
     if target.suffix != ".safetensors":  # said before the source is loaded

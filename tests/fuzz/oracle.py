@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 import pyg_match
 
 CASES = int(os.environ.get("PYG_MATCH_FUZZ", "0"))  # in all; 0 for the few of the ordinary suite
-TESTS = 33  # that share them
+TESTS = 35  # that share them
 FEW = 12
 SECONDS = 20.0  # after which a case counts as a hang
 MEGABYTES = 1500.0  # of growth, from which on a case counts as greedy

@@ -126,6 +126,18 @@ def test_damaged_weights(data, tmp_path_factory):
 
 
 @fuzz
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_flipped_number_of_saved_weights(place, bit, tmp_path_factory):
+    file = folder(tmp_path_factory) / "flipped.safetensors"
+    GraphMatcher(**SMALL).save(file)
+    content = bytearray(file.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[header + int(place * (len(content) - header))] ^= 1 << bit
+    file.write_bytes(content)
+    assert not accepted(lambda: load_weights(file))[0]
+
+
+@fuzz
 @given(
     name=st.one_of(st.text(max_size=20), junk, st.sampled_from(["a" * 5000, "/", ".", "x.pth", "~", "\0"]))
 )

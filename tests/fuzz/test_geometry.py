@@ -53,12 +53,33 @@ def test_estimates(data):
             assert np.isfinite(H).all()
             with np.errstate(all="ignore"):
                 error = np.linalg.norm(warp_points(np.asarray(p0), H) - np.asarray(p1), axis=1)
-            assert np.array_equal(inliers, error <= threshold)
+            assert np.array_equal(inliers, error <= float(threshold))
     good, out = accepted(lambda: estimate_fundamental(p0, p1, method, threshold))
     if good:
         F, inliers = out
         assert inliers.shape == (len(p0),) and (F is None) == (not inliers.any())
         assert F is None or (np.isfinite(F).all() and np.isclose(np.linalg.norm(F), 1) and inliers.sum() >= 8)
+
+
+@fuzz
+@given(
+    count=st.integers(4, 40),
+    seed=st.integers(0, 999),
+    noise=st.floats(0.1, 4),
+    method=st.sampled_from(METHODS[:5]),
+    threshold=st.floats(0.5, 5),
+)
+def test_inliers_are_those_of_the_matrix(count, seed, noise, method, threshold):
+    generator = np.random.default_rng(seed)
+    p0 = generator.uniform(0, 640, (count, 2))
+    p1 = warp_points(p0, [[1, 0.1, 5], [0, 1.2, -3], [1e-4, 0, 1]]) + generator.normal(0, noise, (count, 2))
+    H, inliers = estimate_homography(p0, p1, method, threshold)
+    if H is None:
+        assert not inliers.any()
+        return
+    error = np.linalg.norm(warp_points(p0, H) - p1, axis=1)
+    settled = np.abs(error - threshold) > 1e-6
+    assert np.array_equal(inliers[settled], (error <= threshold)[settled])
 
 
 @fuzz

@@ -142,7 +142,7 @@ def test_attention_layers(data):
     assert fused[0] is listed[0], (fused[1], listed[1])
     if fused[0]:
         torch.testing.assert_close(fused[1], listed[1], rtol=1e-4, atol=1e-5, equal_nan=True)
-        assert fused[1].shape == (nodes, conv.heads * conv.out_channels)
+        assert fused[1].shape == (len(x), conv.heads * conv.out_channels)
 
 
 @fuzz

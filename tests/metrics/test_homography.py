@@ -17,6 +17,7 @@ def test_hand_computed():
 
 def test_perfect_and_failed():
     assert error_auc([0.0, 0.0], [1, 5]) == [1.0, 1.0]
+    assert error_auc([0.0], [9e307, 1e-310]) == [1.0, 1.0]
     assert error_auc([INF, float("nan")], [1, 5]) == [0.0, 0.0]
     # A failed pair halves the area.
     assert error_auc([0.0, INF], [3]) == [0.5]
