@@ -31,7 +31,6 @@ PACKAGES = (
     "torch",
     "torch-geometric",
     "kornia",
-    "numba",
     "numpy",
     "scipy",
     "pyg-match",
@@ -314,7 +313,7 @@ def exponent(rows: Iterable[Row], peer: str, start: int = 1024, **labels: Any) -
 def peak_memory(prepare: Callable[..., tuple[Call, Call]], threads: int, *arguments: Any) -> int:
     """Bytes by which one call raises the resident memory of a fresh process at its peak, its result included.
 
-    It counts what the operating system hands out, whoever asks for it: torch, numpy, numba or a thread's stack.
+    It counts what the operating system hands out, whoever asks for it: torch, numpy or a thread's stack.
     ``prepare``, a function of a module, returns a small call, which loads code and starts threads, and the call to
     measure. The heap is trimmed in between, so that the call cannot use memory that was counted before, and the
     kernel's high-water mark is reset where it can be (Linux). Elsewhere the mark of the small call stands, and the

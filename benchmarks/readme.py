@@ -162,7 +162,9 @@ def operator(folder: Path) -> tuple[str, list[Results]] | None:
     if forward["first_calls"]:
         first = forward["first_calls"]
         notes.append(
-            f"First use: {first['compiled']:.1f} s to compile, {first['cached']:.1f} s in later processes."
+            f"First use: {first['loaded']:.3f} s."
+            if "loaded" in first
+            else f"First use: {first['compiled']:.1f} s to compile, {first['cached']:.1f} s in later processes."
         )
     if shares:
         notes.append(

@@ -156,7 +156,7 @@ class Laboratory:
 
 
 def surroundings() -> Record:
-    packages = ("torch", "torch-geometric", "kornia", "lightning-fabric", "numba", "numpy", "pyg-match")
+    packages = ("torch", "torch-geometric", "kornia", "lightning-fabric", "numpy", "pyg-match")
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {

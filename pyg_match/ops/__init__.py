@@ -2,9 +2,9 @@
 
 from pyg_match.ops.anchored import Anchored
 from pyg_match.ops.blocks import Blocks
-from pyg_match.ops.cpu import warmup
 from pyg_match.ops.csr import CSR, to_csr
 from pyg_match.ops.knn import knn_graph
+from pyg_match.ops.native.library import warmup
 from pyg_match.ops.sparse_attention import attention_weights, edge_scores, sparse_attention
 
 __all__ = [

@@ -1,12 +1,14 @@
 """Graphs in which all nodes of a group see the same few sources, which nobody lists."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from pyg_match.ops import cpu
+from pyg_match.ops import attention_cpu
 from pyg_match.ops.csr import CSR
+from pyg_match.ops.native.library import available
 
 
 class Anchored(NamedTuple):
@@ -72,20 +74,23 @@ def check_anchors(edges: Anchored, num_targets: int, num_sources: int) -> None:
 
 
 def fuses_anchors(device: torch.device) -> bool:
-    """Whether :func:`anchored_attention` can be used, which has no gradients."""
-    flash = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-    return flash and device.type == "cpu" and not torch.is_grad_enabled() and cpu.available()
+    """Whether :func:`anchored_attention` can be used."""
+    flash = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
+    return flash and device.type == "cpu" and available()
 
 
-@torch.compiler.disable
 def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchored, scale: float) -> Tensor:
-    r"""Attention along edges and to anchors, as if all edges were listed.
+    r"""Attention along edges and to anchors, as if all edges were listed, with gradients.
 
     Anchors are dense blocks, so that dense attention serves them. With its result :math:`\mathbf{a}`, that along the
     edges :math:`\mathbf{e}`, and the logarithms :math:`l_a, l_e` of the sums of the exponentials of their scores,
 
     .. math::
         \mathbf{o} = \mathbf{e} + \sigma(l_a + \log w - l_e) \, (\mathbf{a} - \mathbf{e}).
+
+    The gradient of a score, :math:`p \, (\langle \mathbf{g}, \mathbf{v} \rangle - \langle \mathbf{g}, \mathbf{o}
+    \rangle)` with :math:`p = \exp(s - l)`, needs of the other part only :math:`\mathbf{o}` and :math:`l`. So the
+    gradients of both are those of attention along edges and of dense attention, told the merged result.
 
     Args:
         query: Queries, in single or double precision like keys and values.
@@ -101,30 +106,145 @@ def anchored_attention(query: Tensor, key: Tensor, value: Tensor, edges: Anchore
 
     Source: the merge of partial softmaxes is that of FlashAttention (https://arxiv.org/abs/2205.14135).
     """
-    out, total = torch.ops.pyg_match.attention.default(
-        query, key, value, edges.edges.rowptr, edges.edges.col, None, None, False, scale
+    groups = list(edges.target_ptr), list(edges.anchor_ptr)
+    out, _ = torch.ops.pyg_match.anchored_attention.default(
+        query, key, value, *edges.edges[:2], edges.anchor, edges.log_weight, *groups, scale
     )
-    anchor_key, anchor_value = (
-        _side_by_side(t[edges.anchor].to(query.dtype)).transpose(0, 1).unsqueeze(0) for t in (key, value)
-    )
+    return out
+
+
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    anchor: Tensor,
+    log_weight: Tensor,
+    target_ptr: list[int],
+    anchor_ptr: list[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention and log-sum-exp."""
+    out, total = attention_cpu.attention_forward(query, key, value, rowptr, col, None, None, False, scale)
+    anchor_key, anchor_value = (_heads_first(t[anchor].to(query.dtype)) for t in (key, value))
     query = _side_by_side(query)
-    for group in range(len(edges.target_ptr) - 1):
-        targets = slice(*edges.target_ptr[group : group + 2])
-        anchors = slice(*edges.anchor_ptr[group : group + 2])
-        if targets.start == targets.stop or anchors.start == anchors.stop:
-            continue
+    for targets, anchors in _groups(target_ptr, anchor_ptr):
         dense, of_anchors = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query[targets].transpose(0, 1).unsqueeze(0),
             anchor_key[:, :, anchors],
             anchor_value[:, :, anchors],
             scale=scale,
         )
-        of_anchors = of_anchors.squeeze(0).t() + edges.log_weight[targets].unsqueeze(1)
+        of_anchors = (of_anchors.squeeze(0).t() + log_weight[targets].unsqueeze(1)).to(total.dtype)
         share = (of_anchors - total[targets]).sigmoid().to(out.dtype).unsqueeze(-1)
         out[targets].lerp_(dense.squeeze(0).transpose(0, 1), share)
-    return out
+        total[targets] = torch.logaddexp(total[targets], of_anchors)
+    return out, total
+
+
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    anchor: Tensor,
+    log_weight: Tensor,
+    target_ptr: list[int],
+    anchor_ptr: list[int],
+    scale: float,
+    out: Tensor,
+    total: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    grads = attention_cpu.attention_backward(
+        grad, query, key, value, rowptr, col, None, None, False, scale, out, total
+    )[:3]
+    tensors = (grad, query, *(t[anchor].to(query.dtype) for t in (key, value)), out)
+    grad, query, anchor_key, anchor_value, out = (_heads_first(t) for t in tensors)
+    log_sum = (total - log_weight.to(total.dtype).unsqueeze(1)).t().unsqueeze(0)
+    for targets, anchors in _groups(target_ptr, anchor_ptr):
+        dense = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad[:, :, targets],
+            query[:, :, targets],
+            anchor_key[:, :, anchors],
+            anchor_value[:, :, anchors],
+            out[:, :, targets],
+            log_sum[:, :, targets].contiguous(),
+            0.0,
+            False,
+            scale=scale,
+        )
+        grads[0][targets] += dense[0].squeeze(0).transpose(0, 1)
+        for mine, theirs in zip(grads[1:], dense[1:], strict=True):
+            mine.index_add_(0, anchor[anchors], theirs.squeeze(0).transpose(0, 1).to(mine.dtype))
+    return grads
+
+
+def _groups(target_ptr: list[int], anchor_ptr: list[int]) -> Iterator[tuple[slice, slice]]:
+    """The targets and anchors of each group that has both."""
+    for bounds in zip(target_ptr, target_ptr[1:], anchor_ptr, anchor_ptr[1:], strict=False):
+        if bounds[0] < bounds[1] and bounds[2] < bounds[3]:
+            yield slice(*bounds[:2]), slice(*bounds[2:])
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """Nodes as a batch of one for dense attention, :math:`(1, H, N, C)`."""
+    return _side_by_side(x).transpose(0, 1).unsqueeze(0)
 
 
 def _side_by_side(x: Tensor) -> Tensor:
     """The same with channels next to each other in memory, which dense attention takes for granted."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+_library = torch.library.Library("pyg_match", "FRAGMENT")
+_inputs = (
+    "Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor anchor, Tensor log_weight, "
+    "int[] target_ptr, int[] anchor_ptr, float scale"
+)
+_library.define(f"anchored_attention({_inputs}) -> (Tensor, Tensor)")
+_library.define(
+    f"anchored_attention_backward(Tensor grad, {_inputs}, Tensor out, Tensor lse) -> (Tensor, Tensor, Tensor)"
+)
+_library.impl("anchored_attention", _forward, "CPU")
+_library.impl("anchored_attention_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("pyg_match::anchored_attention")
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return attention_cpu.empty_result(query, value), query.new_empty(query.shape[:2])
+
+
+@torch.library.register_fake("pyg_match::anchored_attention_backward")
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    empty = attention_cpu.empty_result
+    return empty(query, query), empty(key, key), empty(value, value)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.target_ptr, ctx.anchor_ptr, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx: Any, grad: Optional[Tensor], _: Any) -> tuple[Optional[Tensor], ...]:
+    if grad is None:
+        return (None,) * 10
+    *tensors, out, total = ctx.saved_tensors
+    grads = torch.ops.pyg_match.anchored_attention_backward.default(
+        grad, *tensors, ctx.target_ptr, ctx.anchor_ptr, ctx.scale, out, total
+    )
+    return (*grads, *(None,) * 7)
+
+
+def no_second_derivatives(ctx: Any, *grads: Any) -> Any:
+    """What the gradients of the operators answer when they are asked for theirs."""
+    raise RuntimeError("the kernels have no second derivatives; use backend='reference' for them")
+
+
+torch.library.register_autograd("pyg_match::anchored_attention_backward", no_second_derivatives)
+torch.library.register_autograd("pyg_match::anchored_attention", _gradient, setup_context=_setup)

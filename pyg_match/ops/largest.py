@@ -1,15 +1,16 @@
 """The largest numbers of each row, and of each column, of a matrix."""
 
+import ctypes
 from typing import Any, Optional
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_match.ops import cpu
-from pyg_match.ops.job import SCRATCH, whole_lines, workspace
+from pyg_match.ops.native.library import kernel, library
 from pyg_match.ops.team import run_together
+from pyg_match.ops.workspace import SCRATCH, whole_lines, workspace
 
+_BLOCK = 32  # numbers that the kernel compares before it looks at the result
 _BINS = 4  # for each number that is wanted
 _MOST = 512  # wanted: the work of ranking them grows with the square
 _TASKS = 4  # for each thread
@@ -18,12 +19,40 @@ _SPARE = 32  # some more, is what there is room for
 _STRIP = 128  # columns that a thread takes at a time, so that its cache holds what it keeps of them
 _ABREAST = 16  # columns whose counts and bounds are in cache lines of their own
 _INLINE_WORK = 1 << 15  # numbers below which handing rows to another thread costs more than it saves
+_KINDS = {torch.float: "f32", torch.double: "f64"}
+
+
+class _RowJob(ctypes.Structure):
+    """``struct row_job`` in ``native/topk.c``."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p if name in ("values", "out", "scratch") else ctypes.c_int64)
+        for name in (
+            "next_task", "next_worker", "values", "step", "rows", "length", "k", "bins", "out", "rows_at_once",
+            "scratch", "scratch_bytes", "room", "found_at", "place_at",
+        )
+    ]  # fmt: skip
+
+
+_COLUMN_ADDRESSES = ("values", "found", "place", "count", "bound", "out", "rank")
+
+
+class _ColumnJob(ctypes.Structure):
+    """``struct column_job`` in ``native/topk.c``."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p if name in _COLUMN_ADDRESSES else ctypes.c_int64)
+        for name in (
+            "next_task", "next_worker", "values", "step", "rows", "first_row", "columns", "columns_at_once", "k",
+            "room", "found", "place", "count", "bound", "out", "rank", "rank_bytes",
+        )
+    ]  # fmt: skip
 
 
 def largest_indices(values: Tensor, k: int) -> Tensor:
     """The places of the ``k`` largest numbers of each row, in falling order.
 
-    On the CPU this is a compiled kernel; of equal numbers the first comes first. :func:`torch.topk`, which promises no
+    On the CPU this is a kernel in C; of equal numbers the first comes first. :func:`torch.topk`, which promises no
     order of them, does the work elsewhere, for ``k`` above 512, and for rows of which many numbers are equal or few are
     far beyond all others. Rows must not hold NaN, which compares with nothing.
 
@@ -46,25 +75,25 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
     usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
     usual &= rows > 0 and 0 < k <= min(_MOST, length)
     usual &= not torch.compiler.is_compiling()
-    kernels = cpu.kernels() if usual else None
-    if kernels is None:
+    if not usual or library() is None:
         return values.topk(k, dim=1).indices
-    from pyg_match.ops.largest_kernel import BLOCK, JOB
-
     values, itemsize = _with_rows_together(values.detach()), values.element_size()
-    wide = -(-_BINS * k // BLOCK) * BLOCK
-    bins, room = min(wide, length), wide + 4 * BLOCK
+    wide = -(-_BINS * k // _BLOCK) * _BLOCK
+    bins, room = min(wide, length), wide + 4 * _BLOCK
     threads = min(torch.get_num_threads(), rows) if values.numel() >= _INLINE_WORK else 1
     found_at = whole_lines(bins * itemsize)
     place_at = found_at + whole_lines(room * itemsize)
     own = place_at + whole_lines(room * 8)
     scratch = workspace(SCRATCH, threads * own)
     out = torch.empty(rows, k, dtype=torch.long, device=values.device)
-    job = np.zeros(1, dtype=JOB)
-    at_once = -(-rows // (threads * _TASKS))
-    job[0] = (0, 0, values.data_ptr(), values.stride(0), rows, length, k, bins, out.data_ptr(), at_once,
-              scratch.data_ptr(), own, room, found_at, place_at)  # fmt: skip
-    run_together(kernels.select(itemsize == 8), job.ctypes.data, threads, job, scratch, values, out)
+    job = _RowJob(
+        values=values.data_ptr(), step=values.stride(0), rows=rows, length=length, k=k, bins=bins, out=out.data_ptr(),
+        rows_at_once=-(-rows // (threads * _TASKS)), scratch=scratch.data_ptr(), scratch_bytes=own, room=room,
+        found_at=found_at, place_at=place_at,
+    )  # fmt: skip
+    run_together(
+        kernel("select", _KINDS[values.dtype]), ctypes.addressof(job), threads, job, scratch, values, out
+    )
     open_rows = (out[:, 0] < 0).nonzero().flatten()
     if open_rows.numel() > 0:
         out[open_rows] = values[open_rows].topk(k, dim=1).indices
@@ -75,7 +104,7 @@ class LargestOfColumns:
     """The places of the ``k`` largest numbers of each column of a matrix whose rows come some at a time.
 
     Together with :func:`largest_indices` it takes the most similar of two sets, for either set, from products that are
-    computed once. On the CPU it is a compiled kernel; of equal numbers the first comes first. Elsewhere, and for ``k``
+    computed once. On the CPU it is a kernel in C; of equal numbers the first comes first. Elsewhere, and for ``k``
     above 512, :func:`torch.topk` does the work. Of columns that hold NaN, which compares with nothing, it gives any.
 
     Args:
@@ -153,7 +182,7 @@ class _Collected:
 
     def __init__(self, values: Tensor, k: int) -> None:
         columns = values.size(1)
-        self._k, self._columns, self._double = k, columns, values.dtype == torch.double
+        self._k, self._columns, self._type = k, columns, _KINDS[values.dtype]
         self._room = _KEPT * k + _SPARE
         self._found = values.new_empty(columns, self._room)
         self._place = values.new_empty(columns, self._room, dtype=torch.int)
@@ -164,7 +193,7 @@ class _Collected:
     def suits(values: Tensor, k: int) -> bool:
         usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
         usual &= values.numel() > 0 and 0 < k <= _MOST and not torch.compiler.is_compiling()
-        return usual and cpu.kernels() is not None
+        return usual and library() is not None
 
     def add(self, values: Tensor, first: int) -> None:
         self._run(
@@ -181,19 +210,15 @@ class _Collected:
         self._run("order", out.numel(), out=out)
         return out
 
-    def _run(self, kernel: str, work: int, **fields: Any) -> None:
-        from pyg_match.ops.columns_kernel import JOB
-
+    def _run(self, name: str, work: int, **fields: Any) -> None:
         threads = torch.get_num_threads() if work >= _INLINE_WORK else 1
         at_once = min(-(-self._columns // (threads * _TASKS)), _STRIP)
         at_once = -(-at_once // _ABREAST) * _ABREAST  # whole cache lines, which no two threads write to
         threads = min(threads, -(-self._columns // at_once))
         own = whole_lines(self._room * self._found.element_size())
         fields |= {"found": self._found, "place": self._place, "count": self._count, "bound": self._bound}
-        fields |= {"rank": workspace(SCRATCH, threads * own), "rank_length": own, "columns": self._columns}
+        fields |= {"rank": workspace(SCRATCH, threads * own), "rank_bytes": own, "columns": self._columns}
         fields |= {"columns_at_once": at_once, "k": self._k, "room": self._room}
-        job = np.zeros(1, dtype=JOB)
-        for name, value in fields.items():
-            job[name] = value.data_ptr() if isinstance(value, Tensor) else value
-        function = getattr(cpu.kernels(), kernel)(self._double)
-        run_together(function, job.ctypes.data, threads, job, *fields.values())
+        numbers = {key: v.data_ptr() if isinstance(v, Tensor) else v for key, v in fields.items()}
+        job = _ColumnJob(**numbers)
+        run_together(kernel(name, self._type), ctypes.addressof(job), threads, job, *fields.values())

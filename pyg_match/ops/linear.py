@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_match.ops.job import HIDDEN, workspace
+from pyg_match.ops.workspace import HIDDEN, workspace
 
 _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into its order
 _USUAL_ROWS = 2048  # for which that order is chosen where a weight is kept in it

@@ -7,10 +7,17 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from pyg_match.checks import check_tensor, one_of, real_number
-from pyg_match.ops import cpu
-from pyg_match.ops.anchored import Anchored, anchored_attention, check_anchors, fuses_anchors
+from pyg_match.ops import attention_cpu
+from pyg_match.ops.anchored import (
+    Anchored,
+    anchored_attention,
+    check_anchors,
+    fuses_anchors,
+    no_second_derivatives,
+)
 from pyg_match.ops.blocks import Blocks, block_attention
 from pyg_match.ops.csr import EdgesLike, check_sources, to_csr
+from pyg_match.ops.native.library import available
 from pyg_match.ops.reference import (
     MaskMode,
     reference_attention,
@@ -27,27 +34,28 @@ _library.define(
 )
 _library.define(
     "attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor? bias, "
-    "Tensor? keep, bool removes, float scale, Tensor out, Tensor lse) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor? keep, bool removes, float scale, Tensor out, Tensor lse, Tensor? grad_lse=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define("edge_scores(Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale) -> Tensor")
 _library.define(
     "edge_scores_backward(Tensor grad, Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale) "
     "-> (Tensor, Tensor)"
 )
-_library.impl("attention", cpu.attention_forward, "CPU")
-_library.impl("attention_backward", cpu.attention_backward, "CPU")
-_library.impl("edge_scores", cpu.scores_forward, "CPU")
-_library.impl("edge_scores_backward", cpu.scores_backward, "CPU")
+_library.impl("attention", attention_cpu.attention_forward, "CPU")
+_library.impl("attention_backward", attention_cpu.attention_backward, "CPU")
+_library.impl("edge_scores", attention_cpu.scores_forward, "CPU")
+_library.impl("edge_scores_backward", attention_cpu.scores_backward, "CPU")
 
 
 @torch.library.register_fake("pyg_match::attention")
 def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return cpu.empty_result(query, value), query.new_empty(query.shape[:2])
+    return attention_cpu.empty_result(query, value), query.new_empty(query.shape[:2])
 
 
 @torch.library.register_fake("pyg_match::attention_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, rowptr: Tensor, col: Tensor, *_: Any) -> Any:
-    like = [cpu.empty_result(t, t) for t in (query, key, value)]
+    like = [attention_cpu.empty_result(t, t) for t in (query, key, value)]
     return (*like, query.new_empty(query.size(1), col.size(0)))
 
 
@@ -58,7 +66,7 @@ def _(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> 
 
 @torch.library.register_fake("pyg_match::edge_scores_backward")
 def _(grad: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return cpu.empty_result(query, query), cpu.empty_result(key, key)
+    return attention_cpu.empty_result(query, query), attention_cpu.empty_result(key, key)
 
 
 def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -68,11 +76,14 @@ def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
     ctx.set_materialize_grads(False)
 
 
-def _attention_gradient(ctx: Any, grad: Optional[Tensor], _: Any) -> tuple[Optional[Tensor], ...]:
+def _attention_gradient(
+    ctx: Any, grad: Optional[Tensor], grad_lse: Optional[Tensor]
+) -> tuple[Optional[Tensor], ...]:
     *tensors, out, lse = ctx.saved_tensors
-    if grad is None:
+    if grad is None and grad_lse is None:
         return (None,) * 9
-    arguments = (grad, *tensors, ctx.removes, ctx.scale, out, lse)
+    grad = torch.zeros_like(out) if grad is None else grad
+    arguments = (grad, *tensors, ctx.removes, ctx.scale, out, lse, grad_lse)
     query, key, value, score = torch.ops.pyg_match.attention_backward.default(*arguments)
     return query, key, value, None, None, None if tensors[5] is None else score, None, None, None
 
@@ -87,12 +98,8 @@ def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     return query, key, None, None, None
 
 
-def _no_gradient(ctx: Any, *grads: Any) -> Any:
-    raise RuntimeError("the kernels have no second derivatives; use backend='reference' for them")
-
-
-torch.library.register_autograd("pyg_match::attention_backward", _no_gradient)
-torch.library.register_autograd("pyg_match::edge_scores_backward", _no_gradient)
+torch.library.register_autograd("pyg_match::attention_backward", no_second_derivatives)
+torch.library.register_autograd("pyg_match::edge_scores_backward", no_second_derivatives)
 torch.library.register_autograd("pyg_match::attention", _attention_gradient, setup_context=_attention_setup)
 torch.library.register_autograd("pyg_match::edge_scores", _scores_gradient, setup_context=_scores_setup)
 
@@ -277,7 +284,7 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
         raise ValueError(f"backend='kernel' runs on the CPU only, got tensors on {query.device}")
     if backend == "reference" or query.device.type != "cpu":
         return False
-    return backend == "kernel" or bool(cpu.available())
+    return backend == "kernel" or bool(available())
 
 
 def _factor(query: Tensor, scale: Optional[float]) -> float:

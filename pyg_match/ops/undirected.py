@@ -1,20 +1,21 @@
 """Graphs in which every edge leads in both directions."""
 
-import numpy as np
+import ctypes
+
 import torch
 from torch import Tensor
 from torch_geometric.utils import to_undirected
 
-from pyg_match.ops import cpu
 from pyg_match.ops.csr import CSR, to_csr
+from pyg_match.ops.native.library import address, function, library
 
-_MOST = torch.iinfo(torch.int32).max  # nodes that the kernel can number
+_MOST = torch.iinfo(torch.int32).max  # nodes that the code can number
 
 
 def undirected(rowptr: Tensor, col: Tensor) -> CSR:
     """The edges of a graph in both directions, each once, those of a target sorted by source.
 
-    On the CPU this is a compiled kernel, which goes through the edges a few times and sorts nothing; elsewhere it is
+    On the CPU this is code in C, which goes through the edges a few times and sorts nothing; elsewhere it is
     :func:`torch_geometric.utils.to_undirected`.
 
     Args:
@@ -30,11 +31,14 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
         tensor([[1, 2, 0, 0],
                 [0, 0, 1, 2]])
     """
-    rowptr, col = rowptr.long(), col.long()
-    kernels = cpu.kernels() if col.device.type == "cpu" and rowptr.numel() <= _MOST else None
-    if kernels is None:
-        nodes, listed = rowptr.numel() - 1, torch.stack([CSR(rowptr, col).target(), col])
+    nodes, rowptr, col = rowptr.numel() - 1, rowptr.long().contiguous(), col.long().contiguous()
+    if col.device.type != "cpu" or nodes >= _MOST or library() is None:
+        listed = torch.stack([CSR(rowptr, col).target(), col])
         return to_csr(to_undirected(listed, num_nodes=nodes).flip(0), nodes)  # PyG sorts by the first row
-    both = np.empty(rowptr.numel(), np.int64)
-    sources = kernels.undirected(rowptr.contiguous().numpy(), col.contiguous().numpy(), both)
-    return CSR(torch.from_numpy(both), torch.from_numpy(sources))
+    start = torch.empty_like(rowptr)
+    graph = address(rowptr), ctypes.c_int64(nodes), address(col), address(start)
+    count = function("count_undirected", ctypes.c_int64)(*graph)
+    both = torch.empty(max(count, 0), dtype=torch.long, device="cpu")
+    if count < 0 or function("write_undirected", ctypes.c_int64)(*graph, address(both)) < 0:
+        raise MemoryError(f"no memory for the neighbours of {nodes} nodes and {col.numel()} edges")
+    return CSR(start, both)

@@ -68,7 +68,9 @@ def export_matcher(
         if not 0 <= filter_threshold <= 1:
             raise ValueError(f"'filter_threshold' must be in [0, 1], got {filter_threshold}")
     temperature = real_number("temperature", temperature, positive=True)
-    matchability_temperature = real_number("matchability_temperature", matchability_temperature, positive=True)
+    matchability_temperature = real_number(
+        "matchability_temperature", matchability_temperature, positive=True
+    )
     temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
     if is_file(target) and target.samefile(file):
         raise ValueError(f"the export would overwrite its source {file}; choose another file")

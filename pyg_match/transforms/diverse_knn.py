@@ -1,9 +1,7 @@
 """Near neighbours of which each brings something that those before it did not."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Optional
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -12,11 +10,10 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.checks import one_of, real_number, whole_number
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.diverse import diverse_choice
 from pyg_match.ops.knn import KNNBackend, knn_graph
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.store import store_edges
-
-_WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 
 
 @functional_transform("diverse_knn")
@@ -130,31 +127,9 @@ class DiverseKNN(BaseTransform):
         """The chosen ones among the candidates ``[M, P]`` of the nodes from ``first`` on, ``[M, min(k, P)]``."""
         if candidates.size(1) <= self.k:
             return candidates
-        from pyg_match.transforms.diverse_choice import choose
-
-        nodes, size = candidates.shape
-        positions, vectors = pos.double().cpu().reshape(-1).numpy(), descriptors.cpu().reshape(-1).numpy()
-        pool = candidates.cpu().reshape(-1).numpy().view(np.uint64)
-        chosen = np.zeros(nodes * size, dtype=np.bool_)
-        sizes = pos.size(1), descriptors.size(1), size, self.k, first
-        dimensions, channels, width, k, own = (np.uint64(number) for number in sizes)
-
-        def run(start: int, stop: int) -> None:
-            weights = (self.distance_weight, self.orthogonality_weight)
-            rows = np.uint64(start), np.uint64(stop)
-            choose(positions, dimensions, vectors, channels, pool, width, k, *weights, own, chosen, *rows)
-
-        work = nodes * size * self.k * max(pos.size(1), descriptors.size(1))
-        threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
-        if threads == 1:
-            run(0, nodes)
-        else:
-            # The compiled loop releases Python's lock. Threads that end with the call survive any fork.
-            bounds = [nodes * i // threads for i in range(threads + 1)]
-            with ThreadPoolExecutor(threads) as executor:
-                list(executor.map(run, bounds[:-1], bounds[1:]))
-        mask = torch.from_numpy(chosen).view(candidates.shape).to(candidates.device)
-        return candidates[mask].view(nodes, self.k)
+        weights = self.distance_weight, self.orthogonality_weight
+        mask = diverse_choice(pos, descriptors, candidates, self.k, *weights, first)
+        return candidates[mask].view(-1, self.k)
 
     def __repr__(self) -> str:
         return (

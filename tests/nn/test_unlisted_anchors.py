@@ -91,6 +91,36 @@ def test_operator_has_gradients():
     torch.autograd.gradcheck(lambda *qkv: sparse_attention(*qkv, graph), tensors)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.double, 1e-10), (torch.float, 1e-5)])
+def test_gradients_equal_those_of_listed_edges(dtype, tolerance):
+    *tensors, graph = anchored(dtype)
+    edges, bias = graph.listed()
+    weight = torch.randn(12, 2, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
+    outputs = []
+    for options in (
+        {"edge_index": graph},
+        {"edge_index": edges, "bias": bias.unsqueeze(1).expand(-1, 2), "backend": "reference"},
+    ):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        out = sparse_attention(*leaves, **options)
+        outputs.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_operator_is_registered_as_torch_wants_it():
+    *tensors, graph = anchored(torch.float)
+    leaves = [t.requires_grad_() for t in tensors]
+    groups = list(graph.target_ptr), list(graph.anchor_ptr)
+    arguments = (*leaves, *graph.edges[:2], graph.anchor, graph.log_weight, *groups, 0.3)
+    torch.library.opcheck(torch.ops.pyg_match.anchored_attention.default, arguments)
+    out, total = torch.ops.pyg_match.anchored_attention.default(*arguments)
+    assert out.requires_grad and not total.requires_grad
+    (grad,) = torch.autograd.grad(out.square().sum(), leaves[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+
+
 def test_operator_takes_values_of_another_width():
     query, key, value, graph = anchored()
     with torch.no_grad():

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyg_match.ops import cpu
+from pyg_match.ops import largest as module
 from pyg_match.ops.largest import LargestOfColumns, largest_indices
 
 
@@ -90,7 +90,7 @@ def test_a_default_device_changes_nothing():
 def test_without_kernels(monkeypatch):
     values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
     expected = largest_indices(values, 5)
-    monkeypatch.setattr(cpu, "kernels", lambda: None)
+    monkeypatch.setattr(module, "library", lambda: None)
     assert torch.equal(largest_indices(values, 5), expected)
 
 
@@ -158,7 +158,7 @@ def test_columns_that_the_kernel_does_not_take(monkeypatch):
     assert torch.equal(of_columns(values, 600, 100), expected)
     half = values.half().t().topk(5, dim=1).values.t()
     assert torch.equal(values.half().gather(0, of_columns(values.half(), 5, 100).t()), half)
-    monkeypatch.setattr(cpu, "kernels", lambda: None)
+    monkeypatch.setattr(module, "library", lambda: None)
     assert torch.equal(of_columns(values, 5, 100), expected[:, :5])
 
 

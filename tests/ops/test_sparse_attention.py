@@ -1,4 +1,3 @@
-import contextlib
 import ctypes
 import math
 import multiprocessing
@@ -23,14 +22,16 @@ from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_t
 from pyg_match.ops import (
     CSR,
     Blocks,
+    attention_cpu,
     attention_weights,
     edge_scores,
-    job,
-    kernels,
     sparse_attention,
     to_csr,
     warmup,
+    workspace,
 )
+from pyg_match.ops.native import library
+from pyg_match.ops.native.build import INSTRUCTION_SETS
 
 
 def dense(query, key, value, edge_index, bias=None, mask=None, mask_mode="remove", scale=None):
@@ -73,30 +74,6 @@ def random_case(
     return q, k, v, torch.stack([source, target]), 3 * randn(edges, heads), mask
 
 
-@contextlib.contextmanager
-def small_tiles(wanted=True):
-    """Read keys and values in tiles of some nodes, as on graphs too large for a test; yields how often it was done."""
-    sorted_ones = []
-    by_tile = job.Edges._by_tile
-
-    def spy(edges, *args, **options):
-        sorted_ones.append(by_tile(edges, *args, **options))
-        return sorted_ones[-1]
-
-    limits = {
-        "_CORE_CACHE": 1 << 21,
-        "_TILE_BYTES": 128,
-        "_TILE_DEGREE": 0,
-        "_TILE_USES": 0.01,
-        "_MOST_TILES": 1000,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, limit in limits.items() if wanted else ():
-            patch.setattr(job, name, limit)
-        patch.setattr(job.Edges, "_by_tile", spy)
-        yield sorted_ones
-
-
 cases = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 99),
@@ -111,16 +88,22 @@ cases = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture
+def jobs(monkeypatch):
+    """The jobs that the kernels got."""
+    got, run = [], attention_cpu.run_together
+
+    def spy(function, argument, threads, job, *memory):
+        got.append(job)
+        run(function, argument, threads, job, *memory)
+
+    monkeypatch.setattr(attention_cpu, "run_together", spy)
+    return got
+
+
 @pytest.mark.parametrize("core_cache", [0, 1 << 30])
-def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
-    monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
-    pack, at_once = kernels.pack_job, []
-
-    def spy(fields, **more):
-        at_once.append(more.get("heads_at_once"))
-        return pack(fields, **more)
-
-    monkeypatch.setattr(kernels, "pack_job", spy)
+def test_heads_at_once_and_one_after_the_other(core_cache, jobs, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "core_cache", lambda: core_cache)
     q, k, v, edge_index, bias, mask = random_case(6, 300, 200, 9000, 3, 8, 8)
     tensors = [t.requires_grad_() for t in (q, k, v, bias)]
     before = torch.get_num_threads()
@@ -130,7 +113,7 @@ def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
         grads = torch.autograd.grad(out.square().sum(), tensors)
     finally:
         torch.set_num_threads(before)
-    assert set(at_once) == {2 if core_cache else 1}
+    assert {job.heads_at_once for job in jobs} == {2 if core_cache else 1}
     expected = dense(*tensors[:3], edge_index, bias, mask, "remove")
     assert torch.allclose(out, expected, atol=1e-10)
     for one, other in zip(grads, torch.autograd.grad(expected.square().sum(), tensors), strict=True):
@@ -139,19 +122,60 @@ def test_heads_at_once_and_one_after_the_other(core_cache, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float, torch.double])
 @pytest.mark.parametrize("channels", [3, 17, 64, 80])
-def test_fetching_sources_before_they_are_read_changes_nothing(channels, dtype, monkeypatch):
+def test_fetching_sources_before_they_are_read_changes_nothing(channels, dtype, jobs, monkeypatch):
     q, k, v, edge_index, bias, mask = random_case(7, 90, 60, 1500, 2, channels, 64, dtype, hub=True)
-    fields, pack, found = [], kernels.pack_job, []
-    monkeypatch.setattr(kernels, "pack_job", lambda *args, **more: fields.append(more) or pack(*args, **more))
-    for core_cache, ahead in ((0, 0), (1 << 30, 0), (1 << 5, job._AHEAD)):
-        monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
-        fields.clear()
+    outputs = []
+    for core_cache, ahead in ((0, 0), (1 << 30, 0), (1 << 5, 2)):
+        monkeypatch.setattr(attention_cpu, "core_cache", lambda size=core_cache: size)
+        jobs.clear()
         tensors = [t.clone().requires_grad_() for t in (q, k, v, bias)]
         out = sparse_attention(*tensors[:3], edge_index, tensors[3], mask, backend="kernel")
-        found.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
-        assert {more["ahead"] for more in fields} == {ahead}
-    for one, *others in zip(*found, strict=True):
+        outputs.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+        assert {job.ahead for job in jobs} == {ahead}
+    for one, *others in zip(*outputs, strict=True):
         assert all(torch.equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("name", list(INSTRUCTION_SETS))
+@pytest.mark.parametrize("table", [torch.float, torch.bfloat16, torch.double])
+@pytest.mark.parametrize("channels", [(1, 3), (32, 32), (64, 96), (40, 24)])
+def test_all_instruction_sets_agree_with_the_reference(name, table, channels, monkeypatch):
+    best = library.instruction_set()
+    if list(INSTRUCTION_SETS).index(name) > list(INSTRUCTION_SETS).index(best):
+        pytest.skip(f"this machine has no {name}")
+    monkeypatch.setattr(library, "instruction_set", lambda: name)
+    monkeypatch.setattr(attention_cpu, "kernel", library.kernel.__wrapped__)
+    real = torch.double if table == torch.double else torch.float
+    q, k, v, edge_index, bias, mask = random_case(8, 90, 60, 1500, 2, *channels, hub=True)
+    tensors = [q.to(real), k.to(table), v.to(table)]
+    exact = [t.double().requires_grad_() for t in tensors]
+    tensors = [t.clone().requires_grad_() for t in tensors]
+    tolerance = {torch.float: 1e-5, torch.bfloat16: 1e-2, torch.double: 1e-12}
+    for mode in ("remove", "zero"):
+        out = sparse_attention(*tensors, edge_index, bias.to(real), mask, mode, backend="kernel")
+        expected = sparse_attention(
+            *exact, edge_index, bias.to(real).double(), mask, mode, backend="reference"
+        )
+        outputs = [out, *torch.autograd.grad(out.square().sum(), tensors)]
+        wanted = [expected, *torch.autograd.grad(expected.square().sum(), exact)]
+        for one, other in zip(outputs, wanted, strict=True):
+            largest = max(1.0, float(other.detach().abs().max()))
+            assert (one - other).abs().max() <= tolerance[one.dtype] * largest
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_the_logarithm_of_the_sum_has_gradients(removes):
+    q, k, v, edge_index, bias, mask = random_case(3, 5, 6, 20, 2, 3, 2)
+    csr = to_csr(edge_index, 5)
+    tensors = [t.requires_grad_() for t in (q, k, v, csr.sorted(bias).t().contiguous())]
+    keep = csr.sorted(mask)
+
+    def attend(q, k, v, bias):
+        out, lse = torch.ops.pyg_match.attention(q, k, v, csr.rowptr, csr.col, bias, keep, removes, 0.4)
+        return out, lse.masked_fill(lse == -math.inf, 0.0)
+
+    assert torch.autograd.gradcheck(attend, tensors)
+    assert torch.autograd.gradcheck(lambda *t: attend(*t)[1], tensors)
 
 
 def test_the_size_of_a_core_s_cache_is_found():
@@ -161,7 +185,7 @@ def test_the_size_of_a_core_s_cache_is_found():
     told = subprocess.run(words, capture_output=True, text=True).stdout.strip()
     if not told.isdigit() or int(told) == 0:
         pytest.skip("getconf does not tell the size")
-    assert job._core_cache() == int(told)
+    assert attention_cpu.core_cache() == int(told)
 
 
 @pytest.mark.parametrize("mask_mode", ["remove", "zero"])
@@ -186,7 +210,7 @@ def test_a_bias_may_be_shared_by_heads(mask_mode):
     case=cases,
     with_bias=st.booleans(),
     mask_mode=st.sampled_from([None, "remove", "zero"]),
-    backend=st.sampled_from(["kernel", "tiles", "reference"]),
+    backend=st.sampled_from(["kernel", "reference"]),
 )
 def test_forward_and_gradients_equal_dense(case, with_bias, mask_mode, backend):
     q, k, v, edge_index, bias, mask = random_case(**case)
@@ -198,11 +222,8 @@ def test_forward_and_gradients_equal_dense(case, with_bias, mask_mode, backend):
         options |= {"mask": mask, "mask_mode": mask_mode}
     expected = dense(q, k, v, edge_index, **options)
     weight = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(1))
-    with small_tiles(backend == "tiles"):
-        out = sparse_attention(
-            q, k, v, edge_index, **options, backend="kernel" if backend == "tiles" else backend
-        )
-        gradients = torch.autograd.grad((out * weight).sum(), variables)
+    out = sparse_attention(q, k, v, edge_index, **options, backend=backend)
+    gradients = torch.autograd.grad((out * weight).sum(), variables)
     assert torch.allclose(out, expected, rtol=1e-10, atol=1e-10)
     for mine, theirs in zip(
         gradients,
@@ -236,15 +257,14 @@ def test_precisions(dtype, tolerance):
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=cases, tiles=st.booleans())
-def test_single_precision_on_any_graph(case, tiles):
+@given(case=cases)
+def test_single_precision_on_any_graph(case):
     q, k, v, edge_index, bias, _ = random_case(**case)
     single = [t.float().requires_grad_() for t in (q, k, v, bias)]
     double = [t.detach().double().requires_grad_() for t in single]
     expected = sparse_attention(*double[:3], edge_index, double[3])
-    with small_tiles(tiles):
-        out = sparse_attention(*single[:3], edge_index, single[3])
-        gradients = torch.autograd.grad(out.sum(), single)
+    out = sparse_attention(*single[:3], edge_index, single[3])
+    gradients = torch.autograd.grad(out.sum(), single)
     for mine, theirs in zip(
         (out, *gradients),
         (expected, *torch.autograd.grad(expected.sum(), double)),
@@ -255,9 +275,8 @@ def test_single_precision_on_any_graph(case, tiles):
 
 
 @pytest.mark.parametrize("heads_apart", [True, False])
-def test_many_nodes_on_several_threads(heads_apart, monkeypatch):
-    """Tasks, copies of heads and rounds of them, which small graphs do without."""
-    monkeypatch.setattr(job, "_PACKED_BYTES", 1 << 21)
+def test_many_nodes_on_several_threads(heads_apart):
+    """Tasks and copies of heads, which small graphs do without."""
     q, k, v, edge_index, bias, mask = random_case(0, 2000, 1500, 40000, 4, 64, 32, hub=True)
     if heads_apart:
         q, k, v = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in (q, k, v))
@@ -278,55 +297,23 @@ def test_many_nodes_on_several_threads(heads_apart, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("channels", [(64, 64), (48, 100), (32, 7)])
-def test_tiles_of_many_nodes(threads, channels):
-    """What a core's cache does not hold is read in parts, in single precision with whole and partial registers."""
+def test_whole_and_partial_registers_on_several_threads(threads, channels):
     q, k, v, edge_index, _, _ = random_case(0, 900, 1100, 60000, 3, *channels, torch.float, hub=True)
     double = [t.double().requires_grad_() for t in (q, k, v)]
     single = [t.detach().float().requires_grad_() for t in double]
-    found = []
+    outputs = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for tensors, tiles in ((single, True), (double, False)):
-            backend = "kernel" if tiles else "reference"
-            with small_tiles(tiles) as used, pytest.MonkeyPatch.context() as patch:
-                patch.setattr(job, "_TILE_BYTES", 1 << 14)
-                out = sparse_attention(*tensors[:3], edge_index, backend=backend)
-                found.append((out, *torch.autograd.grad(out.square().sum(), tensors[:3])))
-                score = edge_scores(*tensors[:2], edge_index, backend=backend)
-                found[-1] += (score, *torch.autograd.grad(score.square().sum(), tensors[:2]))
-            assert [edges.tiles > 2 for edges in used] == [True] * (5 if tiles else 0)
+        for tensors, backend in ((single, "kernel"), (double, "reference")):
+            out = sparse_attention(*tensors[:3], edge_index, backend=backend)
+            score = edge_scores(*tensors[:2], edge_index, backend=backend)
+            outputs.append((out, *torch.autograd.grad(out.square().sum(), tensors[:3])))
+            outputs[-1] += (score, *torch.autograd.grad(score.square().sum(), tensors[:2]))
     finally:
         torch.set_num_threads(before)
-    for mine, theirs in zip(*found, strict=True):
+    for mine, theirs in zip(*outputs, strict=True):
         assert (mine - theirs).abs().max() < 2e-5 * theirs.abs().max()
-
-
-@pytest.mark.parametrize(("core_cache", "tiles"), [(1 << 21, [2]), (1 << 19, []), (0, [])])
-def test_large_graphs_are_read_in_tiles(core_cache, tiles, monkeypatch):
-    """Of 64 channels in single precision, a tile holds about 6000 nodes; there are none where no cache holds one."""
-    monkeypatch.setattr(job, "_CORE_CACHE", core_cache)
-    q, k, v, edge_index, _, _ = random_case(1, 5000, 7000, 200000, 2, 64, 64, torch.float)
-    edge_index = edge_index[:, edge_index[1].argsort(stable=True)]
-    with small_tiles(False) as used:
-        out = sparse_attention(q, k, v, edge_index)
-        sparse_attention(q[:, :, :32], k[:, :, :32], v[:, :, :32], edge_index)  # these fit into a cache
-    assert [edges.tiles for edges in used] == tiles
-    expected = sparse_attention(q, k, v, edge_index, backend="reference")
-    assert torch.allclose(out, expected, atol=1e-5)
-
-
-def test_wrong_sources_are_found_while_edges_are_sorted():
-    q, k, v, edge_index, _, _ = random_case(2, 50, 60, 900, 2, 32, 32)
-    for wrong in (60, -1):
-        edges = edge_index.clone()
-        edges[0, 700] = wrong
-        with (
-            small_tiles() as used,
-            pytest.raises(ValueError, match=f"names source {wrong}, but there are 60"),
-        ):
-            sparse_attention(q, k, v, edges)
-        assert len(used) == 1
 
 
 def test_results_lie_in_memory_as_queries_do():
@@ -344,8 +331,8 @@ def test_results_lie_in_memory_as_queries_do():
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=cases, options=st.sampled_from(["none", "bias", "remove", "zero"]), tiles=st.booleans())
-def test_keys_and_values_in_bfloat16_are_read_as_they_are(case, options, tiles):
+@given(case=cases, options=st.sampled_from(["none", "bias", "remove", "zero"]))
+def test_keys_and_values_in_bfloat16_are_read_as_they_are(case, options):
     """With the same numbers in single precision the answer is the same, but for the order of sums."""
     q, k, v, edge_index, bias, mask = random_case(**case | {"dtype": torch.float})
     halves = [t.bfloat16().requires_grad_() for t in (k, v)]
@@ -356,10 +343,9 @@ def test_keys_and_values_in_bfloat16_are_read_as_they_are(case, options, tiles):
     found = []
     for key, value in (halves, singles):
         query = q.clone().requires_grad_()
-        with small_tiles(tiles):
-            out, lse = torch.ops.pyg_match.attention.default(
-                query, key, value, csr.rowptr, csr.col, by_head, keep, options == "remove", 0.3
-            )
+        out, lse = torch.ops.pyg_match.attention.default(
+            query, key, value, csr.rowptr, csr.col, by_head, keep, options == "remove", 0.3
+        )
         grads = torch.autograd.grad(out.square().sum(), (query, key, value))
         assert [grad.dtype for grad in grads] == [query.dtype, key.dtype, value.dtype]
         found.append([out, lse, *grads])
@@ -564,10 +550,8 @@ def test_heads_are_shared_out_whatever_their_number(heads, threads):
 
 
 def test_memory_kept_from_inference_serves_training(monkeypatch):
-    from pyg_match.ops import job
-
-    monkeypatch.setattr(job, "_memory", threading.local())
-    monkeypatch.setattr(job, "_CACHED_BYTES", 0)  # nodes are copied however few they are
+    monkeypatch.setattr(workspace, "_memory", threading.local())
+    monkeypatch.setattr(attention_cpu, "_CACHED_BYTES", 0)  # nodes are copied however few they are
     q, k, v, edge_index, _, _ = random_case(0, 30, 30, 600, 2, 16, 16)
     with torch.inference_mode():
         expected = sparse_attention(q, k, v, edge_index)
@@ -836,7 +820,7 @@ def test_after_interrupted_calls():
 
 @pytest.mark.parametrize("openmp", [True, False])
 def test_number_of_threads_is_respected(monkeypatch, openmp):
-    from pyg_match.ops import job, team
+    from pyg_match.ops import team
 
     if not openmp:  # as on systems whose OpenMP library is not found
         monkeypatch.setattr(team, "_openmp", lambda: None)
@@ -845,7 +829,7 @@ def test_number_of_threads_is_respected(monkeypatch, openmp):
     case = busy_case()
     asked = []
     original = team.run_together
-    monkeypatch.setattr(job, "run_together", lambda *args: asked.append(args[2]) or original(*args))
+    monkeypatch.setattr(attention_cpu, "run_together", lambda *args: asked.append(args[2]) or original(*args))
     before = torch.get_num_threads()
     results = []
     try:
@@ -923,32 +907,14 @@ def run(before, **environment):
     return out.stdout
 
 
-def test_without_numba_one_warning_and_plain_torch():
-    out = run("import torch_geometric; sys.modules['numba'] = None")
-    assert out.count("there are no compiled kernels") == 1
+def test_without_the_library_one_warning_and_plain_torch():
+    assert run("", PYG_MATCH_LIBRARY="nowhere.so").count("compiled kernels of pyg_match are missing") == 1
 
 
-def test_without_a_cache_folder_one_warning():
-    before = (
-        "import torch_geometric, numba.core.caching as c\n"
-        "def nowhere(*_): return None\n"
-        "c._CacheLocator.from_function = c.InTreeCacheLocator.from_function = nowhere\n"
-        "for locator in c.CacheImpl._locator_classes: locator.from_function = nowhere"
-    )
-    assert run(before).count("compiled anew") == 1
-
-
-def test_compiled_code_is_kept_on_disk(tmp_path):
+def test_the_first_call_of_a_process_is_quick():
     script = "from pyg_match.ops import warmup; print(warmup())"
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    seconds = []
-    for _ in range(2):
-        out = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
-        )
-        seconds.append(float(out.stdout))
-    assert list(Path(tmp_path).rglob("*.nbc"))
-    assert seconds[1] < seconds[0]
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0 < float(out.stdout) < 5  # of compiling, nothing is left
 
 
 def test_warmup():
@@ -980,25 +946,3 @@ def test_gradients_of_torch_func():
     got = torch.func.grad(lambda *t: sparse_attention(*t, edges).square().sum(), (0, 1, 2))(q, k, v)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_a_damaged_cache_of_kernels_is_made_anew(tmp_path):
-    code = (
-        "import torch; from pyg_match.ops import sparse_attention\n"
-        "x = torch.ones(2, 1, 4); print(sparse_attention(x, x, x, torch.tensor([[0, 1], [0, 0]])).sum().item())"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-
-    def run() -> str:
-        found = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-        assert found.returncode == 0, found.stderr
-        return found.stdout
-
-    expected = run()
-    files = sorted(tmp_path.rglob("*.nb[ic]"))
-    assert files
-    for number, file in enumerate(files):  # empty, other bytes, or cut off
-        file.write_bytes((b"", b"cut", file.read_bytes()[:-7])[number % 3])
-    assert run() == expected == run() == "4.0\n"

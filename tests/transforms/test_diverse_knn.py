@@ -73,7 +73,7 @@ def test_neighbours_come_from_the_pool_sorted_by_distance(pos, k, weight, loop):
 def test_threads_do_not_matter(monkeypatch):
     pair = random_pair(60, 35)
     expected = DiverseKNN(5)(pair).edge_index
-    monkeypatch.setattr("pyg_match.transforms.diverse_knn._WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr("pyg_match.ops.diverse._WORK_OF_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(DiverseKNN(5)(pair).edge_index, expected)
 

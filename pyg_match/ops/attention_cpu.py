@@ -1,0 +1,296 @@
+"""The operators on the CPU: pointers and threads for ``native/attention.c``."""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_match.ops.native.library import address, function, kernel
+from pyg_match.ops.team import run_together
+from pyg_match.ops.workspace import GRAD, KEY, QUERY, SCRATCH, VALUE, whole_lines, workspace
+
+_INLINE_WORK = 1 << 15  # multiply-adds below which handing work to another thread costs more than it saves
+_TASKS = 4  # for each thread, so that one that is held up does not hold up all
+_TASK_EDGES = 1 << 15  # scores that a core's cache has room for beside the nodes
+_CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache wherever they lie
+_PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
+_FAR = 2  # times the bytes that a core's cache has, from which on a head's nodes are fetched before they are read
+_AHEAD = 2  # rows from the one at hand to the one whose sources are fetched
+_MOST = 1 << 32  # nodes and edges that the kernels can number
+
+_KINDS = {torch.float: "f32", torch.double: "f64"}
+
+
+@functools.cache
+def core_cache() -> int:
+    """Bytes of the second level of a core's cache, 0 if the system does not tell."""
+    try:  # Linux; Python's os.sysconf knows the names of no caches
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(size.removesuffix("K")) << 10 if size.endswith("K") else 0
+    except (OSError, ValueError):
+        return 0
+
+
+class Table(ctypes.Structure):
+    """Nodes ``[N, H, C]`` whose channels lie side by side; ``table`` in the C code."""
+
+    _fields_ = [("at", ctypes.c_void_p), ("step", ctypes.c_int64), ("head", ctypes.c_int64)]
+
+
+class Job(ctypes.Structure):
+    """One call for all rows of all heads; ``struct job`` in the C code."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "next_task", "next_worker", "heads", "heads_at_once", "chunks", "num_rows", "edges", "ahead", "channels",
+            "value_channels", "bias_head", "removes", "scratch_bytes",
+        )),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in (
+            "bounds", "scratch", "rowptr", "col", "perm", "bias", "keep", "lse", "grad_lse", "alpha", "slope",
+        )),
+        *((name, Table) for name in ("query", "key", "value", "grad", "out", "grad_query")),
+    ]  # fmt: skip
+
+
+_TABLES = ("query", "key", "value", "grad", "out", "grad_query")
+
+
+class Edges(NamedTuple):
+    """Edges by row, as the kernels read them.
+
+    Attributes:
+        rowptr: Where the edges of each row start, and their number at the end, ``int64``.
+        col: The source of each edge, 32 bits.
+        num_sources: How many sources there are.
+        perm: Where the edges are in the order of their weights, 32 bits, if not in this one.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    num_sources: int
+    perm: Optional[Tensor] = None
+
+    @classmethod
+    def checked(cls, rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int) -> "Edges":
+        """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
+        rowptr, col = rowptr.long().contiguous(), col.long().contiguous()
+        if max(num_targets, num_sources, col.numel()) > _MOST:
+            raise ValueError(
+                f"the kernels know at most 2^32 nodes and edges, got {num_targets} targets, {num_sources} sources and "
+                f"{col.numel()} edges"
+            )
+        if rowptr.numel() != num_targets + 1:
+            raise ValueError(f"'rowptr' must have {num_targets + 1} numbers, got {rowptr.numel()}")
+        short = torch.empty(col.numel(), dtype=torch.int32, device="cpu")
+        check = function("check_edges", ctypes.c_int64)
+        wrong = check(
+            address(rowptr), _number(num_targets), address(col), _number(col.numel()), _number(num_sources),
+            address(short),
+        )  # fmt: skip
+        if wrong == 1:
+            ends = int(rowptr[0]), int(rowptr[-1])
+            if ends == (0, col.numel()):
+                raise ValueError("'rowptr' must not fall")
+            raise ValueError(f"'rowptr' must lead from 0 to {col.numel()}, got from {ends[0]} to {ends[1]}")
+        if wrong:
+            seen = int(col[(col < 0) | (col >= num_sources)][0])
+            raise ValueError(f"an edge names source {seen}, but there are {num_sources}")
+        return cls(rowptr, short, num_sources)
+
+    def transposed(self) -> "Edges":
+        """The edges of each source, as rows of its targets."""
+        pointer = self.rowptr.new_empty(self.num_sources + 1)
+        target, perm = torch.empty_like(self.col), torch.empty_like(self.col)
+        num_rows = self.rowptr.numel() - 1
+        function("transpose")(
+            address(self.rowptr), _number(num_rows), address(self.col), _number(self.num_sources),
+            address(pointer), address(target), address(perm),
+        )  # fmt: skip
+        return Edges(pointer, target, num_rows, perm)
+
+
+def empty_result(query: Tensor, value: Tensor) -> Tensor:
+    """Memory for a result, which lies as the queries do, node by node or head by head."""
+    nodes, heads, channels = query.size(0), query.size(1), value.size(2)
+    if query.stride(1) > query.stride(0):
+        return query.new_empty(heads, nodes, channels).transpose(0, 1)
+    return query.new_empty(nodes, heads, channels)
+
+
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    bias: Optional[Tensor],
+    keep: Optional[Tensor],
+    removes: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``.
+
+    Keys and values may be in bfloat16 where all else is in single precision.
+    """
+    halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
+    key, value = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
+    out = empty_result(query, value)
+    lse = query.new_empty(query.shape[:2])
+    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    _run(
+        "forward", "bf16" if halves else _KINDS[query.dtype], edges, scale, removes,
+        query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), bias=bias, keep=keep, out=out,
+        lse=lse,
+    )  # fmt: skip
+    return out, lse
+
+
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    bias: Optional[Tensor],
+    keep: Optional[Tensor],
+    removes: bool,
+    scale: float,
+    out: Tensor,
+    lse: Tensor,
+    grad_lse: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
+    kind, key_type, value_type = _KINDS[query.dtype], key.dtype, value.dtype
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
+    slope = query.new_empty(query.size(1), col.numel())
+    alpha = torch.empty_like(slope)
+    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    _run(
+        "backward_targets", kind, edges, scale, removes,
+        query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), grad=grad, bias=bias, keep=keep,
+        out=out, lse=lse, grad_lse=grad_lse, alpha=alpha, slope=slope, grad_query=grad_query,
+    )  # fmt: skip
+    # Sources gather from their targets what these sent them.
+    by_source = edges.transposed()
+    _run("gather", kind, by_source, scale, alpha=slope, value=_packed(query, by_source, QUERY), out=grad_key)
+    _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grad_value)
+    return grad_query, grad_key.to(key_type), grad_value.to(value_type), slope
+
+
+def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:
+    """The scaled inner products of all edges, ``[H, E]``."""
+    out = query.new_empty(query.size(1), col.numel())
+    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    _run("scores", _KINDS[query.dtype], edges, scale, query=query, key=_packed(key, edges, KEY), alpha=out)
+    return out
+
+
+def scores_backward(
+    grad: Tensor, query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of queries and keys."""
+    kind = _KINDS[query.dtype]
+    grad_query, grad_key = (empty_result(t, t) for t in (query, key))
+    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    by_source = edges.transposed()
+    _run("gather", kind, edges, scale, alpha=grad, value=_packed(key, edges, KEY), out=grad_query)
+    _run("gather", kind, by_source, scale, alpha=grad, value=_packed(query, by_source, QUERY), out=grad_key)
+    return grad_query, grad_key
+
+
+def _run(
+    name: str,
+    kind: str,
+    edges: Edges,
+    scale: float,
+    removes: bool = False,
+    **tensors: Optional[Tensor],
+) -> None:
+    """Call a kernel for all rows of all heads, on as many threads as torch uses.
+
+    Args:
+        name: What it is called in the C code.
+        kind: The type of numbers.
+        edges: What it runs along.
+        scale: Factor of the scores.
+        removes: Whether masked edges are removed.
+        **tensors: What it reads and writes, named as in :class:`Job`.
+    """
+    given = {field: _laid_out(field, tensor) for field, tensor in tensors.items() if tensor is not None}
+    out = given["out"] if "out" in given else given["query"]
+    num_rows, count, heads = edges.rowptr.numel() - 1, edges.col.numel(), out.size(1)
+    if num_rows == 0 or heads == 0:
+        return
+    job = Job(
+        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.rowptr),
+        col=address(edges.col), perm=None if edges.perm is None else address(edges.perm),
+    )  # fmt: skip
+    table_bytes = width = 0
+    for field, tensor in given.items():
+        if field not in _TABLES:
+            setattr(job, field, address(tensor))
+            continue
+        step, head, _ = tensor.stride()
+        setattr(job, field, Table(address(tensor), step, head))
+        width = max(width, tensor.size(2))
+        if field in ("key", "value"):
+            table_bytes = max(table_bytes, tensor.size(0) * tensor.size(2) * tensor.element_size())
+    if "bias" in given:  # all heads may share one
+        job.bias_head = given["bias"].stride(0)
+    job.channels = given["query"].size(2) if "query" in given else 0
+    job.value_channels = given["value"].size(2) if "value" in given else 0
+    threads = torch.get_num_threads() if count * width * heads >= _INLINE_WORK else 1
+    # Each thread has heads of its own if its own cache holds their nodes; else all read the same nodes, as they share
+    # the cache that these lie in.
+    job.heads_at_once = min(heads, threads) if table_bytes <= core_cache() else 1
+    job.ahead = _AHEAD if 0 < _FAR * core_cache() <= table_bytes else 0
+    job.chunks = 1
+    if threads > 1 or count > _TASK_EDGES:
+        job.chunks = min(num_rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))
+    bounds = (ctypes.c_int64 * (job.chunks + 1))()
+    longest = function("share_out", ctypes.c_int64)(
+        address(edges.rowptr), _number(num_rows), _number(job.chunks), bounds
+    )
+    job.bounds = ctypes.addressof(bounds)
+    job.scratch_bytes = whole_lines(longest * out.element_size())
+    scratch = workspace(SCRATCH, threads * job.scratch_bytes)
+    job.scratch = scratch.data_ptr()
+    run_together(kernel(name, kind), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
+
+
+def _laid_out(field: str, tensor: Tensor) -> Tensor:
+    """The same numbers as the kernels read them: in rows whose channels (of biases: edges) lie side by side."""
+    if field in _TABLES:
+        together = tensor.stride(2) == 1 or tensor.size(2) <= 1
+        if not together and field in ("out", "grad_query"):  # a copy of it would be lost
+            raise RuntimeError(
+                f"results must have their channels side by side, got strides {tensor.stride()}"
+            )
+    elif field == "bias":
+        together = tensor.stride(1) == 1 or tensor.size(1) <= 1
+    else:
+        together = tensor.is_contiguous()
+    return tensor if together else tensor.contiguous()
+
+
+def _packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
+    """The same, with the nodes of a head side by side in memory, until the thread packs into that place again.
+
+    Rows of one head that lie far apart share few of the places that a cache has for them.
+    """
+    apart, size = nodes.stride(0) != nodes.size(2), nodes.numel() * nodes.element_size()
+    pays = size > _CACHED_BYTES * nodes.size(1) and edges.col.numel() >= _PACKED_DEGREE * nodes.size(0)
+    if not (apart and pays):
+        return nodes
+    by_head = nodes.transpose(0, 1)
+    memory = workspace(place, size)[:size].view(nodes.dtype)
+    return memory.view(by_head.shape).copy_(by_head).transpose(0, 1)
+
+
+_number = ctypes.c_int64

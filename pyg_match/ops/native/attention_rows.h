@@ -1,0 +1,429 @@
+// The arithmetic of rows, a target with its incoming edges each, for one type of numbers (REAL) and one of tables
+// (TABLE). Included by attention.c, once for each pair of types.
+
+#define LANES (int)(WIDTH / sizeof(REAL))
+#define VEC NAME(vec)
+#define INTS NAME(ints)
+#define EIGHT 8  // scalar products that are taken at a time
+
+typedef REAL VEC __attribute__((vector_size(WIDTH), aligned(sizeof(REAL)), may_alias));
+typedef INT INTS __attribute__((vector_size(WIDTH), aligned(sizeof(INT)), may_alias));
+
+INLINE VEC NAME(load)(const REAL *x) { return *(const VEC *)x; }
+INLINE void NAME(store)(VEC x, REAL *out) { *(VEC *)out = x; }
+INLINE VEC NAME(spread)(REAL x) { return x - (VEC){0}; }
+INLINE VEC NAME(where)(INTS mask, VEC a, VEC b) { return (VEC)((mask & (INTS)a) | (~mask & (INTS)b)); }
+
+INLINE REAL NAME(total)(VEC x) {
+  REAL sum = 0;
+  for (int i = 0; i < LANES; i++) sum += x[i];
+  return sum;
+}
+
+#if TABLE_IS_HALF  // bfloat16 is the upper half of single precision
+
+INLINE REAL NAME(widen)(TABLE x) {
+  union {
+    uint32_t bits;
+    float value;
+  } both = {(uint32_t)x << 16};
+  return both.value;
+}
+
+INLINE VEC NAME(load_table)(const TABLE *x) {
+  typedef uint16_t shorts __attribute__((vector_size(WIDTH / 2), aligned(2), may_alias));
+  typedef uint32_t words __attribute__((vector_size(WIDTH)));
+  return (VEC)(__builtin_convertvector(*(const shorts *)x, words) << 16);
+}
+
+// Two vectors at once, which need not be moved within registers: the numbers in even places, then those in odd ones.
+INLINE void NAME(load_two)(const TABLE *x, VEC *even, VEC *odd) {
+  typedef uint32_t words __attribute__((vector_size(WIDTH), aligned(2), may_alias));
+  const words both = *(const words *)x;
+  *even = (VEC)(both << 16);
+  *odd = (VEC)(both & 0xFFFF0000u);
+}
+
+// The same order for two vectors of other numbers, and back.
+INLINE void NAME(part)(VEC *a, VEC *b) {
+  const VEC low = *a, high = *b;
+  *a = __builtin_shufflevector(low, high, EVEN_PLACES);
+  *b = __builtin_shufflevector(low, high, ODD_PLACES);
+}
+
+INLINE void NAME(join)(VEC *a, VEC *b) {
+  const VEC even = *a, odd = *b;
+  *a = __builtin_shufflevector(even, odd, LOW_PLACES);
+  *b = __builtin_shufflevector(even, odd, HIGH_PLACES);
+}
+
+#else
+
+INLINE void NAME(load_two)(const TABLE *x, VEC *a, VEC *b) {
+  *a = *(const VEC *)x;
+  *b = *(const VEC *)(x + LANES);
+}
+
+INLINE void NAME(part)(VEC *a, VEC *b) { (void)a, (void)b; }
+INLINE void NAME(join)(VEC *a, VEC *b) { (void)a, (void)b; }
+
+INLINE REAL NAME(widen)(TABLE x) { return x; }
+INLINE VEC NAME(load_table)(const TABLE *x) { return *(const VEC *)x; }
+
+#endif
+
+// The sums of eight vectors, written to out[0..7].
+INLINE void NAME(sum_eight)(const VEC *s, REAL scale, REAL *out, int64_t count) {
+  typedef REAL eight __attribute__((vector_size(8 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+  eight sums;
+#if WIDTH / REAL_BYTES == 16
+#define FOLD(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
+  VEC m[4], n[2], t;
+  for (int i = 0; i < 4; i++)
+    m[i] = FOLD(s[i], s[i + 4], 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
+           FOLD(s[i], s[i + 4], 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
+  for (int i = 0; i < 2; i++)
+    n[i] = FOLD(m[i], m[i + 2], 0, 1, 2, 3, 20, 21, 22, 23, 8, 9, 10, 11, 28, 29, 30, 31) +
+           FOLD(m[i], m[i + 2], 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  t = FOLD(n[0], n[1], 0, 1, 18, 19, 4, 5, 22, 23, 8, 9, 26, 27, 12, 13, 30, 31) +
+      FOLD(n[0], n[1], 2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
+  sums = FOLD(t, t, 0, 2, 4, 6, 8, 10, 12, 14) + FOLD(t, t, 1, 3, 5, 7, 9, 11, 13, 15);
+#elif WIDTH / REAL_BYTES == 8
+#define FOLD(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
+  VEC m[4], n[2];
+  for (int i = 0; i < 4; i++)
+    m[i] = FOLD(s[i], s[i + 4], 0, 1, 2, 3, 12, 13, 14, 15) + FOLD(s[i], s[i + 4], 4, 5, 6, 7, 8, 9, 10, 11);
+  for (int i = 0; i < 2; i++)
+    n[i] = FOLD(m[i], m[i + 2], 0, 1, 10, 11, 4, 5, 14, 15) + FOLD(m[i], m[i + 2], 2, 3, 8, 9, 6, 7, 12, 13);
+  sums = (eight)(FOLD(n[0], n[1], 0, 9, 2, 11, 4, 13, 6, 15) + FOLD(n[0], n[1], 1, 8, 3, 10, 5, 12, 7, 14));
+#else
+#define FOLD(a, b, ...)
+  for (int i = 0; i < EIGHT; i++) sums[i] = NAME(total)(s[i]);
+#endif
+#undef FOLD
+  sums *= scale;
+  if (count == EIGHT) {
+    *(eight *)out = sums;
+  } else {
+    for (int64_t i = 0; i < count; i++) out[i] = sums[i];
+  }
+}
+
+// out[e] = scale <a, b[col[e]]> for up to eight edges; the last one is read again in place of those that are missing.
+INLINE void NAME(dot_eight)(const REAL *a, const TABLE *b, int64_t step, const uint32_t *col, int64_t count,
+                            int64_t channels, REAL scale, REAL *out) {
+  const TABLE *row[EIGHT];
+  VEC sum[EIGHT] = {{0}};
+  for (int i = 0; i < EIGHT; i++) row[i] = b + (int64_t)col[i < count ? i : count - 1] * step;
+  int64_t c = 0;
+  for (; c + 2 * LANES <= channels; c += 2 * LANES) {
+    VEC x = NAME(load)(a + c), y = NAME(load)(a + c + LANES), u, v;
+    NAME(part)(&x, &y);
+    for (int i = 0; i < EIGHT; i++) {
+      NAME(load_two)(row[i] + c, &u, &v);
+      sum[i] += x * u;
+      sum[i] += y * v;
+    }
+  }
+  for (; c + LANES <= channels; c += LANES) {
+    VEC x = NAME(load)(a + c);
+    for (int i = 0; i < EIGHT; i++) sum[i] += x * NAME(load_table)(row[i] + c);
+  }
+  if (c < channels) {  // what fills no vector
+    REAL rest[EIGHT] = {0};
+    for (; c < channels; c++)
+      for (int i = 0; i < EIGHT; i++) rest[i] += a[c] * NAME(widen)(row[i][c]);
+    for (int i = 0; i < EIGHT; i++) sum[i][0] += rest[i];
+  }
+  NAME(sum_eight)(sum, scale, out, count);
+}
+
+// out[e] = scale <a, b[col[e]]> for the edges of a row.
+INLINE void NAME(dots)(const REAL *a, const TABLE *b, int64_t step, const uint32_t *col, int64_t count,
+                       int64_t channels, REAL scale, REAL *out) {
+  int64_t e = 0;
+  for (; e + EIGHT <= count; e += EIGHT) NAME(dot_eight)(a, b, step, col + e, EIGHT, channels, scale, out + e);
+  if (e < count) NAME(dot_eight)(a, b, step, col + e, count - e, channels, scale, out + e);
+}
+
+// out = sum of weight[e] b[col[e]] over the edges of a row, for twice `pairs` vectors of channels.
+INLINE void NAME(sum_pairs)(const REAL *weight, const TABLE *b, int64_t step, const uint32_t *col, int64_t count,
+                            int pairs, REAL *out) {
+  // Sums of edges with an even and with an odd number, so that one need not wait for the other.
+  VEC first[4] = {{0}}, second[4] = {{0}}, u, v;
+  int64_t e = 0;
+  for (; e + 2 <= count; e += 2) {
+    const TABLE *x = b + (int64_t)col[e] * step, *y = b + (int64_t)col[e + 1] * step;
+    for (int i = 0; i < 2 * pairs; i += 2) {
+      NAME(load_two)(x + i * LANES, &u, &v);
+      first[i] += weight[e] * u, first[i + 1] += weight[e] * v;
+    }
+    for (int i = 0; i < 2 * pairs; i += 2) {
+      NAME(load_two)(y + i * LANES, &u, &v);
+      second[i] += weight[e + 1] * u, second[i + 1] += weight[e + 1] * v;
+    }
+  }
+  if (e < count)
+    for (int i = 0; i < 2 * pairs; i += 2) {
+      NAME(load_two)(b + (int64_t)col[e] * step + i * LANES, &u, &v);
+      first[i] += weight[e] * u, first[i + 1] += weight[e] * v;
+    }
+  for (int i = 0; i < 2 * pairs; i += 2) {
+    first[i] += second[i], first[i + 1] += second[i + 1];
+    NAME(join)(&first[i], &first[i + 1]);
+    NAME(store)(first[i], out + i * LANES);
+    NAME(store)(first[i + 1], out + (i + 1) * LANES);
+  }
+}
+
+// The same for all channels.
+INLINE void NAME(sums)(const REAL *weight, const TABLE *b, int64_t step, const uint32_t *col, int64_t count,
+                       int64_t channels, REAL *out) {
+  int64_t c = 0;
+  for (; c + 4 * LANES <= channels; c += 4 * LANES) NAME(sum_pairs)(weight, b + c, step, col, count, 2, out + c);
+  for (; c + 2 * LANES <= channels; c += 2 * LANES) NAME(sum_pairs)(weight, b + c, step, col, count, 1, out + c);
+  for (; c + LANES <= channels; c += LANES) {
+    VEC sum = {0};
+    for (int64_t e = 0; e < count; e++) sum += weight[e] * NAME(load_table)(b + (int64_t)col[e] * step + c);
+    NAME(store)(sum, out + c);
+  }
+  if (c == channels) return;
+  for (int64_t i = c; i < channels; i++) out[i] = 0;
+  for (int64_t e = 0; e < count; e++)
+    for (int64_t i = c; i < channels; i++) out[i] += weight[e] * NAME(widen)(b[(int64_t)col[e] * step + i]);
+}
+
+INLINE void NAME(fetch)(const TABLE *b, int64_t step, const uint32_t *col, int64_t count, int64_t channels) {
+  for (int64_t e = 0; e < (count < MOST_AHEAD ? count : MOST_AHEAD); e++)
+    for (int64_t byte = 0; byte < channels * (int64_t)sizeof(TABLE); byte += 64)
+      __builtin_prefetch((const char *)(b + (int64_t)col[e] * step) + byte, 0, 2);
+}
+
+// out[e] = scale <a[row], b[col[e]]> for the edges of rows from start to stop.
+static void NAME(score_rows)(const struct job *job, const table *a, const table *b, int64_t channels, int64_t head,
+                             int64_t start, int64_t stop, REAL scale, REAL *out) {
+  const REAL *rows = (const REAL *)a->at + head * a->head;
+  const TABLE *nodes = (const TABLE *)b->at + head * b->head;
+  const int64_t base = job->rowptr[start];
+#define SCORE_ROWS(channels)                                                                                     \
+  for (int64_t row = start; row < stop; row++) {                                                                 \
+    const int64_t first = job->rowptr[row], count = job->rowptr[row + 1] - first, next = row + job->ahead;       \
+    if (job->ahead && next < job->num_rows)                                                                      \
+      NAME(fetch)(nodes, b->step, job->col + job->rowptr[next], job->rowptr[next + 1] - job->rowptr[next], channels); \
+    NAME(dots)(rows + row * a->step, nodes, b->step, job->col + first, count, channels, scale, out + first - base); \
+  }
+  FOR_WIDTHS(SCORE_ROWS, channels)
+#undef SCORE_ROWS
+}
+
+// out[row] = sum of weight[e] b[col[e]] over the edges of rows from start to stop.
+static void NAME(sum_rows)(const struct job *job, const REAL *weight, const table *b, const table *out,
+                           int64_t channels, int64_t head, int64_t start, int64_t stop) {
+  const TABLE *nodes = (const TABLE *)b->at + head * b->head;
+  REAL *rows = (REAL *)out->at + head * out->head;
+  const int64_t base = job->rowptr[start];
+#define SUM_ROWS(channels)                                                                                       \
+  for (int64_t row = start; row < stop; row++) {                                                                 \
+    const int64_t first = job->rowptr[row], count = job->rowptr[row + 1] - first, next = row + job->ahead;       \
+    if (job->ahead && next < job->num_rows)                                                                      \
+      NAME(fetch)(nodes, b->step, job->col + job->rowptr[next], job->rowptr[next + 1] - job->rowptr[next], channels); \
+    NAME(sums)(weight + first - base, nodes, b->step, job->col + first, count, channels, rows + row * out->step); \
+  }
+  FOR_WIDTHS(SUM_ROWS, channels)
+#undef SUM_ROWS
+}
+
+#if REAL_BYTES == 4
+
+// exp(min(x, 0)) as Cephes' expf: 2^n e^r with |r| < ln(2) / 2; NaN stays NaN.
+INLINE VEC NAME(power)(VEC x) {
+  const VEC zero = {0}, floor = NAME(spread)(-87);
+  x = NAME(where)(x > zero, zero, x);
+  x = NAME(where)(x < floor, floor, x);
+  VEC nearest = NAME(where)(x == x, x * 1.4426950408889634f - 0.5f, zero);
+  INTS whole = __builtin_convertvector(nearest, INTS);  // towards zero, as x is not positive
+  VEC n = __builtin_convertvector(whole, VEC);
+  VEC r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  VEC p = NAME(spread)(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (VEC)((whole + 127) << 23);
+}
+
+// Replaces scores by exp(min(score - top, 0)); returns their sum.
+INLINE REAL NAME(exponentials)(REAL *score, int64_t count, REAL top) {
+  VEC sum = {0};
+  int64_t e = 0;
+  for (; e + LANES <= count; e += LANES) {
+    VEC x = NAME(power)(NAME(load)(score + e) - top);
+    NAME(store)(x, score + e);
+    sum += x;
+  }
+  REAL total = NAME(total)(sum);
+  if (e < count) {
+    VEC x = {0};
+    for (int64_t i = e; i < count; i++) x[i - e] = score[i] - top;
+    x = NAME(power)(x);
+    for (int64_t i = e; i < count; i++) total += score[i] = x[i - e];
+  }
+  return total;
+}
+
+#else
+
+INLINE REAL NAME(exponentials)(REAL *score, int64_t count, REAL top) {
+  REAL total = 0;
+  for (int64_t e = 0; e < count; e++) {
+    REAL x = score[e] - top;
+    total += score[e] = exp(x > 0 ? 0 : x);
+  }
+  return total;
+}
+
+#endif
+
+INLINE REAL NAME(largest)(const REAL *score, int64_t count) {
+  VEC highest = NAME(spread)(-INFINITY);
+  REAL top = -INFINITY;
+  int64_t e = 0;
+  for (; e + LANES <= count; e += LANES) {
+    VEC x = NAME(load)(score + e);
+    highest = NAME(where)(x > highest, x, highest);
+  }
+  for (int i = 0; i < LANES; i++) top = highest[i] > top ? highest[i] : top;
+  for (; e < count; e++) top = score[e] > top ? score[e] : top;
+  return top;
+}
+
+INLINE int NAME(any_nan)(const REAL *score, int64_t count) {
+  int found = 0;
+  for (int64_t e = 0; e < count; e++) found |= score[e] != score[e];
+  return found;
+}
+
+// Adds biases to the scores of a row, and makes those of removed edges minus infinity.
+INLINE void NAME(adjust)(const struct job *job, int64_t head, int64_t first, int64_t count, REAL *score) {
+  const uint8_t *keep = job->keep ? job->keep + first : 0;
+  if (job->bias) {
+    const REAL *bias = (const REAL *)job->bias + head * job->bias_head + first;
+    for (int64_t e = 0; e < count; e++) score[e] += bias[e];
+  }
+  if (job->removes)
+    for (int64_t e = 0; e < count; e++) score[e] = keep[e] ? score[e] : -INFINITY;
+}
+
+// Makes coefficients of the scores of a row; returns the logarithm of the sum of the exponentials.
+INLINE REAL NAME(softmax)(const struct job *job, int64_t head, int64_t first, int64_t count, REAL *score) {
+  const uint8_t *keep = job->keep ? job->keep + first : 0;
+  NAME(adjust)(job, head, first, count, score);
+  REAL top = NAME(largest)(score, count);
+  if (top == -INFINITY && !NAME(any_nan)(score, count)) {  // no edges that matter
+    memset(score, 0, count * sizeof(REAL));
+    return top;
+  }
+  REAL total = NAME(exponentials)(score, count, top);
+  if (job->removes) {  // the exponential of minus infinity is not quite 0
+    total = 0;
+    for (int64_t e = 0; e < count; e++) total += score[e] *= keep[e];
+  }
+  const REAL share = 1 / total;
+  if (job->keep && !job->removes)
+    for (int64_t e = 0; e < count; e++) score[e] *= share * keep[e];
+  else
+    for (int64_t e = 0; e < count; e++) score[e] *= share;
+  return top + LOG(total);
+}
+
+// Attention, and the logarithm of the sum of the exponentials of the scores.
+void EXPORT(forward)(struct job *job) {
+  REAL *score = scratch_of(job), *lse = job->lse;
+  FOR_TASKS(job) {
+    for (int64_t block = task.start; block < task.stop; block += BLOCK_ROWS) {
+      const int64_t end = block + BLOCK_ROWS < task.stop ? block + BLOCK_ROWS : task.stop;
+      REAL *of_block = score + (job->rowptr[block] - job->rowptr[task.start]);
+      NAME(score_rows)(job, &job->query, &job->key, job->channels, task.head, block, end, job->scale, of_block);
+      for (int64_t row = block; row < end; row++) {  // while the scores are at hand
+        const int64_t first = job->rowptr[row], count = job->rowptr[row + 1] - first;
+        REAL *of_row = of_block + (first - job->rowptr[block]);
+        lse[row * job->heads + task.head] = NAME(softmax)(job, task.head, first, count, of_row);
+      }
+    }
+    NAME(sum_rows)(job, score, &job->value, &job->out, job->value_channels, task.head, task.start, task.stop);
+  }
+}
+
+#if !TABLE_IS_HALF
+
+// Coefficients, gradients of the scores (both [H, E]) and of the queries.
+// With coefficients p and their gradients <g, v>, the gradient of a score is p (<g, v> - <g, out> + gradient of lse).
+void EXPORT(backward_targets)(struct job *job) {
+  REAL *weight = scratch_of(job);
+  const REAL *lse = job->lse, *grad_lse = job->grad_lse;
+  FOR_TASKS(job) {
+    const int64_t base = job->rowptr[task.start];
+    REAL *alpha = (REAL *)job->alpha + task.head * job->edges, *slope = (REAL *)job->slope + task.head * job->edges;
+    NAME(score_rows)(job, &job->query, &job->key, job->channels, task.head, task.start, task.stop, job->scale, weight);
+    NAME(score_rows)(job, &job->grad, &job->value, job->value_channels, task.head, task.start, task.stop, 1,
+                     slope + base);
+    for (int64_t row = task.start; row < task.stop; row++) {
+      const int64_t first = job->rowptr[row], count = job->rowptr[row + 1] - first;
+      REAL *w = weight + (first - base), *a = alpha + first, *s = slope + first;
+      const REAL total = lse[row * job->heads + task.head];
+      if (total == -INFINITY) {
+        memset(a, 0, count * sizeof(REAL)), memset(s, 0, count * sizeof(REAL));
+        memset(w, 0, count * sizeof(REAL));
+        continue;
+      }
+      NAME(adjust)(job, task.head, first, count, w);
+      NAME(exponentials)(w, count, total);
+      const uint8_t *keep = job->keep ? job->keep + first : 0;
+      if (job->removes)
+        for (int64_t e = 0; e < count; e++) w[e] *= keep[e];
+      const REAL *g = (const REAL *)job->grad.at + row * job->grad.step + task.head * job->grad.head;
+      const REAL *o = (const REAL *)job->out.at + row * job->out.step + task.head * job->out.head;
+      REAL common = grad_lse ? -grad_lse[row * job->heads + task.head] : 0;
+      for (int64_t c = 0; c < job->value_channels; c++) common += g[c] * o[c];
+      if (job->keep)
+        for (int64_t e = 0; e < count; e++) a[e] = w[e] * keep[e], s[e] *= keep[e];
+      else
+        for (int64_t e = 0; e < count; e++) a[e] = w[e];
+      for (int64_t e = 0; e < count; e++) s[e] = w[e] * (s[e] - common), w[e] = s[e] * (REAL)job->scale;
+    }
+    NAME(sum_rows)(job, weight, &job->key, &job->grad_query, job->channels, task.head, task.start, task.stop);
+  }
+}
+
+// out[row] = scale * sum of weight[perm[e]] value[col[e]] over the edges of a row; without perm, of weight[e].
+void EXPORT(gather)(struct job *job) {
+  REAL *factor = scratch_of(job);
+  const REAL scale = job->scale;
+  FOR_TASKS(job) {
+    const int64_t base = job->rowptr[task.start], count = job->rowptr[task.stop] - base;
+    const REAL *weight = (const REAL *)job->alpha + task.head * job->edges;
+    if (job->perm)
+      for (int64_t e = 0; e < count; e++) factor[e] = scale * weight[job->perm[base + e]];
+    else
+      for (int64_t e = 0; e < count; e++) factor[e] = scale * weight[base + e];
+    NAME(sum_rows)(job, factor, &job->value, &job->out, job->value_channels, task.head, task.start, task.stop);
+  }
+}
+
+// alpha[head, e] = scale <query[row], key[col[e]]>
+void EXPORT(scores)(struct job *job) {
+  FOR_TASKS(job) {
+    REAL *out = (REAL *)job->alpha + task.head * job->edges + job->rowptr[task.start];
+    NAME(score_rows)(job, &job->query, &job->key, job->channels, task.head, task.start, task.stop, job->scale, out);
+  }
+}
+
+#endif
+
+#undef LANES
+#undef VEC
+#undef INTS
+#undef EIGHT

@@ -1,0 +1,50 @@
+// The choice of DiverseKNN: neighbours that are near, and whose descriptors or directions are as orthogonal as can be.
+// diverse.py calls it.
+//
+// Comparing descriptors takes nearly all of the time, so it is put off: the worst cosine of a candidate with some of
+// those chosen is a lower bound of its worst with all of them. A candidate whose cost is too high already by this bound
+// is not looked at, nor is anybody whose distance alone costs too much. The choice is that of comparing everything.
+//
+// Compiled once for each instruction set (ISA), without headers of Python or torch.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 64
+#elif defined(__AVX2__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+
+#define FOUR 4  // candidates in a row, which are compared with others at once
+
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(name) JOIN(name, KIND, ISA)
+#define EXPORT(name) __attribute__((visibility("default"))) JOIN(name, KIND, ISA)
+
+// The fields are those of _Job in diverse.py, in the same order.
+struct choice {
+  int64_t next_task;                                               // counter
+  int64_t rows, rows_at_once, dimensions, channels, size, k, first;  // `first` is the node of row 0
+  double distance_weight, orthogonality_weight;
+  const double *pos;
+  const void *descriptors;    // unit vectors; without channels, directions are compared
+  const int64_t *candidates;  // [rows, size], the nearest first
+  uint8_t *chosen;            // [rows, size], all 0; becomes 1 at the chosen candidates
+  int64_t failed;             // without memory
+};
+
+#define KIND f32
+#define REAL float
+#include "diverse_kinds.h"
+#undef KIND
+#undef REAL
+
+#define KIND f64
+#define REAL double
+#include "diverse_kinds.h"
