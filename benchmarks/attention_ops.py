@@ -307,7 +307,6 @@ def _row_reader() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
             *compiler(),
             "-O3",
             "-march=native",
-            "-ffast-math",
             "-fPIC",
             "-shared",
             source,
