@@ -300,7 +300,7 @@ def exponent(rows: Iterable[Row], peer: str, start: int = 1024, **labels: Any) -
     points = [
         (math.log(row["n"]), math.log(row["seconds"]))
         for row in rows
-        if row["seconds"] and row["n"] >= start and all(row.get(k) == v for k, v in wanted.items())
+        if row.get("seconds") and row["n"] >= start and all(row.get(k) == v for k, v in wanted.items())
     ]
     if len({x for x, _ in points}) < 2:
         return None

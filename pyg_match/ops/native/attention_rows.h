@@ -323,7 +323,7 @@ INLINE REAL NAME(softmax)(const struct job *job, int64_t head, int64_t first, in
   NAME(adjust)(job, head, first, count, score);
   REAL top = NAME(largest)(score, count);
   if (top == -INFINITY && !NAME(any_nan)(score, count)) {  // no edges that matter
-    memset(score, 0, count * sizeof(REAL));
+    for (int64_t e = 0; e < count; e++) score[e] = 0;
     return top;
   }
   REAL total = NAME(exponentials)(score, count, top);
@@ -375,8 +375,7 @@ void EXPORT(backward_targets)(struct job *job) {
       REAL *w = weight + (first - base), *a = alpha + first, *s = slope + first;
       const REAL total = lse[row * job->heads + task.head];
       if (total == -INFINITY) {
-        memset(a, 0, count * sizeof(REAL)), memset(s, 0, count * sizeof(REAL));
-        memset(w, 0, count * sizeof(REAL));
+        for (int64_t e = 0; e < count; e++) a[e] = s[e] = w[e] = 0;
         continue;
       }
       NAME(adjust)(job, task.head, first, count, w);
