@@ -18,14 +18,10 @@ from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes,
 from pyg_match.digest import DIGEST, tensor_digest
 from pyg_match.fields import convert, field_types
 from pyg_match.files import write_whole
-from pyg_match.nn.assignment import (
-    DualSoftmaxAssignment,
-    SinkhornAssignment,
-    mutual_edges,
-    mutual_matches,
-)
+from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
+from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.matcher_layer import MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.multi_scale_branch import BranchKind, MultiScaleBranch
@@ -298,8 +294,12 @@ class GraphMatcher(nn.Module):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
                 if not self.training:
                     _check_descriptors(i, x, graph.nodes)
+                done, of_done = graph, x
+                if not all(stops):
+                    chosen = self._nodes_of(graph, stops)
+                    done, of_done = graph.subset(chosen, stops), x[chosen]
                 with torch.autocast(x.device.type, enabled=False):
-                    self._assign(i, x, graph, stops, output)
+                    self._finish(i, of_done, done, output)
             if all(stops):
                 break
             if keep is not None:
@@ -308,7 +308,7 @@ class GraphMatcher(nn.Module):
                 rotation = rotation[keep] if rotation is not None else None
                 values.keep(keep)
             if i + 1 == self.config.redraw_after:
-                graph = self._redrawn(i, x, graph)
+                graph = self.redrawn(i, x, graph)
         output.descriptors = descriptors if return_descriptors else None
         output.orthogonality = torch.stack(penalties).mean() if penalties else None
         return output
@@ -370,9 +370,9 @@ class GraphMatcher(nn.Module):
 
     @torch.compiler.disable
     @torch.no_grad()
-    def _redrawn(self, i: int, x: Tensor, graph: PairGraph) -> PairGraph:
+    def redrawn(self, i: int, x: Tensor, graph: PairGraph) -> PairGraph:
         """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
-        head: Any = self.assignments[i if len(self.assignments) > 1 else 0]
+        head = self.assignment_head(i)
         with torch.autocast(x.device.type, enabled=False):
             edges = candidate_edges(head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k)
         return graph.with_cross_edges(edges)
@@ -408,60 +408,54 @@ class GraphMatcher(nn.Module):
         sizes = torch.tensor([sum(counts) for counts in graph.counts], device=graph.nodes.device)
         return torch.tensor(chosen, device=graph.nodes.device).repeat_interleave(sizes)
 
-    def _assign(
-        self, i: int, x: Tensor, graph: PairGraph, stops: tuple[bool, ...], output: MatcherOutput
-    ) -> None:
-        """Write the matches of the pairs that stop after layer ``i``."""
-        output.num_layers[[pair for pair, stop in zip(graph.pairs, stops, strict=True) if stop]] = i + 1
+    def assign(self, i: int, x: Tensor, graph: PairGraph, on_edges: bool) -> LayerAssignment:
+        """The assignment after layer ``i``.
+
+        Args:
+            i: The layer, counted from 0.
+            x: The descriptors of the nodes of the graph after it.
+            graph: The graph.
+            on_edges: Whether only the edges between images are assigned, instead of all pairs of keypoints.
+
+        Raises:
+            ValueError: In evaluation mode, if it is NaN or infinite.
+        """
+        head = self.assignment_head(i)
+        if on_edges:
+            edges: Any = graph.cross_edges
+            log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
+            self._check_assignment(i, log_assignment)
+            return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.listed())
+        images = x.split(_flat(graph.counts))
+        dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
+        for log_assignment in dense:
+            self._check_assignment(i, log_assignment)
+        return LayerAssignment(graph.counts, dense=dense)
+
+    def assignment_head(self, i: int) -> Any:
+        """The head that assigns after layer ``i``: its own, or the only one."""
+        return self.assignments[i if len(self.assignments) > 1 else 0]
+
+    def _finish(self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput) -> None:
+        """Write the matches of the pairs of a graph, which stop after layer ``i``."""
+        assignment = self.assign(i, x, graph, output.edge_log_assignment is not None)
+        matched, scores = assignment.matches(self.config.filter_threshold)
         counts = output.num_keypoints.flatten()
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        local = torch.arange(starts.numel(), device=starts.device) - starts
-        if output.edge_log_assignment is not None:
-            self._assign_on_edges(i, x, graph, stops, local, output)
-            return
-        head = self.assignments[i if len(self.assignments) > 1 else 0]
-        images = iter(zip(x.split(_flat(graph.counts)), graph.nodes.split(_flat(graph.counts)), strict=True))
-        for pair, stop in zip(graph.pairs, stops, strict=True):
-            (x0, nodes0), (x1, nodes1) = next(images), next(images)
-            if stop:
-                log_assignment = head(x0, x1)
-                self._check_assignment(i, log_assignment)
-                matches0, matches1, scores0, scores1 = mutual_matches(
-                    log_assignment, self.config.filter_threshold
-                )
+        in_image = torch.arange(starts.numel(), device=starts.device) - starts
+        output.num_layers[list(graph.pairs)] = i + 1
+        output.matches[graph.nodes] = _named(matched, in_image[graph.nodes])
+        output.scores[graph.nodes] = scores.to(output.scores.dtype)
+        of_edges: Any = (output.cross_edge_index, output.edge_log_assignment)
+        if assignment.edges is None:
+            for pair, log_assignment in zip(graph.pairs, assignment.dense or (), strict=True):
                 output.log_assignment[pair] = log_assignment  # type: ignore[index]
-                output.matches[nodes0] = _named(matches0, local[nodes1])
-                output.matches[nodes1] = _named(matches1, local[nodes0])
-                output.scores[nodes0] = scores0.to(output.scores.dtype)
-                output.scores[nodes1] = scores1.to(output.scores.dtype)
-
-    def _assign_on_edges(
-        self,
-        i: int,
-        x: Tensor,
-        graph: PairGraph,
-        stops: tuple[bool, ...],
-        local: Tensor,
-        output: MatcherOutput,
-    ) -> None:
-        edges: Any = graph.cross_edges
-        head: Any = self.assignments[i]
-        log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
-        self._check_assignment(i, log_assignment)
-        listed = edges.listed()
-        matched, scores = mutual_edges(log_assignment, listed, x.size(0), self.config.filter_threshold)
-        chosen = self._nodes_of(graph, stops)
-        nodes = graph.nodes[chosen]
-        output.matches[nodes] = _named(matched, local[graph.nodes])[chosen]
-        output.scores[nodes] = scores[chosen].to(output.scores.dtype)
-        of_chosen: Any = slice(None) if all(stops) else chosen[listed[1]]
-        log_assignment = log_assignment[of_chosen]
-        found: Any = (output.cross_edge_index, output.edge_log_assignment)
-        if self.config.redraw_after is None:
-            found[1][graph.cross_edge_ids[of_chosen]] = log_assignment  # type: ignore[index]
-            return
-        output.cross_edge_index = torch.cat([found[0], graph.nodes[listed[:, of_chosen]]], dim=1)
-        output.edge_log_assignment = torch.cat([found[1], log_assignment.to(found[1].dtype)])
+        elif self.config.redraw_after is None:
+            of_edges[1][graph.cross_edge_ids] = assignment.edges
+        else:
+            edge_index = graph.nodes[assignment.edge_index]
+            output.cross_edge_index = torch.cat([of_edges[0], edge_index], dim=1)
+            output.edge_log_assignment = torch.cat([of_edges[1], assignment.edges.to(of_edges[1].dtype)])
 
     @torch.compiler.disable
     def _check_assignment(self, i: int, log_assignment: Tensor) -> None:

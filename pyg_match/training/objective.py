@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.nn import GraphMatcher, MatcherOutput
+from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.ops import CSR
 from pyg_match.training import losses
 from pyg_match.training.config import LossConfig
 
@@ -104,7 +106,8 @@ class Objective(nn.Module):
         pair, num_pairs, last = losses.pair_of_nodes(counts), counts.size(0), len(descriptors) - 1
         if len(self.matcher.assignments) == 1:
             layers = (last,)
-        final = self._assign(last, descriptors[last], batch)
+        graph = PairGraph.from_data(batch)
+        final = self._assign(last, descriptors[last], graph)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
         parts: dict[str, list[tuple[float, Tensor]]] = {
             "assignment": [],
@@ -113,7 +116,7 @@ class Objective(nn.Module):
         }
         for i in layers:
             share = w.layer_decay ** (last - i)
-            assignment = final if i == last else self._assign(i, descriptors[i], batch)
+            assignment = final if i == last else self._assign(i, descriptors[i], graph)
             partnered, alone, y = self._likelihoods(assignment, batch)
             nll = losses.assignment_nll(partnered, alone, y, pair, num_pairs, w.balance)
             parts["assignment"].append((share, nll))
@@ -150,24 +153,16 @@ class Objective(nn.Module):
         some = [p.flatten()[0] for head in heads for p in head.parameters() if p.requires_grad]
         return torch.stack(some).sum() if some else torch.zeros(())
 
-    def _assign(self, i: int, x: Tensor, batch: KeypointPair) -> _Assignment:
-        heads = self.matcher.assignments
-        head: Any = heads[i if len(heads) > 1 else 0]
-        matchability = head.matchability(x) if len(heads) > 1 else None
-        if self._on_edges and batch.get("cross_edge_index") is not None:
-            log_assignment, edge_index = self._on_allowed(head, x, batch)
-            return _Assignment(None, log_assignment, matchability, edge_index)
-        images = x.split(batch.num_keypoints.flatten().tolist())
-        dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
-        return _Assignment(dense, None, matchability)
-
-    def _on_allowed(self, head: Any, x: Tensor, batch: KeypointPair) -> tuple[Tensor, Tensor]:
-        """The log assignment of the edges that no mask forbids, as the matcher takes them, and these edges."""
-        edges: Any = batch.cross_edge_index
-        plain = edges.as_tensor() if hasattr(edges, "as_tensor") else edges
-        allowed = batch.get("cross_edge_mask")
-        log_assignment = head.on_edges(x, edges, allowed, self.matcher.config.mask_mode)
-        return (log_assignment, plain) if allowed is None else (log_assignment[allowed], plain[:, allowed])
+    def _assign(self, i: int, x: Tensor, graph: PairGraph) -> _Assignment:
+        """The assignment after layer ``i``; of edges, those that no mask forbids."""
+        on_edges = self._on_edges and isinstance(graph.cross_edges, CSR)
+        found = self.matcher.assign(i, x, graph, on_edges)
+        head = self.matcher.assignment_head(i)
+        matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None
+        edges, edge_index, allowed = found.edges, found.edge_index, graph.cross_edge_mask
+        if edges is not None and edge_index is not None and allowed is not None:
+            edges, edge_index = edges[allowed], edge_index[:, allowed]
+        return _Assignment(found.dense, edges, matchability, edge_index)
 
     def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
         if assignment.dense is not None:

@@ -1,15 +1,13 @@
 """How hard each keypoint was to match, and after which layer it was."""
 
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
-from pyg_match.nn.assignment import mutual_edges, mutual_matches
-from pyg_match.transforms.candidate_edges import candidate_edges
+from pyg_match.nn.pair_graph import PairGraph
 
 EASY, MEDIUM, HARD, UNKNOWN = 0, 1, 2, -1
 NAMES = {EASY: "easy", MEDIUM: "medium", HARD: "hard", UNKNOWN: "unknown"}
@@ -81,40 +79,22 @@ def layer_matches(matcher: GraphMatcher, pair: KeypointPair) -> LayerMatches:
     descriptors = output.descriptors or []
     matches = output.matches.repeat(len(descriptors), 1)
     scores = output.scores.repeat(len(descriptors), 1)
-    config, threshold = matcher.config, matcher.config.filter_threshold
-    edges, mask = pair.get("cross_edge_index"), pair.get("cross_edge_mask")
-    edges = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
-    place = torch.arange(pair.x.size(0), device=pair.x.device) - pair.image_ptr[pair.image_batch]
+    graph = PairGraph.from_data(pair)
+    in_image = torch.arange(pair.x.size(0), device=pair.x.device) - pair.image_ptr[pair.image_batch]
     for i, x in enumerate(descriptors[:-1]):
-        head: Any = matcher.assignments[i if len(matcher.assignments) > 1 else 0]
         # Nodes that ran this layer, of pairs that went on after it.
-        running = (output.depth > i) & (output.num_layers > i + 1)[pair.image_batch // 2]
-        counts = torch.bincount(pair.image_batch[running], minlength=pair.image_ptr.numel() - 1)
-        nodes = running.nonzero().squeeze(1)
-        matched = torch.full_like(output.matches, -1)
-        score = torch.zeros_like(output.scores)
-        if output.edge_log_assignment is None:
-            images = iter(nodes.split(counts.tolist()))
-            for nodes0, nodes1 in zip(images, images, strict=True):
-                found0, found1, *found = mutual_matches(head(x[nodes0], x[nodes1]), threshold)
-                for own, other, best in ((nodes0, nodes1, found0), (nodes1, nodes0, found1)):
-                    has = best >= 0
-                    matched[own[has]] = other[best[has]]
-                score[nodes0], score[nodes1] = (part.to(score.dtype) for part in found)
-        else:
-            if i == config.redraw_after:
-                ptr = [0, *counts.cumsum(0).tolist()]
-                before: Any = matcher.assignments[i - 1]
-                edges = nodes[
-                    candidate_edges(before.lin(descriptors[i - 1][nodes]), ptr, config.redraw_k).listed()
-                ]
-                mask = None
-            kept = running[edges].all(dim=0)
-            allowed = None if mask is None else mask[kept]
-            log_assignment = head.on_edges(x, edges[:, kept], allowed, config.mask_mode)
-            matched, score = mutual_edges(log_assignment, edges[:, kept], x.size(0), threshold)
-        matches[i, nodes] = torch.where(matched >= 0, place[matched.clamp(min=0)], -1)[nodes]
-        scores[i, nodes] = score[nodes].to(scores.dtype)
+        goes_on = output.num_layers > i + 1
+        running = (output.depth > i) & goes_on[pair.image_batch // 2]
+        graph = graph.subset(running[graph.nodes], tuple(goes_on[list(graph.pairs)].tolist()))
+        if not graph.pairs:
+            break
+        if i == matcher.config.redraw_after:
+            graph = matcher.redrawn(i - 1, descriptors[i - 1][graph.nodes], graph)
+        found = matcher.assign(i, x[graph.nodes], graph, output.edge_log_assignment is not None)
+        matched, score = found.matches(matcher.config.filter_threshold)
+        nodes = graph.nodes
+        matches[i, nodes] = torch.where(matched >= 0, in_image[nodes][matched.clamp(min=0)], -1)
+        scores[i, nodes] = score.to(scores.dtype)
     return LayerMatches(matches, scores)
 
 

@@ -1,0 +1,49 @@
+"""The assignment after one layer of a matcher."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_match.nn.assignment import mutual_edges, mutual_matches
+
+
+class LayerAssignment(NamedTuple):
+    r"""What :meth:`pyg_match.nn.GraphMatcher.assign` gives: one matrix for each pair, or one number for each edge.
+
+    Attributes:
+        counts: Number of keypoints of image 0 and 1 of each pair.
+        dense: The log assignment of each pair, with a last row and column for keypoints that match nothing.
+        edges: The log assignment of each edge between images.
+        edge_index: These edges.
+
+    Shapes:
+        - **dense:** :math:`(N_0 + 1, N_1 + 1)` each
+        - **edges:** :math:`(E)`
+        - **edge_index:** :math:`(2, E)`
+    """
+
+    counts: tuple[tuple[int, int], ...]
+    dense: Optional[list[Tensor]] = None
+    edges: Optional[Tensor] = None
+    edge_index: Optional[Tensor] = None
+
+    def matches(self, threshold: float) -> tuple[Tensor, Tensor]:
+        r"""The matched *node* of each node, -1 for none, and the scores.
+
+        Args:
+            threshold: Least probability of a match.
+
+        Shapes:
+            - **output:** :math:`(N), (N)`
+        """
+        if self.edges is not None and self.edge_index is not None:
+            return mutual_edges(self.edges, self.edge_index, sum(map(sum, self.counts)), threshold)
+        partners, scores, start = [], [], 0
+        for log_assignment, (count0, count1) in zip(self.dense or (), self.counts, strict=True):
+            matches0, matches1, *both = mutual_matches(log_assignment, threshold)
+            partners += [torch.where(matches0 >= 0, matches0 + start + count0, -1)]
+            partners += [torch.where(matches1 >= 0, matches1 + start, -1)]
+            scores += both
+            start += count0 + count1
+        return torch.cat(partners), torch.cat(scores)
