@@ -65,8 +65,8 @@ def describe_images(paths: Sequence[Path], names: Sequence[str]) -> str:
 def make_extractor(
     extractor: "Extractor | str", max_num_keypoints: int | None, options: Mapping[str, Any]
 ) -> "Extractor":
+    from pyg_match.features.by_name import extractor as by_name
     from pyg_match.features.extractor import Extractor
-    from pyg_match.features.extractor import extractor as by_name
 
     if isinstance(extractor, str):
         # A quarter more than wanted, as those outside of the photo do not count.

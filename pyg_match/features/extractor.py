@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyg_match.checks import shown, whole_number
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointSet
 from pyg_match.features.image import ImageLike, load_image, resize_image
 
@@ -140,36 +140,3 @@ def single_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) -> Extractor:
-    """Make an extractor by name.
-
-    Args:
-        name: ``"aliked"``, ``"disk"``, ``"xfeat"``, ``"sift"`` or ``"rootsift"``.
-        max_num_keypoints: Keep at most this many keypoints, those with the highest scores. ``None`` keeps
-            all.
-        **kwargs: Further arguments of the class, such as ``detection_threshold``.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Example:
-        >>> extractor("rootsift", max_num_keypoints=512)
-        RootSIFT(max_num_keypoints=512)
-    """
-    from pyg_match.features.aliked import ALIKED
-    from pyg_match.features.disk import DISK
-    from pyg_match.features.sift import SIFT, RootSIFT
-    from pyg_match.features.xfeat import XFeat
-
-    classes: dict[str, type[Extractor]] = {
-        "aliked": ALIKED,
-        "disk": DISK,
-        "xfeat": XFeat,
-        "sift": SIFT,
-        "rootsift": RootSIFT,
-    }
-    if not isinstance(name, str) or name not in classes:
-        raise ValueError(f"unknown extractor {shown(name)}; expected one of {', '.join(classes)}")
-    return classes[name](max_num_keypoints=max_num_keypoints, **kwargs)

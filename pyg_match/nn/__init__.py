@@ -3,8 +3,9 @@
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
 from pyg_match.nn.conv import MaskedAttentionConv, MultiScaleConv, PartitionGCNConv, distance_weights
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions, rotate
-from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
+from pyg_match.nn.graph_matcher import GraphMatcher
 from pyg_match.nn.lightglue import convert_lightglue
+from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_layer import AttentionBlock, MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch

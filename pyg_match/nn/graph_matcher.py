@@ -1,137 +1,30 @@
 """The matcher: message passing over one graph for each pair of images."""
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 
-from pyg_match.checks import MOST_CHANNELS, check_finite, nearest_name, one_of
+from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
-from pyg_match.digest import DIGEST, tensor_digest
-from pyg_match.fields import convert, field_types
-from pyg_match.files import write_whole
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
-from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
 from pyg_match.nn.layer_assignment import LayerAssignment
+from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_layer import MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
-from pyg_match.nn.multi_scale_branch import BranchKind, MultiScaleBranch
+from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.nn.value_source import ValueSource, ValueSteps, refresh_period
+from pyg_match.nn.saving import load_state, read_matcher, save_matcher
+from pyg_match.nn.value_source import ValueSource
 from pyg_match.transforms.candidate_edges import candidate_edges
-
-# The most that makes sense of what memory and time grow with.
-_MOST = {
-    "in_channels": MOST_CHANNELS,
-    "hidden_channels": MOST_CHANNELS,
-    "ffn_channels": MOST_CHANNELS,
-    "num_layers": 1024,
-    "num_scales": 1024,
-}
-# Fields whose values are names, which are compared with the known ones.
-_NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
-
-
-@dataclass(frozen=True)
-class MatcherConfig:
-    """The shape of a :class:`GraphMatcher`; the defaults are those of LightGlue for 128-dimensional descriptors."""
-
-    in_channels: int = 128  # width of the detector's descriptors
-    hidden_channels: int = 256  # width of the descriptors inside
-    num_layers: int = 9  # self and cross steps
-    heads: int = 4  # attention heads
-    ffn_channels: Optional[int] = (
-        None  # width inside the feed-forward networks; None for twice hidden_channels, as in LightGlue
-    )
-    encoding: Literal["rotary", "mlp"] = (
-        "rotary"  # LightGlue's relative positions, or SuperGlue's absolute ones
-    )
-    use_scale_orientation: bool = False  # whether positions include scale and orientation, as for SIFT
-    assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"  # LightGlue's head, or SuperGlue's
-    assign_on_edges: bool = False  # assignment over the listed cross edges only, without a dense matrix
-    mask_mode: MaskMode = "remove"  # what becomes of edges masked out, see MaskedAttentionConv
-    layer_scales: Optional[tuple[int, ...]] = (
-        None  # scale that each layer attends along, instead of edge_index
-    )
-    branch: Optional[BranchKind] = None  # what several scales add to self steps: "attention" or "gcn" on each
-    num_scales: int = 2  # scales of the branch
-    orthogonal: bool = True  # whether the branch projects out what its scales have in common
-    value_source: str = (
-        "current"  # whose values attention passes on: "current", "initial" or "every:n", see ValueSource
-    )
-    value_steps: ValueSteps = "both"  # steps that value_source concerns: "both", "self" or "cross"
-    redraw_after: Optional[int] = (
-        None  # layers after which cross edges are drawn anew between what has become most similar
-    )
-    redraw_k: int = 64  # candidates of a keypoint in the other image then
-    bfloat16: bool = (
-        False  # linear layers in half precision, for CPUs that are faster in it; sums stay in full
-    )
-    filter_threshold: float = 0.1  # least probability of a match
-    depth_confidence: Optional[float] = (
-        None  # share of confident keypoints at which a pair stops early (LightGlue: .95)
-    )
-    width_confidence: Optional[float] = (
-        None  # confidence above which unmatchable keypoints are pruned (LightGlue: .99)
-    )
-
-    def __post_init__(self) -> None:
-        one_of("branch", self.branch, (None, "attention", "gcn"))
-        one_of("value_steps", self.value_steps, ("both", "self", "cross"))
-        one_of("mask_mode", self.mask_mode, ("remove", "zero"))
-        one_of("encoding", self.encoding, ("rotary", "mlp"))
-        one_of("assignment", self.assignment, ("dual_softmax", "sinkhorn"))
-        for name, kind in field_types(type(self)).items():
-            if name not in _NAMED:
-                object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
-        for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
-        for name, most in _MOST.items():
-            if (getattr(self, name) or 0) > most:
-                raise ValueError(f"'{name}' must be at most {most}, got {getattr(self, name)}")
-        if self.hidden_channels % self.heads != 0:
-            raise ValueError(
-                f"'heads' must divide the {self.hidden_channels} 'hidden_channels', got {self.heads}"
-            )
-        if self.encoding == "rotary" and self.hidden_channels // self.heads % 2 != 0:
-            raise ValueError(
-                f"encoding='rotary' needs heads of an even width, got {self.hidden_channels // self.heads} from "
-                f"hidden_channels={self.hidden_channels} and heads={self.heads}"
-            )
-        if self.ffn_channels is not None and self.ffn_channels < 1:
-            raise ValueError(f"'ffn_channels' must be positive, or None, got {self.ffn_channels}")
-        refresh_period(self.value_source)
-        depth, chosen = self.num_layers, self.layer_scales
-        if chosen is not None and (len(chosen) != depth or min(chosen) < 0):
-            raise ValueError(f"'layer_scales' must name a scale for each of {depth} layers, got {chosen}")
-        if self.redraw_after is not None and not 0 < self.redraw_after < self.num_layers:
-            raise ValueError(
-                f"'redraw_after' must be a layer before the last of {self.num_layers}, got {self.redraw_after}"
-            )
-        if self.assign_on_edges and self.assignment != "dual_softmax":
-            raise ValueError(f"'assign_on_edges' needs assignment='dual_softmax', got {self.assignment!r}")
-        if not 0 <= self.filter_threshold <= 1:
-            raise ValueError(f"'filter_threshold' must be in [0, 1], got {self.filter_threshold}")
-        for name in ("depth_confidence", "width_confidence"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not 0 <= value <= 1:
-                raise ValueError(f"'{name}' must be in [0, 1], or None to switch it off, got {value}")
-            if self.assignment != "dual_softmax":
-                raise ValueError(
-                    f"early exit and pruning need assignment='dual_softmax', got {self.assignment!r}"
-                )
 
 
 class GraphMatcher(nn.Module):
@@ -218,9 +111,10 @@ class GraphMatcher(nn.Module):
             FileNotFoundError: If there is no such file and it cannot be had.
             ValueError: If the file is damaged, does not hold the weights of a matcher, or has fewer layers.
         """
-        from pyg_match.nn.lightglue import load_matcher
-
-        return load_matcher(name, **kwargs)
+        config, state = read_matcher(name, kwargs)
+        matcher = cls(config, **kwargs)
+        load_state(matcher, state, name, early_exit=matcher.config.depth_confidence is not None)
+        return matcher.eval()
 
     def save(
         self, path: Union[str, Path], half: bool = False, metadata: Optional[Mapping[str, Any]] = None
@@ -237,21 +131,7 @@ class GraphMatcher(nn.Module):
         Raises:
             ValueError: If the name ends otherwise, as such a file could not be loaded, or a weight is not finite.
         """
-        from safetensors.torch import save
-
-        if Path(path).suffix != ".safetensors":
-            raise ValueError(f"matchers are saved as .safetensors, got {Path(path).name!r}")
-
-        dtype = torch.half if half else None
-        state = {
-            key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-            for key, value in self.state_dict().items()
-        }
-        check_finite(state, f"{Path(path).name} would hold")
-        values = {**(metadata or {}), "config": asdict(self.config)}
-        texts = {key: json.dumps(value) for key, value in values.items()}
-        texts[DIGEST] = tensor_digest(state, texts)
-        write_whole(path, save(state, metadata=texts))
+        save_matcher(path, self.state_dict(), self.config, half, metadata)
 
     def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
         """Match a pair or a batch of pairs.

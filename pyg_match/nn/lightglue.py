@@ -1,15 +1,10 @@
 """Weights of LightGlue as weights of the graph matcher."""
 
 import re
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, Union
 
 from torch import Tensor
 
-from pyg_match.checks import check_finite, whole_number
-from pyg_match.nn.graph_matcher import GraphMatcher, MatcherConfig
-from pyg_match.pretrained import load_weights, read_metadata
+from pyg_match.nn.matcher_config import MatcherConfig
 
 # Official name (also of kornia, and of the releases before it) -> name in GraphMatcher.
 _RENAME = [
@@ -29,7 +24,6 @@ _RENAME = [
 # In some official files, but no part of the matcher: thresholds are recomputed, r belongs to an older head, and the
 # file of LighterGlue holds its detector as well.
 _UNUSED = re.compile(r"^confidence_thresholds$|^log_assignment\.\d+\.r$|^extractor\.")
-_MOST_SCALES = 1000  # of a branch that a file may name
 
 # Whose shapes tell those of the matcher.
 _SHAPING = ("log_assignment.0.matchability.weight", "posenc.Wr.weight", "input_proj.weight")
@@ -110,92 +104,3 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
         if not _UNUSED.match(key):
             converted[key] = value
     return config, converted
-
-
-def load_matcher(name: Union[str, Path], **kwargs: Any) -> GraphMatcher:
-    """Load a matcher in evaluation mode; see :meth:`pyg_match.nn.GraphMatcher.from_pretrained`."""
-    state = load_weights(name)
-    saved = _saved_config(name)
-    config, state = (saved, state) if saved is not None else convert_lightglue(state)
-    _check_shape(config, state, name)
-    check_finite(state, f"the weights in {name} hold")
-    num_layers = whole_number("num_layers", kwargs.get("num_layers", config.num_layers))
-    if num_layers > config.num_layers:
-        raise ValueError(
-            f"the weights in {name} have {config.num_layers} layers, got num_layers={num_layers}"
-        )
-    if num_layers < config.num_layers:
-        if config.assignment != "dual_softmax":
-            raise ValueError(
-                f"the weights in {name} have an assignment after {config.num_layers} layers only, "
-                f"got num_layers={num_layers}"
-            )
-        state = _first_layers(state, num_layers)
-        kwargs.setdefault("layer_scales", config.layer_scales and config.layer_scales[:num_layers])
-    matcher = GraphMatcher(config, **kwargs)
-    try:
-        incompatible = matcher.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {name} do not fit the matcher: {error}") from None
-    # Weights trained without early exit have no confidences; branches that are new to them contribute nothing yet.
-    missing = [
-        key for key in incompatible.missing_keys if not (key.startswith("confidences.") or ".branch." in key)
-    ]
-    if missing or incompatible.unexpected_keys:
-        raise ValueError(
-            f"the weights in {name} do not fit the matcher: {len(missing)} missing {missing[:3]}, "
-            f"{len(incompatible.unexpected_keys)} unexpected {incompatible.unexpected_keys[:3]}"
-        )
-    lacks_confidences = any(key.startswith("confidences.") for key in incompatible.missing_keys)
-    if lacks_confidences and matcher.config.depth_confidence is not None:
-        raise ValueError(
-            f"the weights in {name} were trained without early exit; leave depth_confidence=None"
-        )
-    return matcher.eval()
-
-
-def _check_shape(config: MatcherConfig, state: dict[str, Tensor], name: Union[str, Path]) -> None:
-    """Refuse a configuration that is far from the weights, before anything of its size is made."""
-    layers = len({key.split(".")[1] for key in state if key.startswith("layers.")})
-    widths = {
-        value.size(0)
-        for key, value in state.items()
-        if key.endswith("self_attn.lin_out.weight") and value.dim()
-    }
-    if layers != config.num_layers or widths != {config.hidden_channels}:
-        raise ValueError(
-            f"the weights in {name} do not fit the matcher: they have {layers} layers of widths {sorted(widths)}, but "
-            f"num_layers={config.num_layers} and hidden_channels={config.hidden_channels}"
-        )
-    largest = max(value.numel() for value in state.values())
-    for field, most in (("in_channels", largest), ("ffn_channels", largest), ("num_scales", _MOST_SCALES)):
-        if (getattr(config, field) or 0) > most:
-            raise ValueError(
-                f"the weights in {name} do not fit the matcher: {field}={getattr(config, field)}"
-            )
-
-
-def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """The weights of the first layers, with the assignments after them and the confidences between them."""
-    counts = {"layers": num_layers, "assignments": num_layers, "confidences": num_layers - 1}
-    parts = {key: key.split(".") for key in state}
-    return {
-        key: state[key]
-        for key, (kind, *rest) in parts.items()
-        if kind not in counts or int(rest[0]) < counts[kind]
-    }
-
-
-def _saved_config(name: Union[str, Path]) -> Union[MatcherConfig, None]:
-    """The configuration in a file of :meth:`GraphMatcher.save`; ``None`` for other files."""
-    values = read_metadata(name).get("config")
-    if values is None:
-        return None
-    known = {field.name for field in fields(MatcherConfig)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{name} was written by another version: unknown configuration {unknown}")
-    try:
-        return MatcherConfig(**values)
-    except ValueError as error:
-        raise ValueError(f"the configuration in {name} cannot be used: {error}") from None
