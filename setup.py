@@ -25,7 +25,7 @@ class BuildLibrary(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             native.build(target)
-        except (FileNotFoundError, RuntimeError) as error:  # plain torch does the work then, and says so
+        except (OSError, RuntimeError) as error:  # plain torch does the work then, and says so
             warnings.warn(f"the library of pyg_match is not built: {error}", stacklevel=2)
             extension.optional = True
 

@@ -286,7 +286,7 @@ def row_rate(problem: Problem, threads: int, repeats: int = 8) -> float:
 # Eight rows at a time, so that reading them is what takes time.
 _ROW_READER = r"""
 #include <stdint.h>
-void read_rows(const float *table, const int64_t *rows, int64_t count, int64_t width, float *total) {
+void read_rows(const float *restrict table, const int64_t *rows, int64_t count, int64_t width, float *restrict total) {
   for (int64_t i = 0; i + 8 <= count; i += 8) {
     const float *row[8];
     for (int j = 0; j < 8; j++) row[j] = table + rows[i + j] * width;

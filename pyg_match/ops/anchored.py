@@ -137,8 +137,8 @@ def _forward(
             scale=scale,
         )
         of_anchors = (of_anchors.squeeze(0).t() + log_weight[targets].unsqueeze(1)).to(total.dtype)
-        share = (of_anchors - total[targets]).sigmoid().to(out.dtype).unsqueeze(-1)
-        out[targets].lerp_(dense.squeeze(0).transpose(0, 1), share)
+        share = (of_anchors - total[targets]).sigmoid().masked_fill_(of_anchors == -torch.inf, 0.0)
+        out[targets].lerp_(dense.squeeze(0).transpose(0, 1), share.to(out.dtype).unsqueeze(-1))
         total[targets] = torch.logaddexp(total[targets], of_anchors)
     return out, total
 
@@ -164,7 +164,8 @@ def _backward(
     )[:3]
     tensors = (grad, query, *(t[anchor].to(query.dtype) for t in (key, value)), out)
     grad, query, anchor_key, anchor_value, out = (_heads_first(t) for t in tensors)
-    log_sum = (total - log_weight.to(total.dtype).unsqueeze(1)).t().unsqueeze(0)
+    log_weight = log_weight.to(total.dtype).unsqueeze(1)
+    log_sum = (total - log_weight).masked_fill(log_weight == -torch.inf, torch.inf).t().unsqueeze(0)
     for targets, anchors in _groups(target_ptr, anchor_ptr):
         dense = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad[:, :, targets],
@@ -177,7 +178,7 @@ def _backward(
             False,
             scale=scale,
         )
-        grads[0][targets] += dense[0].squeeze(0).transpose(0, 1)
+        grads[0][targets].add_(dense[0].squeeze(0).transpose(0, 1))
         for mine, theirs in zip(grads[1:], dense[1:], strict=True):
             mine.index_add_(0, anchor[anchors], theirs.squeeze(0).transpose(0, 1).to(mine.dtype))
     return grads
@@ -203,7 +204,7 @@ def _side_by_side(x: Tensor) -> Tensor:
 _library = torch.library.Library("pyg_match", "FRAGMENT")
 _inputs = (
     "Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor anchor, Tensor log_weight, "
-    "int[] target_ptr, int[] anchor_ptr, float scale"
+    "SymInt[] target_ptr, SymInt[] anchor_ptr, float scale"
 )
 _library.define(f"anchored_attention({_inputs}) -> (Tensor, Tensor)")
 _library.define(

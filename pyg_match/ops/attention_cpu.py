@@ -165,7 +165,7 @@ def attention_backward(
     grad_lse: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
-    kind, key_type, value_type = _KINDS[query.dtype], key.dtype, value.dtype
+    kind, given = _KINDS[query.dtype], (key, value)
     key, value = key.to(query.dtype), value.to(query.dtype)
     grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
@@ -180,7 +180,11 @@ def attention_backward(
     by_source = edges.transposed()
     _run("gather", kind, by_source, scale, alpha=slope, value=_packed(query, by_source, QUERY), out=grad_key)
     _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grad_value)
-    return grad_query, grad_key.to(key_type), grad_value.to(value_type), slope
+    grads = zip((grad_key, grad_value), given, strict=True)
+    grad_key, grad_value = (
+        grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad) for grad, t in grads
+    )
+    return grad_query, grad_key, grad_value, slope
 
 
 def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:

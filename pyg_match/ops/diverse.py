@@ -10,6 +10,7 @@ from pyg_match.ops.team import run_together
 
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 _TASKS = 4  # for each thread
+_MOST_NUMBERS = 1 << 24  # of candidates' vectors that are in memory at a time without the kernel
 _KINDS = {torch.float: "f32", torch.double: "f64"}
 
 
@@ -57,8 +58,15 @@ def diverse_choice(
         MemoryError: If there is no memory for the candidates of a row.
     """
     pos = pos.double()
+    descriptors, candidates = descriptors.to(pos.device), candidates.to(pos.device)
     if pos.device.type != "cpu" or library() is None:
-        return _choose_in_torch(pos, descriptors, candidates, k, distance_weight, orthogonality_weight, first)
+        weights = distance_weight, orthogonality_weight
+        rows = max(1, _MOST_NUMBERS // (candidates.size(1) * max(pos.size(1), descriptors.size(1))))
+        parts = enumerate(candidates.split(rows))
+        several = [
+            _choose_in_torch(pos, descriptors, part, k, *weights, first + i * rows) for i, part in parts
+        ]
+        return torch.cat(several)
     pos, descriptors, candidates = pos.contiguous(), descriptors.contiguous(), candidates.contiguous()
     rows, size = candidates.shape
     chosen = torch.zeros(rows, size, dtype=torch.bool)

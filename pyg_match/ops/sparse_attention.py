@@ -190,7 +190,9 @@ def sparse_attention(
                 "Anchored does not list its edges, so that neither a bias nor a mask can be given for them"
             )
         check_anchors(edge_index, query.size(0), key.size(0))
-        if backend != "reference" and fuses_anchors(query.device) and key.size(2) == value.size(2):
+        weighs = torch.is_grad_enabled() and edge_index.log_weight.requires_grad
+        listed = weighs or _differentiable(backend, edge_index.log_weight) == "reference"
+        if not listed and fuses_anchors(query.device) and key.size(2) == value.size(2):
             return anchored_attention(q, k, v, edge_index, scale).to(dtype)
         edge_index, bias = edge_index.listed()
         bias = bias.to(wide).unsqueeze(1).expand(-1, query.size(1))

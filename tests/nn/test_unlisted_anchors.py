@@ -108,6 +108,54 @@ def test_gradients_equal_those_of_listed_edges(dtype, tolerance):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+def test_weights_of_anchors_have_gradients():
+    *tensors, graph = anchored()
+    weight = graph.log_weight.clone().requires_grad_()
+    out = sparse_attention(*tensors, graph._replace(log_weight=weight))
+    (grad,) = torch.autograd.grad(out.square().sum(), weight)
+    reference = sparse_attention(*tensors, graph._replace(log_weight=weight), backend="reference")
+    torch.testing.assert_close(grad, torch.autograd.grad(reference.square().sum(), weight)[0])
+    assert grad.abs().sum() > 0
+
+
+def test_anchors_of_no_weight_are_as_good_as_absent():
+    *tensors, graph = anchored()
+    weight = graph.log_weight.clone()
+    weight[[0, 3, 7]] = -torch.inf  # with edges, and without any
+    graph = graph._replace(log_weight=weight)
+    outputs = []
+    for backend in ("kernel", "reference"):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        out = sparse_attention(*leaves, graph, backend=backend)
+        outputs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_compiled_for_any_number_of_nodes():
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+
+    @torch.compile(backend=counter, dynamic=True)
+    def attend(query, key, value, graph):
+        return sparse_attention(query, key, value, graph).relu()
+
+    *tensors, graph = anchored(torch.float)
+    for count in (12, 13, 14, 15, 16):
+        extra = count - 12
+        leaves = [torch.cat([t, t[:extra]]).requires_grad_() for t in tensors]
+        rowptr = torch.cat([graph.edges.rowptr, graph.edges.rowptr[-1:].expand(extra)])
+        bigger = Anchored(
+            CSR(rowptr, graph.edges.col),
+            (0, 5, 5, 10, count),
+            graph.anchor,
+            graph.anchor_ptr,
+            torch.cat([graph.log_weight, graph.log_weight[:extra]]),
+        )
+        torch.testing.assert_close(attend(*leaves, bigger), sparse_attention(*leaves, bigger).relu())
+    assert counter.frame_count <= 3
+
+
 def test_operator_is_registered_as_torch_wants_it():
     *tensors, graph = anchored(torch.float)
     leaves = [t.requires_grad_() for t in tensors]

@@ -188,3 +188,11 @@ def test_a_default_device_changes_nothing_for_columns():
     with torch.device("meta"):
         found = of_columns(values, 4, 20)
     assert torch.equal(found, by_sorting(values.t(), 4))
+
+
+def test_columns_may_be_asked_twice():
+    largest = LargestOfColumns(1, k=2)
+    largest.add(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    assert largest.indices().tolist() == largest.indices().tolist() == [[3, 2]]
+    largest.add(torch.tensor([[5.0]]))
+    assert largest.indices().tolist() == [[4, 3]]

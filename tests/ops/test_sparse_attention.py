@@ -31,7 +31,7 @@ from pyg_match.ops import (
     workspace,
 )
 from pyg_match.ops.native import library
-from pyg_match.ops.native.build import INSTRUCTION_SETS
+from pyg_match.ops.native.build import INSTRUCTION_SETS, build, compiler
 
 
 def dense(query, key, value, edge_index, bias=None, mask=None, mask_mode="remove", scale=None):
@@ -909,6 +909,25 @@ def run(before, **environment):
 
 def test_without_the_library_one_warning_and_plain_torch():
     assert run("", PYG_MATCH_LIBRARY="nowhere.so").count("compiled kernels of pyg_match are missing") == 1
+
+
+def test_a_library_of_other_code_is_not_used(tmp_path):
+    """As after an update without a new build: its jobs would look different."""
+    file = tmp_path / "old.so"
+    build(file, options=["-USOURCES", "-DSOURCES=1"], baseline=True)
+    assert run("", PYG_MATCH_LIBRARY=str(file)).count("was built from other code") == 1
+
+
+def test_compilers_that_know_no_vectors_are_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="no C compiler that knows vectors"):
+        compiler()
+    old = tmp_path / "cc"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    with pytest.raises(FileNotFoundError, match="install GCC 12, clang or the package 'ziglang'"):
+        compiler()
 
 
 def test_the_first_call_of_a_process_is_quick():

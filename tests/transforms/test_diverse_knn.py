@@ -114,3 +114,14 @@ def test_repr_and_errors():
         DiverseKNN(2)(Data(pos=torch.rand(5, 2)))
     with pytest.raises(ValueError, match="'x' holds NaN"):
         DiverseKNN(2)(Data(pos=torch.rand(3, 2), x=torch.full((3, 2), torch.nan)))
+
+
+@pytest.mark.parametrize("space", ["descriptor", "direction"])
+def test_the_same_choice_without_the_kernel(space, monkeypatch):
+    pair = random_pair(60, 35)
+    pair.pos, pair.x = pair.pos.double(), pair.x.double()
+    expected = DiverseKNN(5, space=space)(pair.clone()).edge_index
+    monkeypatch.setattr("pyg_match.ops.diverse.library", lambda: None)
+    for most in (1 << 24, 1):  # all rows at once, and one after the other
+        monkeypatch.setattr("pyg_match.ops.diverse._MOST_NUMBERS", most)
+        assert torch.equal(DiverseKNN(5, space=space)(pair.clone()).edge_index, expected)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,25 +24,64 @@ INSTRUCTION_SETS: dict[str, list[str]] = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
+# Left to itself, zig builds for the processor at hand only.
+_ZIG_OPTIONS = ["-mcpu=baseline"]
 _ONCE = ("machine.c", "graphs.c")
 _EACH = ("attention.c", "topk.c", "diverse.c")
+
+
+# What GCC knows from version 12 on.
+_PROBE = """
+typedef int four __attribute__((vector_size(16)));
+four probe(four a) { return __builtin_shufflevector(a, a, 0, 4, 1, 5); }
+"""
 
 
 def compiler() -> list[str]:
     """The words that call a C compiler: ``$CC``, the system's, or the one of the ``ziglang`` package.
 
+    It must know vectors as GCC 12 and clang do; one that does not, such as an older GCC, is passed over.
+
     Raises:
         FileNotFoundError: If there is none.
     """
     named = os.environ.get("CC", "").split()
-    if named:
-        return named
-    for name in ("cc", "gcc", "clang"):
-        if shutil.which(name):
-            return [name]
-    if importlib.util.find_spec("ziglang") is None:
-        raise FileNotFoundError("there is no C compiler: install one, or the package 'ziglang'")
-    return [sys.executable, "-m", "ziglang", "cc"]
+    choices = [named] if named else [[name] for name in ("cc", "gcc", "clang") if shutil.which(name)]
+    if not named and importlib.util.find_spec("ziglang") is not None:
+        choices.append([sys.executable, "-m", "ziglang", "cc", *_ZIG_OPTIONS])
+    for words in choices:
+        if _works(words):
+            return words
+    raise FileNotFoundError(
+        "there is no C compiler that knows vectors: install GCC 12, clang or the package 'ziglang'"
+    )
+
+
+def _works(words: list[str]) -> bool:
+    """Whether a compiler can be called and knows what the code uses."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text(_PROBE)
+        try:
+            done = subprocess.run(
+                [*words, "-c", str(source), "-o", f"{folder}/probe.o"],
+                capture_output=True,
+                env=_environment(folder),
+            )
+        except OSError:
+            return False
+        return done.returncode == 0
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """That of a compiler, which may have no other place to write to."""
+    return {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder, **os.environ}
+
+
+def digest_of_sources() -> int:
+    """A number that changes with the C code, by which a library built from other code is known."""
+    files = sorted([*FOLDER.glob("*.c"), *FOLDER.glob("*.h")])
+    return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
 def has_compiler() -> bool:
@@ -72,7 +112,15 @@ def build(
         FileNotFoundError: If there is no compiler.
         RuntimeError: If it fails; with what it said.
     """
-    words = [*compiler(), *_OPTIONS, *([] if sys.platform == "win32" else ["-fPIC"]), *options]
+    words = compiler()
+    if "-target" in options:  # whose processor zig takes as the baseline anyway
+        words = [word for word in words if word not in _ZIG_OPTIONS]
+    words += [
+        *_OPTIONS,
+        f"-DSOURCES={digest_of_sources()}",
+        *([] if sys.platform == "win32" else ["-fPIC"]),
+        *options,
+    ]
     on_x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64")
     sets: dict[str, list[str]] = INSTRUCTION_SETS if on_x86 and not baseline else {"baseline": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,19 +129,27 @@ def build(
         objects = []
         for source, name, flags in jobs:
             objects.append(f"{folder}/{Path(source).stem}_{name}.o")
-            _call([*words, *flags, f"-DISA={name}", "-c", str(FOLDER / source), "-o", objects[-1]], quiet)
+            _call(
+                [*words, *flags, f"-DISA={name}", "-c", str(FOLDER / source), "-o", objects[-1]],
+                folder,
+                quiet,
+            )
         made = Path(folder) / NAME
-        _call([*words, "-shared", *objects, "-o", str(made), *([] if os.name == "nt" else ["-lm"])], quiet)
+        _call(
+            [*words, "-shared", *objects, "-o", str(made), *([] if os.name == "nt" else ["-lm"])],
+            folder,
+            quiet,
+        )
         part = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(made, part)
         os.replace(part, target)
     return target
 
 
-def _call(words: list[str], quiet: bool) -> None:
+def _call(words: list[str], folder: str, quiet: bool) -> None:
     if not quiet:
         print(" ".join(words))
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=_environment(folder))
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
     if done.stderr and not quiet:

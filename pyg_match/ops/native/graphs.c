@@ -47,7 +47,7 @@ EXPORT void transpose(const int64_t *rowptr, int64_t rows, const uint32_t *col, 
                       uint32_t *target, uint32_t *perm) {
   const int64_t edges = rowptr[rows];
   memset(pointer, 0, (sources + 1) * sizeof(int64_t));
-  for (int64_t e = 0; e < edges; e++) pointer[col[e] + 1]++;
+  for (int64_t e = 0; e < edges; e++) pointer[(int64_t)col[e] + 1]++;
   for (int64_t source = 0; source < sources; source++) pointer[source + 1] += pointer[source];
   for (int64_t row = 0; row < rows; row++)
     for (int64_t e = rowptr[row]; e < rowptr[row + 1]; e++) {

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_match.ops.native.build import FOLDER, INSTRUCTION_SETS, NAME
+from pyg_match.ops.native.build import FOLDER, INSTRUCTION_SETS, NAME, digest_of_sources
 
 
 @functools.cache
@@ -18,14 +18,19 @@ def library() -> Optional[ctypes.CDLL]:
     """The library, or the one that ``PYG_MATCH_LIBRARY`` names; ``None``, after one warning, if there is none."""
     path = os.environ.get("PYG_MATCH_LIBRARY") or FOLDER / NAME
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        warnings.warn(
-            f"the compiled kernels of pyg_match are missing, so plain torch does their work, which takes longer; "
-            f"'python -m pyg_match.ops.native' builds them: {error}",
-            stacklevel=2,
-        )
-        return None
+        found = ctypes.CDLL(str(path))
+        found.sources.restype = ctypes.c_int64
+        if found.sources() == digest_of_sources():
+            return found
+        problem = f"{path} was built from other code"
+    except (OSError, AttributeError) as error:
+        problem = str(error)
+    warnings.warn(
+        f"the compiled kernels of pyg_match are missing, so plain torch does their work, which takes longer; "
+        f"'python -m pyg_match.ops.native' builds them: {problem}",
+        stacklevel=2,
+    )
+    return None
 
 
 @torch.compiler.assume_constant_result

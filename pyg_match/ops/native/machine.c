@@ -4,6 +4,9 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+// The number of the C code that the library was built from.
+EXPORT int64_t sources(void) { return SOURCES; }
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
 

@@ -154,7 +154,7 @@ void EXPORT(order)(struct column_job *job) {
       REAL *found = (REAL *)job->found + c * job->room;
       int32_t *place = job->place + c * job->room;
       int64_t n = job->count[c];
-      if (n > job->k) n = NAME(forget)(found, place, n, job->k, (REAL *)job->bound + c, rank);
+      if (n > job->k) n = job->count[c] = NAME(forget)(found, place, n, job->k, (REAL *)job->bound + c, rank);
       NAME(rank_all)(found, n, rank);
       for (int64_t a = 0; a < n; a++)
         if (rank[a] < job->k) job->out[c * job->k + rank[a]] = place[a];
