@@ -162,7 +162,7 @@ def operator(folder: Path) -> tuple[str, list[Results]] | None:
     if forward["first_calls"]:
         first = forward["first_calls"]
         notes.append(
-            f"First use: {first['loaded']:.3f} s."
+            f"First use: {1e3 * first['loaded']:.1f} ms."
             if "loaded" in first
             else f"First use: {first['compiled']:.1f} s to compile, {first['cached']:.1f} s in later processes."
         )

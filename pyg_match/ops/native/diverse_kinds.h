@@ -27,8 +27,13 @@ static void NAME(compare_four)(const REAL *a, const REAL *b, int64_t width, REAL
     for (int i = 0; i < FOUR; i++) sum[i] += *(const VEC *)(a + c) * *(const VEC *)(b + i * width + c);
   for (; c < width; c++)
     for (int i = 0; i < FOUR; i++) rest[i] += a[c] * b[i * width + c];
+  REAL lanes[FOUR][LANES];
+  for (int i = 0; i < FOUR; i++) *(VEC *)lanes[i] = sum[i];
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < FOUR; i++)
+      for (int lane = 0; lane < half; lane++) lanes[i][lane] += lanes[i][lane + half];
   for (int i = 0; i < FOUR; i++) {
-    for (int lane = 0; lane < LANES; lane++) rest[i] += sum[i][lane];
+    rest[i] += lanes[i][0];
     worst[i] = NAME(larger)(worst[i], NAME(size_of)(rest[i]));
   }
 }
