@@ -23,33 +23,37 @@ _LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 class DataConfig:
     """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`."""
 
-    extractor: str = "aliked"  # detector, see pyg_match.features.extractor
-    extractor_options: dict[str, Any] = field(default_factory=dict)  # its arguments
-    max_num_keypoints: int = 512  # of an image
-    min_num_keypoints: Optional[int] = (
-        None  # training pairs have limits of their own from this to the one above
-    )
-    size: tuple[int, int] = (640, 480)  # width and height of the images in pixels
-    num_pairs: int = 1000  # for training
-    validation_pairs: int = 32  # of photos that training does not see
-    validation_photos: float = 0.1  # their share of all photos
-    negative_threshold: float = (
-        6.0  # pixels from every keypoint of the other view that prove a keypoint unmatched
-    )
-    repeats: float = 0.0  # share of pairs with repeated structure
-    unrelated: float = 0.0  # share of training pairs of warped photos that show two different ones
-    photo_pairs: Optional[str] = (
-        None  # file of pairs of photos of the same scene to train on as well; see PhotoPairs
-    )
-    num_photo_pairs: Optional[int] = None  # of them; more than there are need photo_warps
-    photo_warps: Optional[dict[str, Any]] = (
-        None  # arguments of HomographyWarps; None shows the photos as they are
-    )
-    warps: dict[str, Any] = field(default_factory=dict)  # arguments of HomographyWarps
-    photometric: dict[str, Any] = field(default_factory=dict)  # arguments of Photometric
-    seed: int = 0  # of warps and of the split of the photos
-    cache: Optional[str] = None  # folder of the features; None for "features" beside the checkpoints
-    num_workers: int = 0  # processes that draw edges
+    # Detector, see pyg_match.features.extractor, and its arguments.
+    extractor: str = "aliked"
+    extractor_options: dict[str, Any] = field(default_factory=dict)
+    # Most keypoints of an image. With a minimum, each training pair has a limit of its own between the two.
+    max_num_keypoints: int = 512
+    min_num_keypoints: Optional[int] = None
+    # Width and height of the images in pixels.
+    size: tuple[int, int] = (640, 480)
+    # Pairs for training, pairs for validation, and the share of all photos that only validation sees.
+    num_pairs: int = 1000
+    validation_pairs: int = 32
+    validation_photos: float = 0.1
+    # Pixels from every keypoint of the other view that prove a keypoint unmatched.
+    negative_threshold: float = 6.0
+    # Share of pairs with repeated structure, and of training pairs of warped photos that show two different ones.
+    repeats: float = 0.0
+    unrelated: float = 0.0
+    # File of pairs of photos of the same scene to train on as well, see PhotoPairs; how many of them, where more than
+    # there are need photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
+    photo_pairs: Optional[str] = None
+    num_photo_pairs: Optional[int] = None
+    photo_warps: Optional[dict[str, Any]] = None
+    # Arguments of HomographyWarps and of Photometric.
+    warps: dict[str, Any] = field(default_factory=dict)
+    photometric: dict[str, Any] = field(default_factory=dict)
+    # Seed of warps and of the split of the photos.
+    seed: int = 0
+    # Folder of the features; None for "features" beside the checkpoints.
+    cache: Optional[str] = None
+    # Processes that draw edges.
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_keypoints", "num_pairs"):
@@ -78,15 +82,22 @@ class DataConfig:
 class LossConfig:
     """Weights of the losses; 0 switches one off."""
 
-    assignment: float = 1.0  # negative log-likelihood of the true assignment
-    balance: float = 0.5  # share of matched keypoints in it, against unmatched ones
-    layers: Union[int, str] = "all"  # layers supervised: "all", "last", a number, or "random:n"
-    layer_decay: float = 1.0  # factor on the weight of a layer for each layer behind it
-    matchability: float = 0.0  # cross-entropy of matchability on its own
-    confidence: float = 1.0  # cross-entropy of the confidence for early exit
-    orthogonality: float = 0.1  # overlap of the scales of multi-scale branches
-    distill_assignment: float = 0.0  # divergence from the assignment of the teacher
-    distill_descriptors: float = 0.0  # distance to the descriptors of the teacher after each layer
+    # Negative log-likelihood of the true assignment, and the share of matched keypoints in it against unmatched ones.
+    assignment: float = 1.0
+    balance: float = 0.5
+    # Layers supervised, "all", "last", a number, or "random:n"; and the factor on the weight of a layer for each layer
+    # behind it.
+    layers: Union[int, str] = "all"
+    layer_decay: float = 1.0
+    # Cross-entropy of matchability on its own.
+    matchability: float = 0.0
+    # Cross-entropy of the confidence for early exit.
+    confidence: float = 1.0
+    # Overlap of the scales of multi-scale branches.
+    orthogonality: float = 0.1
+    # Divergence from the assignment of the teacher, and distance to its descriptors after each layer.
+    distill_assignment: float = 0.0
+    distill_descriptors: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (f.name for f in dataclasses.fields(self) if f.name not in ("layers",)):
@@ -112,30 +123,40 @@ class TrainingConfig:
         10
     """
 
-    weights: Optional[str] = "aliked-lightglue"  # to start from; None for random ones
-    teacher: Optional[str] = None  # weights of a matcher to imitate, see loss.distill_*
-    teacher_edges: bool = False  # whether it sees the edges that the matcher sees, instead of complete graphs
-    matcher: dict[str, Any] = field(default_factory=dict)  # fields of MatcherConfig
-    graph: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # transforms and their arguments; [] is complete
+    # Weights to start from; None for random ones.
+    weights: Optional[str] = "aliked-lightglue"
+    # Weights of a matcher to imitate, see loss.distill_*; and whether it sees the edges that the matcher sees, instead
+    # of complete graphs.
+    teacher: Optional[str] = None
+    teacher_edges: bool = False
+    # Fields of MatcherConfig.
+    matcher: dict[str, Any] = field(default_factory=dict)
+    # Transforms and their arguments; none of them leave the graph complete.
+    graph: list[dict[str, Any]] = field(default_factory=list)
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
-    steps: int = 1000  # optimiser steps
-    batch_size: int = 2  # pairs in a step, over all processes
-    accumulate: int = 1  # parts that a process splits its share of a batch into
+    # Optimiser steps, pairs in a step over all processes, and parts that a process splits its share of a batch into.
+    steps: int = 1000
+    batch_size: int = 2
+    accumulate: int = 1
+    # Largest learning rate, steps until it is reached, and the share of it at the end of the cosine.
     learning_rate: float = 1e-4
-    warmup: int = 20  # steps until the full learning rate
-    final_learning_rate: float = 0.02  # at the end of the cosine, as a share of learning_rate
+    warmup: int = 20
+    final_learning_rate: float = 0.02
     weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of the gradient; 0 for no limit
-    ema: float = 0.99  # decay of the averaged weights; 0 for none
+    # Largest norm of the gradient; 0 for no limit.
+    clip: float = 1.0
+    # Decay of the averaged weights; 0 for none.
+    ema: float = 0.99
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    log_every: int = 10  # steps
-    validate_every: int = 200  # steps; 0 for the end only
-    checkpoint_every: int = 100  # steps; 0 for no limit
-    checkpoint_minutes: float = 10.0  # between checkpoints at most; 0 for no limit
-    seed: int = 0  # of initial weights and of the order of the data
+    # Steps between lines of the log, between validations (0 for the end only) and between checkpoints (0 for no limit),
+    # and the most minutes between checkpoints (0 for no limit).
+    log_every: int = 10
+    validate_every: int = 200
+    checkpoint_every: int = 100
+    checkpoint_minutes: float = 10.0
+    # Seed of initial weights and of the order of the data.
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every"):

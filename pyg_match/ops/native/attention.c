@@ -110,6 +110,7 @@ INLINE int take(struct job *job, rows_of_head *task) {
 #define TABLE_IS_HALF 0
 #define LOG logf
 #include "attention_rows.h"
+#include "attention_passes.h"
 #undef KIND
 #undef TABLE
 #undef TABLE_IS_HALF
@@ -118,6 +119,7 @@ INLINE int take(struct job *job, rows_of_head *task) {
 #define TABLE uint16_t
 #define TABLE_IS_HALF 1
 #include "attention_rows.h"
+#include "attention_passes.h"
 #undef KIND
 #undef REAL
 #undef REAL_BYTES
@@ -134,3 +136,4 @@ INLINE int take(struct job *job, rows_of_head *task) {
 #define TABLE_IS_HALF 0
 #define LOG log
 #include "attention_rows.h"
+#include "attention_passes.h"
