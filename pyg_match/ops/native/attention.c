@@ -8,15 +8,8 @@
 // Compiled once for each instruction set (ISA, with the compiler's own flags), without headers of Python or torch.
 
 #include <math.h>
-#include <stdint.h>
 
-#if defined(__AVX512F__)
-#define WIDTH 64
-#elif defined(__AVX2__)
-#define WIDTH 32
-#else
-#define WIDTH 16
-#endif
+#include "common.h"
 
 // Places of pairs of vectors of single precision.
 #if WIDTH == 64
@@ -38,12 +31,6 @@
 
 #define BLOCK_ROWS 64  // whose scores are made coefficients at a time
 #define MOST_AHEAD 64  // edges of a row whose sources are fetched
-
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b, c) a##_##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define NAME(name) JOIN(name, KIND, ISA)
-#define EXPORT(name) __attribute__((visibility("default"))) JOIN(name, KIND, ISA)
 
 // The same code for the widths that most networks have, of which the compiler then knows the number.
 #define FOR_WIDTHS(body, channels) \
@@ -84,12 +71,12 @@ typedef struct {
 } rows_of_head;
 
 INLINE void *scratch_of(struct job *job) {
-  return job->scratch + __atomic_fetch_add(&job->next_worker, 1, __ATOMIC_RELAXED) * job->scratch_bytes;
+  return job->scratch + COUNT(job->next_worker) * job->scratch_bytes;
 }
 
 // Takes the next task, if there is one. Heads alternate, so that a thread finds the nodes of its last one in its cache.
 INLINE int take(struct job *job, rows_of_head *task) {
-  int64_t number = __atomic_fetch_add(&job->next_task, 1, __ATOMIC_RELAXED);
+  int64_t number = COUNT(job->next_task);
   if (number >= job->heads * job->chunks) return 0;
   const int64_t first = number / (job->heads_at_once * job->chunks) * job->heads_at_once, left = job->heads - first;
   const int64_t heads = left < job->heads_at_once ? left : job->heads_at_once;

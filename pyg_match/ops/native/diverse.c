@@ -8,24 +8,12 @@
 // Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define WIDTH 64
-#elif defined(__AVX2__)
-#define WIDTH 32
-#else
-#define WIDTH 16
-#endif
+#include "common.h"
 
 #define FOUR 4  // candidates in a row, which are compared with others at once
-
-#define JOIN_(a, b, c) a##_##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define NAME(name) JOIN(name, KIND, ISA)
-#define EXPORT(name) __attribute__((visibility("default"))) JOIN(name, KIND, ISA)
 
 // The fields are those of _Job in diverse.py, in the same order.
 struct choice {

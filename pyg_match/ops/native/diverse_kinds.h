@@ -138,7 +138,7 @@ void EXPORT(choose)(struct choice *job) {
   if (!m.near || !m.worst || !m.vectors || !m.cosine || !m.distance || !m.offsets || !m.known || !m.order)
     __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
   else
-    while ((first = __atomic_fetch_add(&job->next_task, 1, __ATOMIC_RELAXED) * job->rows_at_once) < job->rows)
+    while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows)
       for (int64_t row = first; row < first + job->rows_at_once && row < job->rows; row++)
         NAME(choose_row)(job, &m, row);
   free(m.near), free(m.worst), free(m.vectors), free(m.cosine);

@@ -6,17 +6,12 @@
 // Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
-#include <stdint.h>
+
+#include "common.h"
 
 #define BLOCK 32      // numbers of a row that are compared before anyone looks at the result
 #define ABREAST 16    // columns that are compared at once
 #define HALVINGS 12   // of the range in which a bound is sought
-
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b, c) a##_##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define NAME(name) JOIN(name, KIND, ISA)
-#define EXPORT(name) __attribute__((visibility("default"))) JOIN(name, KIND, ISA)
 
 // The fields are those of _RowJob and _ColumnJob in largest.py, in the same order.
 struct row_job {
@@ -41,8 +36,6 @@ struct column_job {
   char *rank;  // of each worker
   int64_t rank_bytes;
 };
-
-#define COUNT(counter) __atomic_fetch_add(&(counter), 1, __ATOMIC_RELAXED)
 
 #define KIND f32
 #define REAL float
