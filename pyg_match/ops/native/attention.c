@@ -31,6 +31,7 @@
 
 #define BLOCK_ROWS 64  // whose scores are made coefficients at a time
 #define MOST_AHEAD 64  // edges of a row whose sources are fetched
+#define RESULTS_AHEAD 8  // rows from the one at hand to the one whose result is fetched
 
 // The same code for the widths that most networks have, of which the compiler then knows the number.
 #define FOR_WIDTHS(body, channels) \

@@ -193,6 +193,13 @@ INLINE void NAME(sums)(const REAL *weight, const TABLE *b, int64_t step, const u
     for (int64_t i = c; i < channels; i++) out[i] += weight[e] * NAME(widen)(b[(int64_t)col[e] * step + i]);
 }
 
+// Has the memory of a row of results ready to be written.
+INLINE void NAME(fetch_result)(REAL *out, int64_t channels) {
+  for (int64_t byte = 0; byte < channels * (int64_t)sizeof(REAL); byte += 64)
+    __builtin_prefetch((char *)out + byte, 1, 3);
+}
+
+// Has the sources of a row come near the core.
 INLINE void NAME(fetch)(const TABLE *b, int64_t step, const uint32_t *col, int64_t count, int64_t channels) {
   for (int64_t e = 0; e < (count < MOST_AHEAD ? count : MOST_AHEAD); e++)
     for (int64_t byte = 0; byte < channels * (int64_t)sizeof(TABLE); byte += 64)
@@ -227,6 +234,7 @@ static void NAME(sum_rows)(const struct job *job, const REAL *weight, const tabl
     const int64_t first = job->rowptr[row], count = job->rowptr[row + 1] - first, next = row + job->ahead;       \
     if (job->ahead && next < job->num_rows)                                                                      \
       NAME(fetch)(nodes, b->step, job->col + job->rowptr[next], job->rowptr[next + 1] - job->rowptr[next], channels); \
+    if (row + RESULTS_AHEAD < stop) NAME(fetch_result)(rows + (row + RESULTS_AHEAD) * out->step, channels);        \
     NAME(sums)(weight + first - base, nodes, b->step, job->col + first, count, channels, rows + row * out->step); \
   }
   FOR_WIDTHS(SUM_ROWS, channels)
