@@ -286,13 +286,16 @@ def row_rate(problem: Problem, threads: int, repeats: int = 8) -> float:
 # Eight rows at a time, so that reading them is what takes time.
 _ROW_READER = r"""
 #include <stdint.h>
-void read_rows(const float *restrict table, const int64_t *rows, int64_t count, int64_t width, float *restrict total) {
+__attribute__((noinline)) static void add_rows(const float *const row[8], int64_t width, float *restrict total) {
+  const float *a = row[0], *b = row[1], *c = row[2], *d = row[3], *e = row[4], *f = row[5], *g = row[6], *h = row[7];
+  for (int64_t i = 0; i < width; i++)
+    total[i] += ((a[i] + b[i]) + (c[i] + d[i])) + ((e[i] + f[i]) + (g[i] + h[i]));
+}
+void read_rows(const float *table, const int64_t *rows, int64_t count, int64_t width, float *total) {
   for (int64_t i = 0; i + 8 <= count; i += 8) {
     const float *row[8];
     for (int j = 0; j < 8; j++) row[j] = table + rows[i + j] * width;
-    for (int64_t c = 0; c < width; c++)
-      total[c] += ((row[0][c] + row[1][c]) + (row[2][c] + row[3][c])) +
-                  ((row[4][c] + row[5][c]) + (row[6][c] + row[7][c]));
+    add_rows(row, width, total);
   }
 }
 """
