@@ -297,6 +297,10 @@ class GraphMatcher(nn.Module):
             graph: The graph.
             on_edges: Whether only the edges between images are assigned, instead of all pairs of keypoints.
 
+        Shapes:
+            - **x:** :math:`(N, D)`
+            - **output:** see :class:`~pyg_match.nn.layer_assignment.LayerAssignment`
+
         Raises:
             ValueError: In evaluation mode, if it is NaN or infinite.
         """

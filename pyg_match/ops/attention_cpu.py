@@ -21,8 +21,6 @@ _FAR = 2  # times the bytes that a core's cache has, from which on a head's node
 _AHEAD = 2  # rows from the one at hand to the one whose sources are fetched
 _MOST = 1 << 32  # nodes and edges that the kernels can number
 
-_KINDS = {torch.float: "f32", torch.double: "f64"}
-
 
 @functools.cache
 def core_cache() -> int:
@@ -142,7 +140,7 @@ def attention_forward(
     lse = query.new_empty(query.shape[:2])
     edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
     _run(
-        "forward", "bf16" if halves else _KINDS[query.dtype], edges, scale, removes,
+        "forward", key.dtype, edges, scale, removes,
         query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), bias=bias, keep=keep, out=out,
         lse=lse,
     )  # fmt: skip
@@ -165,7 +163,7 @@ def attention_backward(
     grad_lse: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
-    kind, given = _KINDS[query.dtype], (key, value)
+    kind, given = query.dtype, (key, value)
     key, value = key.to(query.dtype), value.to(query.dtype)
     grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
     slope = query.new_empty(query.size(1), col.numel())
@@ -191,7 +189,7 @@ def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scal
     """The scaled inner products of all edges, ``[H, E]``."""
     out = query.new_empty(query.size(1), col.numel())
     edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
-    _run("scores", _KINDS[query.dtype], edges, scale, query=query, key=_packed(key, edges, KEY), alpha=out)
+    _run("scores", query.dtype, edges, scale, query=query, key=_packed(key, edges, KEY), alpha=out)
     return out
 
 
@@ -199,7 +197,7 @@ def scores_backward(
     grad: Tensor, query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
-    kind = _KINDS[query.dtype]
+    kind = query.dtype
     grad_query, grad_key = (empty_result(t, t) for t in (query, key))
     edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
     by_source = edges.transposed()
@@ -210,7 +208,7 @@ def scores_backward(
 
 def _run(
     name: str,
-    kind: str,
+    dtype: torch.dtype,
     edges: Edges,
     scale: float,
     removes: bool = False,
@@ -220,7 +218,7 @@ def _run(
 
     Args:
         name: What it is called in the C code.
-        kind: The type of numbers.
+        dtype: The type of numbers, of keys and values.
         edges: What it runs along.
         scale: Factor of the scores.
         removes: Whether masked edges are removed.
@@ -265,7 +263,7 @@ def _run(
     job.scratch_bytes = whole_lines(longest * out.element_size())
     scratch = workspace(SCRATCH, threads * job.scratch_bytes)
     job.scratch = scratch.data_ptr()
-    run_together(kernel(name, kind), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
+    run_together(kernel(name, dtype), ctypes.addressof(job), threads, job, bounds, scratch, given, edges)
 
 
 def _laid_out(field: str, tensor: Tensor) -> Tensor:

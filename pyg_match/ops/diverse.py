@@ -11,7 +11,6 @@ from pyg_match.ops.team import run_together
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 _TASKS = 4  # for each thread
 _MOST_NUMBERS = 1 << 24  # of candidates' vectors that are in memory at a time without the kernel
-_KINDS = {torch.float: "f32", torch.double: "f64"}
 
 
 class _Job(ctypes.Structure):
@@ -78,7 +77,7 @@ def diverse_choice(
         orthogonality_weight=orthogonality_weight, pos=pos.data_ptr(), descriptors=descriptors.data_ptr(),
         candidates=candidates.data_ptr(), chosen=chosen.data_ptr(),
     )  # fmt: skip
-    address = kernel("choose", _KINDS[descriptors.dtype])
+    address = kernel("choose", descriptors.dtype)
     run_together(address, ctypes.addressof(job), threads, job, pos, descriptors, candidates, chosen)
     if job.failed:
         raise MemoryError(f"no memory for {size} candidates of {descriptors.size(1)} channels")

@@ -19,7 +19,6 @@ _SPARE = 32  # some more, is what there is room for
 _STRIP = 128  # columns that a thread takes at a time, so that its cache holds what it keeps of them
 _ABREAST = 16  # columns whose counts and bounds are in cache lines of their own
 _INLINE_WORK = 1 << 15  # numbers below which handing rows to another thread costs more than it saves
-_KINDS = {torch.float: "f32", torch.double: "f64"}
 
 
 class _RowJob(ctypes.Structure):
@@ -91,9 +90,7 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
         rows_at_once=-(-rows // (threads * _TASKS)), scratch=scratch.data_ptr(), scratch_bytes=own, room=room,
         found_at=found_at, place_at=place_at,
     )  # fmt: skip
-    run_together(
-        kernel("select", _KINDS[values.dtype]), ctypes.addressof(job), threads, job, scratch, values, out
-    )
+    run_together(kernel("select", values.dtype), ctypes.addressof(job), threads, job, scratch, values, out)
     open_rows = (out[:, 0] < 0).nonzero().flatten()
     if open_rows.numel() > 0:
         out[open_rows] = values[open_rows].topk(k, dim=1).indices
@@ -182,7 +179,7 @@ class _Collected:
 
     def __init__(self, values: Tensor, k: int) -> None:
         columns = values.size(1)
-        self._k, self._columns, self._type = k, columns, _KINDS[values.dtype]
+        self._k, self._columns, self._type = k, columns, values.dtype
         self._room = _KEPT * k + _SPARE
         self._found = values.new_empty(columns, self._room)
         self._place = values.new_empty(columns, self._room, dtype=torch.int)

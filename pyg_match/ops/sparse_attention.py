@@ -165,7 +165,8 @@ def sparse_attention(
         torch.Size([3, 2, 4])
     """
     _check(query, key, value)
-    backend = _differentiable(backend, query, key, value, bias)
+    log_weight = edge_index.log_weight if isinstance(edge_index, Anchored) else None
+    backend = _differentiable(backend, query, key, value, bias, log_weight)
     scale = _factor(query, scale)
     if isinstance(edge_index, Blocks):
         if bias is not None or mask is not None:
@@ -191,8 +192,12 @@ def sparse_attention(
             )
         check_anchors(edge_index, query.size(0), key.size(0))
         weighs = torch.is_grad_enabled() and edge_index.log_weight.requires_grad
-        listed = weighs or _differentiable(backend, edge_index.log_weight) == "reference"
-        if not listed and fuses_anchors(query.device) and key.size(2) == value.size(2):
+        if (
+            not weighs
+            and backend != "reference"
+            and fuses_anchors(query.device)
+            and key.size(2) == value.size(2)
+        ):
             return anchored_attention(q, k, v, edge_index, scale).to(dtype)
         edge_index, bias = edge_index.listed()
         bias = bias.to(wide).unsqueeze(1).expand(-1, query.size(1))

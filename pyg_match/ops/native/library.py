@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pyg_match.ops.native.build import FOLDER, INSTRUCTION_SETS, NAME, digest_of_sources
 
+_KINDS = {torch.float: "f32", torch.double: "f64", torch.bfloat16: "bf16"}
+
 
 @functools.cache
 def library() -> Optional[ctypes.CDLL]:
@@ -55,14 +57,14 @@ def warmup(*dtypes: torch.dtype) -> float:
 
 
 @functools.cache
-def kernel(name: str, kind: str) -> int:
+def kernel(name: str, dtype: torch.dtype) -> int:
     """The address of a function that takes the address of a job, for the instruction set of this machine.
 
     Args:
         name: Its name, such as ``"forward"``.
-        kind: The type of numbers, ``"f32"``, ``"f64"`` or ``"bf16"``.
+        dtype: The type of numbers, single or double precision; bfloat16 is that of tables beside single precision.
     """
-    function = getattr(_library(), f"{name}_{kind}_{instruction_set()}")
+    function = getattr(_library(), f"{name}_{_KINDS[dtype]}_{instruction_set()}")
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     return address
