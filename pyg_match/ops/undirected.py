@@ -26,6 +26,9 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
         - **rowptr:** :math:`(N + 1)`
         - **col:** :math:`(E)`
 
+    Raises:
+        MemoryError: If there is no memory for lists of neighbours.
+
     Example:
         >>> undirected(torch.tensor([0, 2, 2, 3]), torch.tensor([1, 2, 0])).listed()
         tensor([[1, 2, 0, 0],
@@ -35,10 +38,10 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
     if col.device.type != "cpu" or nodes >= _MOST or library() is None:
         listed = torch.stack([CSR(rowptr, col).target(), col])
         return to_csr(to_undirected(listed, num_nodes=nodes).flip(0), nodes)  # PyG sorts by the first row
-    start = torch.empty_like(rowptr)
-    graph = address(rowptr), ctypes.c_int64(nodes), address(col), address(start)
-    count = function("count_undirected", ctypes.c_int64)(*graph)
-    both = torch.empty(max(count, 0), dtype=torch.long, device="cpu")
-    if count < 0 or function("write_undirected", ctypes.c_int64)(*graph, address(both)) < 0:
+    start, both = torch.empty_like(rowptr), col.new_empty(2 * col.numel())
+    count = function("undirected", ctypes.c_int64)(
+        address(rowptr), ctypes.c_int64(nodes), address(col), address(start), address(both)
+    )
+    if count < 0:
         raise MemoryError(f"no memory for the neighbours of {nodes} nodes and {col.numel()} edges")
-    return CSR(start, both)
+    return CSR(start, both[:count].clone())  # without the room that was left

@@ -111,30 +111,19 @@ static void meet_neighbours(struct graph *graph, int64_t *at, int64_t *both) {
   }
 }
 
-// Writes where the rows of the graph in both directions start; returns how many edges it has, -1 without memory.
-EXPORT int64_t count_undirected(const int64_t *rowptr, int64_t nodes, const int64_t *col, int64_t *out) {
+// Writes where the rows of the graph in both directions start, and their edges, for which there must be room for twice
+// those of the graph; returns how many there are, -1 without memory.
+EXPORT int64_t undirected(const int64_t *rowptr, int64_t nodes, const int64_t *col, int64_t *start, int64_t *both) {
   struct graph graph = {nodes, rowptr, col, 0, 0, 0};
   const int opened = open_graph(&graph);
   if (opened) {
-    memset(out, 0, (nodes + 1) * sizeof(int64_t));
-    meet_neighbours(&graph, out, 0);
-    for (int64_t node = 0; node < nodes; node++) out[node + 1] += out[node];
+    memset(start, 0, (nodes + 1) * sizeof(int64_t));
+    meet_neighbours(&graph, start, 0);
+    for (int64_t node = 0; node < nodes; node++) start[node + 1] += start[node];
+    meet_neighbours(&graph, start, both);  // moves each start to where the next one was
+    memmove(start + 1, start, nodes * sizeof(int64_t));
+    start[0] = 0;
   }
   free_graph(&graph);
-  return opened ? out[nodes] : -1;
-}
-
-// Writes the edges themselves; returns -1 without memory.
-EXPORT int64_t write_undirected(const int64_t *rowptr, int64_t nodes, const int64_t *col, const int64_t *start,
-                                int64_t *both) {
-  struct graph graph = {nodes, rowptr, col, 0, 0, 0};
-  int64_t *free_slot = malloc((nodes + 1) * sizeof(int64_t));
-  const int opened = open_graph(&graph) && free_slot;
-  if (opened) {
-    memcpy(free_slot, start, (nodes + 1) * sizeof(int64_t));
-    meet_neighbours(&graph, free_slot, both);
-  }
-  free(free_slot);
-  free_graph(&graph);
-  return opened ? 0 : -1;
+  return opened ? start[nodes] : -1;
 }
