@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import shown, usable_device, whole_number
-from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.data import KeypointPair
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
 from pyg_match.files import is_file, user_path, write_whole
@@ -221,7 +221,8 @@ class Matcher:
         clock = _Clock()
         # A detector without parameters does not know the device.
         device = next(self.matcher.parameters()).device
-        set0, set1 = (self._extract(image).to(device) for image in (image0, image1))
+        sets = self.extractor.extract_batch([image0, image1], resize=self.resize)
+        set0, set1 = (keypoints.to(device) for keypoints in sets)
         clock.stop("extract")
         pair = KeypointPair.from_sets(set0, set1)
         if self.transform is not None:
@@ -231,9 +232,6 @@ class Matcher:
         clock.stop("match")
         size0, size1 = ((int(w), int(h)) for w, h in pair.image_size.tolist())
         return MatchResult(set0.pos, set1.pos, matches, scores, size0, size1, clock.seconds)
-
-    def _extract(self, image: ImageLike) -> KeypointSet:
-        return self.extractor.extract(image, resize=self.resize)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.extractor}, {self.matcher}, transform={self.transform})"

@@ -193,7 +193,7 @@ class Exploration:
                 for path, name in zip(choice.paths, IMAGES, strict=True)
             )
         whole, _ = self._matcher(choice.weights, choice.max_keypoints)
-        sets = [whole.extractor.extract(image, resize=self.resize) for image in (image0, image1)]
+        sets = whole.extractor.extract_batch([image0, image1], resize=self.resize)
         for name, found in zip(IMAGES, sets, strict=True):
             if found.num_keypoints == 0:
                 raise ValueError(

@@ -1,8 +1,11 @@
-"""ALIKED keypoints, by kornia."""
+"""ALIKED keypoints."""
+
+from typing import Any
 
 from torch import Tensor
 
 from pyg_match.checks import real_number, shown, whole_number
+from pyg_match.features.aliked_network import ALIKEDNetwork
 from pyg_match.features.extractor import Extractor, single_precision
 from pyg_match.pretrained import load_weights
 
@@ -13,9 +16,11 @@ class ALIKED(Extractor):
     r"""Sub-pixel keypoints and deformable descriptors from `"ALIKED: A Lighter Keypoint and Descriptor
     Extraction Network via Deformable Transformation" <https://arxiv.org/abs/2304.03608>`_.
 
-    kornia's implementation with the official weights; the defaults are LightGlue's, whose
-    ``aliked-lightglue`` weights go with ``aliked-n16``. An image without a score above
-    ``detection_threshold`` gives the keypoints above its mean score, as in LightGlue.
+    The official weights; the defaults are LightGlue's, whose ``aliked-lightglue`` weights go with
+    ``aliked-n16``. An image without a score above ``detection_threshold`` gives the keypoints above its mean
+    score, as in LightGlue. Keypoints and descriptors are those of :class:`kornia.feature.ALIKED`, several times as
+    fast on a CPU. :attr:`model` is kornia's module with these weights, for whoever needs gradients or all that it
+    offers; :attr:`network` is what runs.
 
     Args:
         max_num_keypoints: Keep at most this many keypoints, those with the highest scores. ``None`` keeps all
@@ -46,15 +51,27 @@ class ALIKED(Extractor):
         nms_radius = whole_number("nms_radius", nms_radius, least=0, most=512)
         if model_name not in MODELS:
             raise ValueError(f"'model_name' must be one of {', '.join(MODELS)}, got {shown(model_name)}")
-        limit = -1 if self.max_num_keypoints is None else self.max_num_keypoints
         with single_precision():
-            self.model = feature.ALIKED(model_name, limit, detection_threshold, nms_radius)
-        # The one buffer that kornia has and the file lacks is a constant grid.
-        weights = load_weights(model_name)
-        self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})
+            self.model = feature.ALIKED(model_name)
+            # The one buffer that kornia has and the file lacks is a constant grid.
+            weights = load_weights(model_name)
+            self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})
+        self.network = ALIKEDNetwork(self.model, self.max_num_keypoints, detection_threshold, nms_radius)
+        self.register_load_state_dict_post_hook(_take_weights)
         self.descriptor_dim = self.model.desc_head.sf_conv.out_channels
         self.freeze()
 
     def detect(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.model(image[None])[0]
-        return {"pos": features.keypoints, "x": features.descriptors, "score": features.keypoint_scores}
+        return self.detect_batch(image.unsqueeze(0))[0]
+
+    def detect_batch(self, images: Tensor) -> list[dict[str, Tensor]]:
+        found: list[dict[str, Tensor]] = self.network(images)
+        return found
+
+
+def _take_weights(extractor: ALIKED, _: Any) -> None:
+    """Bring weights that were loaded into kornia's module to what runs."""
+    network = extractor.network
+    extractor.network = ALIKEDNetwork(
+        extractor.model, network.max_num_keypoints, network.detection_threshold, network.radius
+    )

@@ -1,6 +1,6 @@
 """What all detectors have in common, and the way to get one by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,10 @@ class Extractor(nn.Module):
         """Find the keypoints of an RGB image ``[3, H, W]``: the arguments of a :class:`KeypointSet`."""
         raise NotImplementedError
 
+    def detect_batch(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """The same for RGB images of one size, ``[B, 3, H, W]``; one by one unless a subclass does better."""
+        return [self.detect(image) for image in images]
+
     def empty(self, image: Tensor) -> dict[str, Tensor]:
         """What :meth:`detect` returns where there is nothing to find."""
         shapes = {"pos": (0, 2), "x": (0, self.descriptor_dim), "score": (0,)}
@@ -60,21 +64,7 @@ class Extractor(nn.Module):
             ValueError: If the image is empty, has NaN or infinite values or not one or three channels.
             TypeError: If it is not floating point.
         """
-        if image.dim() != 3 or image.size(0) not in (1, 3) or image.numel() == 0:
-            raise ValueError(f"expected an image of shape [3, H, W] or [1, H, W], got {list(image.shape)}")
-        if not image.is_floating_point():
-            raise TypeError(f"expected a floating-point image in [0, 1], got {image.dtype}; see load_image")
-        height, width = image.shape[-2:]
-        spread = image.amax(dim=(1, 2)) - image.amin(dim=(1, 2))
-        if not torch.isfinite(spread).all():
-            raise ValueError("the image holds NaN or infinite values, expected finite ones")
-        image = image.float().expand(3, -1, -1)
-        if min(height, width) < self.min_side or bool((spread < _BLANK).all()):
-            features = self.empty(image)
-        else:
-            with single_precision():
-                features = self.detect(image)
-        return KeypointSet(**features, image_size=(width, height))
+        return self._detect_all([image], batch_size=1)[0]
 
     def extract(self, image: ImageLike, resize: int | None = 1024, side: str = "long") -> KeypointSet:
         """Load an image, resize it, find its keypoints and express them in its original pixels.
@@ -88,23 +78,79 @@ class Extractor(nn.Module):
         Returns:
             The keypoints; ``pos``, ``scale`` and ``image_size`` refer to the image as it was given.
         """
+        return self.extract_batch([image], resize, side)[0]
+
+    @torch.no_grad()
+    def extract_batch(
+        self,
+        images: Sequence[ImageLike],
+        resize: int | None = 1024,
+        side: str = "long",
+        batch_size: int = 8,
+    ) -> list[KeypointSet]:
+        """Do what :meth:`extract` does for several images; those of one size go through the detector together.
+
+        Args:
+            images: Whatever :func:`load_image` takes, each.
+            resize: See :meth:`extract`.
+            side: See :meth:`extract`.
+            batch_size: Most images that go together.
+
+        Returns:
+            The keypoints of each image, the same as those of the image alone.
+        """
         resize = None if resize is None else whole_number("resize", resize)
-        tensor = load_image(image)
-        parameter = next(self.parameters(), None)
-        if parameter is not None:
-            tensor = tensor.to(parameter.device)
-        size = torch.tensor([[tensor.size(2), tensor.size(1)]], device=tensor.device)
-        if resize is None:
-            return self.forward(tensor)
-        tensor, scale = resize_image(tensor, resize, side=side)
-        keypoints = self.forward(tensor)
-        pos = (keypoints.pos + 0.5) / scale - 0.5
-        # Enlarging moves the centre of a border pixel out of the frame by a fraction of a pixel.
-        keypoints.pos = torch.minimum(pos.clamp(min=0), size.to(pos) - 1)
-        keypoints.image_size = size
-        if "scale" in keypoints:
-            keypoints.scale = keypoints.scale / scale.prod().sqrt()
-        return keypoints
+        batch_size = whole_number("batch_size", batch_size)
+        device = next((parameter.device for parameter in self.parameters()), None)
+        sizes, scales, tensors = [], [], []
+        for image in images:
+            tensor = load_image(image)
+            tensor = tensor if device is None else tensor.to(device)
+            sizes.append(torch.tensor([[tensor.size(2), tensor.size(1)]], device=tensor.device))
+            scale = None
+            if resize is not None:
+                tensor, scale = resize_image(tensor, resize, side=side)
+            scales.append(scale)
+            tensors.append(tensor)
+        sets = self._detect_all(tensors, batch_size)
+        for keypoints, size, scale in zip(sets, sizes, scales, strict=True):
+            if scale is not None:
+                _to_original(keypoints, size, scale)
+        return sets
+
+    def _detect_all(self, images: Sequence[Tensor], batch_size: int) -> list[KeypointSet]:
+        """The keypoints of checked images, those of one size together."""
+        checked = [self._checked(image) for image in images]
+        features: dict[int, dict[str, Tensor]] = {}
+        groups: dict[Any, list[int]] = {}
+        for i, image in enumerate(checked):
+            if image is None:
+                features[i] = self.empty(images[i])
+            else:
+                groups.setdefault((image.shape, image.device), []).append(i)
+        with single_precision():
+            for members in groups.values():
+                for start in range(0, len(members), batch_size):
+                    part = members[start : start + batch_size]
+                    batch = torch.stack([image for i in part if (image := checked[i]) is not None])
+                    features.update(zip(part, self.detect_batch(batch), strict=True))
+        return [
+            KeypointSet(**features[i], image_size=(image.size(2), image.size(1)))
+            for i, image in enumerate(images)
+        ]
+
+    def _checked(self, image: Tensor) -> Tensor | None:
+        """The image with three channels, or ``None`` if it has nothing to find."""
+        if image.dim() != 3 or image.size(0) not in (1, 3) or image.numel() == 0:
+            raise ValueError(f"expected an image of shape [3, H, W] or [1, H, W], got {list(image.shape)}")
+        if not image.is_floating_point():
+            raise TypeError(f"expected a floating-point image in [0, 1], got {image.dtype}; see load_image")
+        spread = image.amax(dim=(1, 2)) - image.amin(dim=(1, 2))
+        if not torch.isfinite(spread).all():
+            raise ValueError("the image holds NaN or infinite values, expected finite ones")
+        if min(image.shape[-2:]) < self.min_side or bool((spread < _BLANK).all()):
+            return None
+        return image.float().expand(3, -1, -1)
 
     def train(self, mode: bool = True) -> "Extractor":
         """Stay in evaluation mode: batch statistics of a single image would change its features."""
@@ -126,6 +172,16 @@ class Extractor(nn.Module):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(max_num_keypoints={self.max_num_keypoints})"
+
+
+def _to_original(keypoints: KeypointSet, size: Tensor, scale: Tensor) -> None:
+    """Express keypoints of a resized image in the pixels of the one of which ``size`` is width and height."""
+    pos = (keypoints.pos + 0.5) / scale - 0.5
+    # Enlarging moves the centre of a border pixel out of the frame by a fraction of a pixel.
+    keypoints.pos = torch.minimum(pos.clamp(min=0), size.to(pos) - 1)
+    keypoints.image_size = size
+    if "scale" in keypoints:
+        keypoints.scale = keypoints.scale / scale.prod().sqrt()
 
 
 @contextmanager

@@ -120,17 +120,6 @@ def test_sift_pixel_centres(extractors):
     assert (turned[nearest] - pos)[close].mean(dim=0).abs().max() < 0.02
 
 
-def test_aliked_is_kornias(extractors, image):
-    peer = feature.ALIKED("aliked-n16", max_num_keypoints=150, detection_threshold=0.2, nms_radius=2)
-    peer.load_state_dict(load_weights("aliked-n16"), strict=False)
-    with torch.no_grad():
-        expected = peer.eval()(image[None])[0]
-    keypoints = extractors["aliked"](image)
-    torch.testing.assert_close(keypoints.pos, expected.keypoints, rtol=0, atol=0)
-    torch.testing.assert_close(keypoints.x, expected.descriptors, rtol=0, atol=0)
-    torch.testing.assert_close(keypoints.score, expected.keypoint_scores, rtol=0, atol=0)
-
-
 def test_aliked_options(image):
     small = ALIKED(model_name="aliked-t16", max_num_keypoints=None, detection_threshold=0.5)
     keypoints = small(image)

@@ -27,7 +27,7 @@ INSTRUCTION_SETS: dict[str, list[str]] = {
 # Left to itself, zig builds for the processor at hand only.
 _ZIG_OPTIONS = ["-mcpu=baseline"]
 _ONCE = ("machine.c", "graphs.c")
-_EACH = ("attention.c", "topk.c", "diverse.c")
+_EACH = ("attention.c", "topk.c", "diverse.c", "convolution.c", "detection.c")
 
 
 # What GCC knows from version 12 on.
