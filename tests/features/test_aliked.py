@@ -82,26 +82,6 @@ def test_real_photos(shared_data):
         check(detector(image), expected, share=0.995)
 
 
-def test_batches(photo):
-    detector = ALIKED(200)
-    images = [photo, photo.flip(2), photo[:, 10:200], photo.new_zeros(photo.shape), photo[:, :8]]
-    sets = detector.extract_batch(images, resize=None, batch_size=2)
-    for image, found in zip(images, sets, strict=True):
-        alone = detector(image)
-        assert found.keys() == alone.keys()
-        assert torch.equal(found.pos, alone.pos) and torch.equal(found.x, alone.x)
-        assert found.image_size.tolist() == [[image.size(2), image.size(1)]]
-    assert [keypoints.num_keypoints > 0 for keypoints in sets] == [True, True, True, False, False]
-    resized = detector.extract_batch([photo, photo.mean(dim=0)], resize=200)
-    assert all(
-        torch.equal(a.pos, detector.extract(b, 200).pos)
-        for a, b in zip(resized, (photo, photo.mean(0)), strict=True)
-    )
-    assert detector.extract_batch([]) == []
-    with pytest.raises(ValueError, match="'batch_size' must be a whole number of at least 1, got 0"):
-        detector.extract_batch([photo], batch_size=0)
-
-
 def test_gradients_are_kornias(photo):
     """Of maps, positions and descriptors with respect to the image, by what stands in for the kernels."""
     image, options = photo[:, :96, :128], {"max_num_keypoints": 50}

@@ -135,19 +135,46 @@ def test_aliked_options(image):
         ALIKED(model_name="aliked-x")
 
 
-def test_disk_is_kornias(extractors, image):
+@pytest.mark.parametrize("most", [150, 10_000, None])
+@pytest.mark.parametrize("threshold", [0.0, 8.0])
+def test_disk_is_kornias(most, threshold, image):
     peer = feature.DISK()
     peer.load_state_dict(load_weights("disk"))
     with torch.no_grad():
-        padded = F.pad(image, (0, 160 - 150, 0, 144 - 130))[None]
-        expected = peer.eval()(image[None], n=150, window_size=5, pad_if_not_divisible=True)[0]
-        heatmap, _ = peer.heatmap_and_dense_descriptors(padded)
-    keypoints = extractors["disk"](image)
-    torch.testing.assert_close(keypoints.pos, expected.keypoints, rtol=0, atol=0)
-    torch.testing.assert_close(keypoints.x, expected.descriptors, rtol=0, atol=0)
-    x, y = keypoints.pos.long().T
-    torch.testing.assert_close(keypoints.score, heatmap[0, 0, y, x])
-    assert extractor("disk", max_num_keypoints=None, detection_threshold=5.0)(image).score.min() > 5
+        expected = peer.eval()(
+            image[None], n=most, window_size=5, score_threshold=threshold, pad_if_not_divisible=True
+        )[0]
+    keypoints = extractor("disk", most, detection_threshold=threshold)(image)
+    assert keypoints.num_keypoints > 20
+    assert torch.equal(keypoints.pos, expected.keypoints)
+    torch.testing.assert_close(keypoints.x, expected.descriptors, rtol=0, atol=1e-4)
+    torch.testing.assert_close(keypoints.score, expected.detection_scores, rtol=0, atol=1e-3)
+
+
+def test_batches(detector, image):
+    """Images of one size go together, and each gets what it gets alone."""
+    images = [
+        image,
+        image.flip(2),
+        image[:, 10:100],
+        image.new_zeros(image.shape),
+        image[:, :8],
+        image.flip(1),
+    ]
+    sets = detector.extract_batch(images, resize=None, batch_size=2)
+    for one, found in zip(images, sets, strict=True):
+        alone = detector(one)
+        assert found.keys() == alone.keys() and found.num_keypoints == alone.num_keypoints
+        for key in ("pos", "x", "score"):
+            torch.testing.assert_close(found[key], alone[key], rtol=0, atol=1e-4)
+        assert found.image_size.tolist() == [[one.size(2), one.size(1)]]
+    assert [keypoints.num_keypoints > 0 for keypoints in sets[:4]] == [True, True, True, False]
+    resized = detector.extract_batch([image, image.mean(dim=0)], resize=200)
+    for one, found in zip((image, image.mean(dim=0)), resized, strict=True):
+        torch.testing.assert_close(found.pos, detector.extract(one, 200).pos, rtol=0, atol=1e-4)
+    assert detector.extract_batch([]) == []
+    with pytest.raises(ValueError, match="'batch_size' must be a whole number of at least 1, got 0"):
+        detector.extract_batch([image], batch_size=0)
 
 
 def test_xfeat_is_kornias(extractors, image):
