@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyg_match.checks import whole_number
 from pyg_match.data import KeypointSet
-from pyg_match.features.image import ImageLike, load_image, resize_image
+from pyg_match.features.image import ImageLike, load_image, load_resized
 
 _MOST = (1 << 31) - 1  # keypoints that OpenCV can count
 
@@ -104,18 +104,19 @@ class Extractor(nn.Module):
         device = next((parameter.device for parameter in self.parameters()), None)
         sizes, scales, tensors = [], [], []
         for image in images:
-            tensor = load_image(image)
-            tensor = tensor if device is None else tensor.to(device)
-            sizes.append(torch.tensor([[tensor.size(2), tensor.size(1)]], device=tensor.device))
             scale = None
-            if resize is not None:
-                tensor, scale = resize_image(tensor, resize, side=side)
+            if resize is None:
+                tensor = load_image(image)
+                size = (tensor.size(2), tensor.size(1))
+            else:
+                tensor, scale, size = load_resized(image, resize, side)
+            tensors.append(tensor if device is None else tensor.to(device))
+            sizes.append(size)
             scales.append(scale)
-            tensors.append(tensor)
         sets = self._detect_all(tensors, batch_size)
         for keypoints, size, scale in zip(sets, sizes, scales, strict=True):
             if scale is not None:
-                _to_original(keypoints, size, scale)
+                _to_original(keypoints, torch.tensor([size]), scale)
         return sets
 
     def _detect_all(self, images: Sequence[Tensor], batch_size: int) -> list[KeypointSet]:
@@ -176,6 +177,7 @@ class Extractor(nn.Module):
 
 def _to_original(keypoints: KeypointSet, size: Tensor, scale: Tensor) -> None:
     """Express keypoints of a resized image in the pixels of the one of which ``size`` is width and height."""
+    size, scale = size.to(keypoints.pos.device), scale.to(keypoints.pos.device)
     pos = (keypoints.pos + 0.5) / scale - 0.5
     # Enlarging moves the centre of a border pixel out of the frame by a fraction of a pixel.
     keypoints.pos = torch.minimum(pos.clamp(min=0), size.to(pos) - 1)

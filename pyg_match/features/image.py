@@ -1,16 +1,18 @@
 """Images as tensors: reading whatever people have, and resizing with known coordinates."""
 
-import io
+import math
 import os
-from pathlib import Path
+import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pyg_match.checks import one_of, shown, whole_number
-from pyg_match.files import is_file, user_path
+from pyg_match.checks import one_of, whole_number
+from pyg_match.features.image_file import Pixels, Shrink, pixels_of, read_file, shrink_pixels
+from pyg_match.files import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +21,17 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray[Any, Any] | Tensor |
 
 # Interpolation may overshoot [0, 1] a little; values further out mean that the range was never [0, 1].
 _OVERSHOOT = 0.1
+
+# Numbers of bits that cameras write into 16.
+_DEPTHS = (8, 10, 12, 14, 16)
+
+# An image whose brightest pixel is darker may have another range than was thought.
+_NEARLY_BLACK = 1 / 16
+
+# A photo is shrunk before anything else is done with it while it stays so many times as large as it is needed,
+_SPARE = 2
+# and one of fewer pixels in a direction is not enlarged.
+_LEAST_SIDE = 16
 
 
 def load_image(source: ImageLike) -> Tensor:
@@ -52,19 +65,75 @@ def load_image(source: ImageLike) -> Tensor:
         >>> load_image(np.zeros((480, 640), dtype=np.uint8)).shape
         torch.Size([3, 480, 640])
     """
+    return _load(source)[0]
+
+
+def load_resized(source: ImageLike, size: int, side: str = "long") -> tuple[Tensor, Tensor, tuple[int, int]]:
+    r"""Read an image at the size at which it is needed.
+
+    It is what :func:`resize_image` makes of the whole image. One that is more than four times as large is shrunk by a
+    whole number first, JPEG files while they are decoded, so that memory is no matter of its size; what is left of the
+    Gaussian smoothing is then done on the smaller image. Images of fewer than 16 pixels in a direction are not
+    enlarged.
+
+    Args:
+        source: Whatever :func:`load_image` takes.
+        size: Length in pixels of the chosen side.
+        side: ``"long"`` or ``"short"``.
+
+    Returns:
+        The image; the scale :math:`s` of the x and of the y axis, of which positions go back to the original by
+        :math:`p = (p_\mathrm{resized} + 0.5) / s - 0.5`; width and height of the original.
+
+    Shapes:
+        - **output:** :math:`(3, H, W)`, :math:`(2)`
+
+    Example:
+        >>> import numpy as np
+        >>> image, scale, size = load_resized(np.zeros((3000, 5000), dtype=np.uint8), 500)
+        >>> image.shape, scale, size
+        (torch.Size([3, 300, 500]), tensor([0.1000, 0.1000]), (5000, 3000))
+    """
+    size = whole_number("size", size)
+    one_of("side", side, ("long", "short"))
+
+    def shrink(width: int, height: int) -> int:
+        chosen = (max if side == "long" else min)(width, height)
+        return max(1, min(chosen // (_SPARE * size), min(width, height) // _LEAST_SIDE))
+
+    image, width, height, factor = _load(source, shrink)
+    if factor == 1:
+        upscale = min(width, height) >= _LEAST_SIDE
+        image, scale = resize_image(image, size, side, upscale=upscale)
+        return image, scale, (width, height)
+    new_height, new_width = _new_size(width, height, size, side)
+    smoothed = _smooth(image, [height / new_height, width / new_width], factor)
+    resized = F.interpolate(smoothed.unsqueeze(0), (new_height, new_width), mode="bilinear").squeeze(0)
+    covered = image.new_tensor([image.size(2) * factor, image.size(1) * factor])
+    return resized, image.new_tensor([new_width, new_height]) / covered, (width, height)
+
+
+def _load(source: ImageLike, shrink: Shrink | None = None) -> tuple[Tensor, int, int, int]:
+    """An image, width and height of the original, and by what it has been shrunk."""
     if isinstance(source, Tensor):
-        return _to_rgb(_unit_range(_channels_first(source, "tensor"), "tensor"))
+        return _from_tensor(source, shrink)
+    name = "array"
     if isinstance(source, np.ndarray):
-        return _from_array(source, "array")
-    if isinstance(source, str | os.PathLike):
+        shape = source.shape[:2] if source.ndim >= 2 else (0, 0)
+        pixels = shrink_pixels(Pixels(source, shape[1], shape[0]), shrink)
+    elif isinstance(source, str | os.PathLike):
         path = user_path(source)
-        return _from_array(_read_file(path), str(path))
+        pixels, name = read_file(path, shrink), str(path)
+    else:
+        from PIL import Image
 
-    from PIL import Image, ImageOps
-
-    if isinstance(source, Image.Image):
-        return _from_array(_pixels(ImageOps.exif_transpose(source)), "PIL image")
-    raise TypeError(f"expected a path, an array, a tensor or a PIL image, got {type(source).__name__}")
+        name = "PIL image"
+        if not isinstance(source, Image.Image):
+            raise TypeError(
+                f"expected a path, an array, a tensor or a PIL image, got {type(source).__name__}"
+            )
+        pixels = pixels_of(source, name, shrink)
+    return _from_array(pixels.values, name), pixels.width, pixels.height, pixels.factor
 
 
 def resize_image(
@@ -123,101 +192,34 @@ def resize_image(
     if upscale or chosen > size:
         from kornia.geometry.transform import resize
 
-        aspect_ratio = width / height
-        if (side == "short") ^ (aspect_ratio < 1):
-            new_size = size, max(1, int(size * aspect_ratio))
-        else:
-            new_size = max(1, int(size / aspect_ratio)), size
+        new_size = _new_size(width, height, size, side)
         image = resize(image, new_size, interpolation=interpolation, antialias=antialias)
     scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=image.device)
     return image, scale
 
 
-def _read_file(path: Path) -> np.ndarray[Any, Any]:
-    from PIL import Image, UnidentifiedImageError
-
-    if os.path.isdir(path):
-        raise ValueError(f"expected an image file, got the folder {path}")
-    if not is_file(path):
-        raise FileNotFoundError(f"no image at {shown(str(path))}")
-    data = path.read_bytes()
-    if not data:
-        raise ValueError(f"{path} is empty (0 bytes), expected an image")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _decode(image, data)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is not an image, or cut off; its content begins with {data[:16]!r}"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is too large to decode safely: {error} (PIL.Image.MAX_IMAGE_PIXELS sets the limit)"
-        ) from error
-    except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, … on damaged data
-        raise ValueError(
-            f"{path} ({len(data)} bytes) cannot be decoded; it is damaged, cut off or unusual: {error}"
-        ) from error
+def _new_size(width: int, height: int, size: int, side: str) -> tuple[int, int]:
+    """Height and width of an image whose chosen side is ``size``."""
+    aspect_ratio = width / height
+    if (side == "short") ^ (aspect_ratio < 1):
+        return size, max(1, int(size * aspect_ratio))
+    return max(1, int(size / aspect_ratio)), size
 
 
-def _decode(image: Any, data: bytes) -> np.ndarray[Any, Any]:
-    from PIL import ImageOps
+def _smooth(image: Tensor, ratios: list[float], factor: int) -> Tensor:
+    """Smooth a shrunk image as kornia's ``resize`` smooths a whole one, less what shrinking has done.
 
-    deep = _is_deep(image)
-    orientation = image.getexif().get(0x0112, 1)
-    image.load()  # raises where the data is cut off, which OpenCV would pass over
-    coarse = _pixels(ImageOps.exif_transpose(image))
-    if not deep:
-        return coarse
+    Args:
+        image: The image, shrunk by ``factor``.
+        ratios: Old / new height and width of the whole image.
+        factor: Side of the squares whose means were taken.
+    """
+    from kornia.filters import gaussian_blur2d
 
-    import cv2
-
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is not None and pixels.dtype == np.uint16 and pixels.shape[2:] in ((3,), (4,)):
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-        # Whether OpenCV has applied the orientation depends on the format and its version.
-        for fine in (pixels, _orient(pixels, orientation)):
-            if fine.shape == coarse.shape and np.abs(fine / 257 - coarse).max() <= 1:
-                return fine
-    return coarse
-
-
-def _is_deep(image: Any) -> bool:
-    """Whether an opened file has several channels of 16 bits."""
-    if len(image.getbands()) == 1 or not image.tile:
-        return False
-    arguments = image.tile[0][3]
-    if image.format == "PPM":
-        return isinstance(arguments, tuple) and arguments[-1] == 65535
-    return ";16" in str(arguments)
-
-
-def _orient(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """Apply an EXIF orientation (1–8) to ``[H, W, C]`` pixels."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
-
-
-def _pixels(image: Any) -> np.ndarray[Any, Any]:
-    """The pixels of a PIL image as ``[H, W]`` or ``[H, W, C]``."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
-    if image.mode == "I":
-        pixels = np.asarray(image)
-        low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
-        if low < 0 or high > 65535:
-            raise ValueError(f"integer pixels run from {low} to {high}, expected 0 to 65535")
-        return pixels.astype(np.uint16)
-    if image.mode == "F":
-        return np.asarray(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        return np.asarray(image.convert("RGBA"))
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    done = (factor**2 - 1) / 12  # the variance of a square
+    sigmas = [math.sqrt(max(((ratio - 1) / 2) ** 2 - done, 1e-6)) / factor for ratio in ratios]
+    sides = [2 * int(max(2 * sigma, 1)) + 1 for sigma in sigmas]
+    return gaussian_blur2d(image.unsqueeze(0), (sides[0], sides[1]), (sigmas[0], sigmas[1])).squeeze(0)
 
 
 def _from_array(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
@@ -234,6 +236,13 @@ def _from_array(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
         pixels.transpose(2, 0, 1), dtype=dtype, order="C"
     )  # a copy: the pixels of files are read-only
     return _to_rgb(_unit_range(torch.from_numpy(native), name))
+
+
+def _from_tensor(source: Tensor, shrink: Shrink | None) -> tuple[Tensor, int, int, int]:
+    image = _to_rgb(_unit_range(_channels_first(source, "tensor"), "tensor"))
+    height, width = image.shape[1:]
+    factor = 1 if shrink is None else shrink(width, height)
+    return F.avg_pool2d(image, factor) if factor > 1 else image, width, height, factor
 
 
 def _channels_first(image: Tensor, name: str) -> Tensor:
@@ -253,7 +262,7 @@ def _unit_range(image: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}: the image is on the meta device, which holds no numbers")
     full = {torch.bool: 1.0, torch.uint8: 255.0, torch.uint16: 65535.0}.get(image.dtype)
     if full is not None:
-        return image.float() / full
+        return _with_range(image, full, name)
     if not image.is_floating_point():
         raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {image.dtype}")
     finite = torch.isfinite(image)
@@ -262,7 +271,28 @@ def _unit_range(image: Tensor, name: str) -> Tensor:
     low, high = (float(bound) for bound in image.detach().aminmax())
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise ValueError(f"{name}: expected floating-point pixels in [0, 1], got {low:.4g} to {high:.4g}")
+    _warn_if_nearly_black(high, name)
     return image.float().clamp(0, 1)
+
+
+def _with_range(image: Tensor, full: float, name: str) -> Tensor:
+    """Whole numbers as parts of the largest one that their number of bits can hold."""
+    numbers = image.float()
+    high = int(numbers.max())
+    if image.dtype == torch.uint16 and 0 < high < 1 << _DEPTHS[-2]:
+        bits = next(depth for depth in _DEPTHS if high < 1 << depth)
+        full = (1 << bits) - 1
+        warnings.warn(f"{name}: 16-bit pixels up to {high} are taken as numbers of {bits} bits", stacklevel=2)
+    _warn_if_nearly_black(high / full, name)
+    return numbers / full
+
+
+def _warn_if_nearly_black(high: float, name: str) -> None:
+    if 0 < high < _NEARLY_BLACK:
+        warnings.warn(
+            f"{name}: the image is nearly black, its brightest pixel is {high:.2g} of 1; is that its range?",
+            stacklevel=2,
+        )
 
 
 def _to_rgb(image: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -10,6 +12,8 @@ from kornia.geometry.transform import resize
 from PIL import Image, ImageOps
 
 from pyg_match.features import load_image, resize_image
+from pyg_match.features.image import load_resized
+from pyg_match.ops.convolution import sample_at
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (11, 7, 3), dtype=np.uint8)
@@ -74,8 +78,8 @@ def test_32_bit_grey(tmp_path):
     pixels = RGB16[..., 0].astype(np.int32)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     equal(load_image(tmp_path / "a.tif"), expected(pixels, 65535))
-    tifffile.imwrite(tmp_path / "a.tif", pixels * 2)
-    with pytest.raises(ValueError, match=r"a\.tif .*integer pixels run from .* expected 0 to 65535"):
+    tifffile.imwrite(tmp_path / "a.tif", -pixels)
+    with pytest.raises(ValueError, match=r"a\.tif .*integer pixels run from -.* expected none below 0"):
         load_image(tmp_path / "a.tif")
 
 
@@ -303,3 +307,162 @@ def test_pixels_with_gradients_are_read_without_a_warning(dtype):
     torch.testing.assert_close(load_image(pixels), pixels.float())
     with pytest.raises(ValueError, match=r"in \[0, 1\], got -?\d.* to "):
         load_image(pixels * 10)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 200), (10, 900), (12, 4000), (14, 16000)])
+@pytest.mark.parametrize("kind", ["file", "array", "tensor"])
+def test_fewer_bits_in_16(tmp_path, bits, most, kind):
+    """Cameras write numbers of 10, 12 or 14 bits; taken as 16 bits such an image is black."""
+    pixels = np.linspace(0, most, 77).astype(np.uint16).reshape(11, 7)
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), pixels)
+    source = {
+        "file": path,
+        "array": pixels,
+        "tensor": torch.from_numpy(pixels.astype(np.int32)).to(torch.uint16),
+    }
+    with pytest.warns(UserWarning, match=rf"16-bit pixels up to {most} are taken as numbers of {bits} bits"):
+        image = load_image(source[kind])
+    equal(image, expected(pixels, 2**bits - 1))
+
+
+def test_32_bit_numbers(tmp_path):
+    pixels = RGB16[..., 0].astype(np.int32) * 2**15
+    pixels[0, 0] = 2**30 + 5
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    with pytest.warns(UserWarning, match=r"a\.tif: integer pixels up to \d+ are taken as numbers of 31 bits"):
+        image = load_image(tmp_path / "a.tif")
+    equal(image, expected(pixels / (2**31 - 1), 1), atol=1e-4)
+    tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0].astype(np.int32))
+    with pytest.warns(UserWarning, match="taken as numbers of 8 bits"):
+        equal(load_image(tmp_path / "a.tif"), expected(RGB[..., 0]))
+
+
+@pytest.mark.parametrize("pixels", [RGB // 20, (RGB / 255**2).astype(np.float32)])
+def test_nearly_black_images_are_warned_about(pixels):
+    with pytest.warns(
+        UserWarning, match="array: the image is nearly black, its brightest pixel is 0.0.* of 1"
+    ):
+        load_image(pixels)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_black_images_and_usual_ones_are_not(dtype):
+    full = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    for share in (0, 0.3, 1):
+        assert load_image(np.full((4, 5), share * full, dtype=dtype)).max() == pytest.approx(share, abs=0.01)
+
+
+def test_float_rgb_tiff(tmp_path):
+    pixels = RNG.random((5, 6, 3), dtype=np.float32)
+    for data in (pixels, pixels.astype(np.float64)):
+        tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb")
+        equal(load_image(tmp_path / "a.tif"), expected(pixels, 1))
+    tifffile.imwrite(tmp_path / "a.tif", 100 * pixels, photometric="rgb")
+    with pytest.raises(ValueError, match=r"a\.tif: expected floating-point pixels in \[0, 1\]"):
+        load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "is a HEIC image, .* pillow-heif"),
+        (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", "is a Radiance HDR image, whose range has no bounds"),
+        (b"\x76\x2f\x31\x01\x02\x00\x00\x00", "is an OpenEXR image, whose range has no bounds"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, data, message):
+    (tmp_path / "a.bin").write_bytes(data + bytes(100))
+    with pytest.raises(ValueError, match=rf"a\.bin {message}"):
+        load_image(tmp_path / "a.bin")
+
+
+def waves(height: int, width: int) -> np.ndarray:
+    """A large photo without much detail: what shrinking leaves of it is known."""
+    y, x = np.mgrid[:height, :width]
+    values = [0.5 + 0.4 * np.sin((a * x + b * y) / height * 20) for a, b in ((1, 0), (0.6, 0.8), (0.2, -1))]
+    return (255 * np.stack(values, axis=2)).astype(np.uint8)
+
+
+def large_sources(folder, pixels):
+    yield pixels
+    yield torch.from_numpy(pixels).permute(2, 0, 1)
+    yield Image.fromarray(pixels)
+    yield (pixels / 255).astype(np.float32)
+    yield pixels.astype(np.uint16) * 257
+    for suffix in ("png", "jpg"):
+        path = folder / f"large.{suffix}"
+        Image.fromarray(pixels).save(path, quality=95)
+        yield path
+
+
+@pytest.mark.parametrize("shape", [(1200, 1600), (1203, 1605)])
+@pytest.mark.parametrize(("size", "side"), [(150, "long"), (101, "short"), (260, "long")])
+def test_large_images_are_what_the_whole_one_gives(tmp_path, shape, size, side):
+    pixels = waves(*shape)
+    whole, whole_scale = resize_image(load_image(pixels), size, side)
+    for source in large_sources(tmp_path, pixels):
+        image, scale, original = load_resized(source, size, side)
+        assert original == (shape[1], shape[0]) and image.shape == whole.shape
+        torch.testing.assert_close(scale, whole_scale, atol=0, rtol=0.01)
+        # The frames may differ by the pixels that fill no square: compare what both have inside.
+        y, x = torch.meshgrid(*(torch.arange(5.0, n - 5) for n in image.shape[1:]), indexing="ij")
+        at = torch.stack([x, y], dim=2).view(-1, 2)
+        there = ((at + 0.5) / scale) * whole_scale - 0.5
+        torch.testing.assert_close(
+            sample_at(image[None], at[None]), sample_at(whole[None], there[None]), atol=0.02, rtol=0
+        )
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize("shape", [(800, 1200), (801, 1203)])
+def test_large_photos_that_are_turned(tmp_path, orientation, shape):
+    """A blob is where it is in the upright photo, whatever scale the file is decoded at."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    blob = (255 * np.exp(-((x - 300) ** 2 + (y - 200) ** 2) / (2 * 60**2))).astype(np.uint8)
+    image = Image.fromarray(blob)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened)).astype(float)
+    centre = [
+        (upright * grid).sum() / upright.sum() for grid in np.mgrid[: upright.shape[0], : upright.shape[1]]
+    ]
+    resized, scale, size = load_resized(tmp_path / "a.jpg", 100)
+    assert size == (upright.shape[1], upright.shape[0])
+    v, u = torch.meshgrid(*(torch.arange(float(n)) for n in resized.shape[1:]), indexing="ij")
+    mass = torch.stack([(resized[0] * u).sum(), (resized[0] * v).sum()]) / resized[0].sum()
+    found = (mass + 0.5) / scale - 0.5
+    torch.testing.assert_close(found, torch.tensor([centre[1], centre[0]]).float(), atol=0.3, rtol=0)
+
+
+def test_images_of_few_pixels_are_not_enlarged():
+    for shape in ((5, 5), (200, 15)):
+        image, scale, size = load_resized(np.zeros((*shape, 3), np.uint8), 1024)
+        assert image.shape == (3, *shape) and scale.tolist() == [1, 1] and size == (shape[1], shape[0])
+    assert load_resized(np.zeros((16, 16), np.uint8), 64)[0].shape == (3, 64, 64)
+    assert load_resized(RGB.repeat(400, axis=1), 20)[0].shape == (3, 1, 20)
+
+
+def test_images_with_alpha_are_not_shrunk_first(tmp_path):
+    pixels = np.dstack([waves(900, 1200), np.full((900, 1200), 128, np.uint8)])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected, _ = resize_image(load_image(pixels), 100)
+    equal(load_resized(tmp_path / "a.png", 100)[0], expected)
+
+
+def test_memory_of_a_large_photo(tmp_path):
+    """One of 24 megapixels, decoded at a quarter; whole it would take more than 288 MB in single precision."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(waves(400, 600)).resize((6000, 4000)).save(path)
+    code = (
+        "import sys, resource, numpy; from PIL import Image; import cv2, kornia.geometry, kornia.filters\n"
+        "from pyg_match.features.image import load_resized\n"
+        "load_resized(numpy.zeros((900, 900, 3), numpy.uint8), 100)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); load_resized(sys.argv[1], 640); print((peak() - before) / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
