@@ -1,23 +1,31 @@
-"""Compare the graph matcher on complete graphs with kornia's LightGlue: assignments, matches, gradients.
+"""Compare detectors with kornia's modules, and the graph matcher on complete graphs with kornia's LightGlue.
 
     python benchmarks/parity.py ROOT [--features aliked disk] [--pairs 10]
 
-ROOT is a folder in HPatches layout. Every figure is the worst over the pairs.
+ROOT is a folder in HPatches layout. Of detectors: the share of keypoints that are the same to .05 px, the least cosine
+of their descriptors, and the share of matches of `NAME-sparse` that stay when kornia's module detects. Of matchers:
+assignments, matches and gradients. Every figure is the worst over the images or pairs.
 """
 
 import argparse
 import gc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from kornia import feature
 from kornia.feature import LightGlue
 from torch import Tensor
 
-from pyg_match.data import KeypointPair
+from pyg_match import Matcher
+from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import HPatches
-from pyg_match.features import extractor
+from pyg_match.features import Extractor, extractor
 from pyg_match.nn import GraphMatcher, convert_lightglue
 from pyg_match.pretrained import load_weights
+
+SAME_PIXELS = 0.05
 
 
 def kornia_lightglue(name: str) -> LightGlue:
@@ -81,6 +89,60 @@ def compare(
     return figures
 
 
+class Kornias(Extractor):
+    """kornia's module of a detector, as it comes."""
+
+    descriptor_dim = 128
+
+    def __init__(self, name: str, max_num_keypoints: int, detection_threshold: float | None = None) -> None:
+        super().__init__(max_num_keypoints)
+        if name == "aliked":
+            threshold = 0.2 if detection_threshold is None else detection_threshold
+            self.model: torch.nn.Module = feature.ALIKED("aliked-n16", max_num_keypoints, threshold)
+            self.model.load_state_dict(load_weights("aliked-n16"), strict=False)
+            self.options: dict[str, Any] = {}
+        else:
+            self.model = feature.DISK()
+            self.model.load_state_dict(load_weights("disk"))
+            self.options = {"n": max_num_keypoints, "pad_if_not_divisible": True}
+        self.freeze()
+
+    def detect(self, image: Tensor) -> dict[str, Tensor]:
+        found = self.model(image[None], **self.options)[0]
+        score = found.keypoint_scores if isinstance(self.model, feature.ALIKED) else found.detection_scores
+        return {"pos": found.keypoints, "x": found.descriptors, "score": score}
+
+
+def compare_keypoints(found: KeypointSet, expected: KeypointSet) -> tuple[float, float]:
+    """The share of keypoints that both have, and the least cosine of their descriptors."""
+    distance = torch.cdist(found.pos, expected.pos, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest, index = distance.min(dim=1)
+    same = nearest < SAME_PIXELS
+    share = float(same.sum()) / max(found.num_keypoints, expected.num_keypoints)
+    return share, float((found.x[same] * expected.x[index[same]]).sum(dim=1).min())
+
+
+def compare_detectors(name: str, pairs: Sequence[Any], count: int) -> None:
+    """Print how much a detector differs from kornia's module."""
+    matcher = Matcher.from_pretrained(f"{name}-sparse", max_num_keypoints=count)
+    peer = Matcher(Kornias(name, count), matcher.matcher, matcher.transform)
+    shares, cosines, kept = [], [], []
+    for pair in pairs:
+        ours, theirs = (one(pair.path0, pair.pathk) for one in (matcher, peer))
+        ends = [torch.cat([r.points0, r.points1], dim=1) for r in (ours, theirs)]
+        if min(len(points) for points in ends) > 0:
+            apart = torch.cdist(ends[0], ends[1], p=torch.inf).amin(dim=1)
+            kept.append(float((apart < SAME_PIXELS).sum()) / max(len(points) for points in ends))
+        for path in (pair.path0, pair.pathk):
+            share, cosine = compare_keypoints(matcher.extractor.extract(path), peer.extractor.extract(path))
+            shares.append(share)
+            cosines.append(cosine)
+    print(
+        f"{name:18}{min(shares):>16.2%}{min(cosines):>15.6f}{min(kept):>12.2%}{sum(kept) / len(kept):>12.2%}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,7 +154,11 @@ def main() -> None:
     args = parser.parse_args()
     pairs = list(HPatches(args.root))
     pairs = pairs[:: max(1, len(pairs) // args.pairs)][: args.pairs]
-    print(f"{len(pairs)} pairs, {args.max_keypoints} keypoints, complete graph; the worst over the pairs")
+    print(f"{len(pairs)} pairs, {args.max_keypoints} keypoints, 1024 px; the worst over the images or pairs")
+    print(f"{'detector':18}{'same keypoints':>16}{'least cosine':>15}{'matches':>12}{'mean':>12}")
+    for name in args.features:
+        compare_detectors(name, pairs, args.max_keypoints)
+    print(f"\n{len(pairs)} pairs, {args.max_keypoints} keypoints, complete graph; the worst over the pairs")
     print(f"{'weights':18}{'precision':>10}{'log assignment':>16}{'other matches':>15}{'gradient':>12}")
     for name in args.features:
         detect = extractor(name, max_num_keypoints=args.max_keypoints)

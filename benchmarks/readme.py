@@ -228,6 +228,48 @@ def knn(folder: Path) -> tuple[str, list[Results]] | None:
     return "\n\n".join([start, table(["N, points", *peers], lines), spread(results)]), [results]
 
 
+def end_to_end(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "end_to_end")
+    if results is None:
+        return None
+    rows = results["rows"]
+    lines = []
+    for features, side, threads in _kinds(rows, "features", "side", "threads"):
+        at: Row = {"side": side, "threads": threads}
+        detection = find(rows, features, what="detect", **at)
+        own: Row = {"what": "match", "features": features, **at}
+        here = [row for row in rows if all(row.get(key) == value for key, value in own.items())]
+        for name in [
+            row["peer"] for row in here if row["peer"].startswith(f"{features}-") and "," not in row["peer"]
+        ]:
+            total = find(rows, name, **own)
+            theirs = [
+                find(rows, peer, **own) for peer in (f"{name}, kornia's detector", "kornia", "official")
+            ]
+            ratios = [times(t / total if t and total else None) for t in theirs]
+            lines.append([f"{name}, {side} px, {threads}", ms(detection), ms(total), *ratios])
+    parts = [
+        "Two photos to matches, everything but reading files, the strongest "
+        f"{results['settings']['max_keypoints']} keypoints of each, ms; for the others how many times longer they take. "
+        "The first column is the detector alone, on one photo.",
+        table(
+            ["matcher, longer side, threads", "detector", "two photos", "with kornia's detector",
+             "kornia's LightGlue", "official LightGlue"],
+            lines,
+        ),
+    ]  # fmt: skip
+    used = {row["peer"]: f"{row['mib']:.0f} MiB" for row in results.get("memory", [])}
+    if used:
+        pairs = [f"{name} {used[name]}, kornia's {used[f'{name}, kornia']}" for name in ("aliked", "disk")]
+        parts.append(f"What detection adds to memory at its peak: {'; '.join(pairs)}.")
+    return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def _kinds(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
+    """The different values of some labels, in their order."""
+    return list(dict.fromkeys(tuple(row[name] for name in names) for row in rows if set(names) <= row.keys()))
+
+
 def matcher(folder: Path) -> tuple[str, list[Results]] | None:
     results = read(folder, "matcher")
     if results is None:
@@ -420,6 +462,7 @@ def graphs(folder: Path) -> tuple[str, list[Results]] | None:
 
 
 SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
+    "end to end": end_to_end,
     "operator": operator,
     "layers": layers,
     "knn": knn,

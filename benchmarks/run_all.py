@@ -60,6 +60,11 @@ JOBS = (
     ),
     Job("layers", "layers.py", quick=f"--sizes 512 2048 {QUICK}", plot=True),
     Job("knn", "knn.py", quick=f"--sizes 512 2048 8192 --k 8 32 {QUICK}"),
+    Job(
+        "end_to_end",
+        "end_to_end.py",
+        quick="--sizes 640 --thread-counts 2 --features aliked --no-memory --budget 1",
+    ),
     Job("matcher", "matcher.py", "--bf16", "--sizes 512 1024 2048 --budget 4", plot=True),
     Job("graphs", "graphs.py", quick="--quick"),
 )

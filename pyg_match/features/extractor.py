@@ -12,6 +12,7 @@ from pyg_match.data import KeypointSet
 from pyg_match.features.image import ImageLike, load_image, load_resized
 
 _MOST = (1 << 31) - 1  # keypoints that OpenCV can count
+_BATCH_SIZE = 8  # of images on a GPU
 
 # Half a grey level of an 8-bit image: whatever varies less is of one colour.
 _BLANK = 0.5 / 255
@@ -86,7 +87,7 @@ class Extractor(nn.Module):
         images: Sequence[ImageLike],
         resize: int | None = 1024,
         side: str = "long",
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> list[KeypointSet]:
         """Do what :meth:`extract` does for several images; those of one size go through the detector together.
 
@@ -94,13 +95,13 @@ class Extractor(nn.Module):
             images: Whatever :func:`load_image` takes, each.
             resize: See :meth:`extract`.
             side: See :meth:`extract`.
-            batch_size: Most images that go together.
+            batch_size: Most images that go together. By default 8, but 1 on the CPU, where more are no faster.
 
         Returns:
             The keypoints of each image, the same as those of the image alone.
         """
         resize = None if resize is None else whole_number("resize", resize)
-        batch_size = whole_number("batch_size", batch_size)
+        batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
         device = next((parameter.device for parameter in self.parameters()), None)
         sizes, scales, tensors = [], [], []
         for image in images:
@@ -119,7 +120,7 @@ class Extractor(nn.Module):
                 _to_original(keypoints, torch.tensor([size]), scale)
         return sets
 
-    def _detect_all(self, images: Sequence[Tensor], batch_size: int) -> list[KeypointSet]:
+    def _detect_all(self, images: Sequence[Tensor], batch_size: int | None) -> list[KeypointSet]:
         """The keypoints of checked images, those of one size together."""
         checked = [self._checked(image) for image in images]
         features: dict[int, dict[str, Tensor]] = {}
@@ -131,8 +132,9 @@ class Extractor(nn.Module):
                 groups.setdefault((image.shape, image.device), []).append(i)
         with single_precision():
             for members in groups.values():
-                for start in range(0, len(members), batch_size):
-                    part = members[start : start + batch_size]
+                size = batch_size or (1 if images[members[0]].device.type == "cpu" else _BATCH_SIZE)
+                for start in range(0, len(members), size):
+                    part = members[start : start + size]
                     batch = torch.stack([image for i in part if (image := checked[i]) is not None])
                     features.update(zip(part, self.detect_batch(batch), strict=True))
         return [

@@ -271,6 +271,34 @@ def test_matcher(load, tmp_path, hpatches, capsys):
         matcher.detect(32, 1000, seed=0)
 
 
+def test_end_to_end(load, tmp_path, capsys):
+    out, text = tmp_path / "end_to_end.json", tmp_path / "README.md"
+    words = ["--sizes", "96", "--thread-counts", "1", "--max-keypoints", "24", "--features", "aliked", *FAST]
+    bench = load("end_to_end")
+    bench.main([*words, "--out", str(out)])
+    results = read(out)
+    kinds = {(row["what"], row["peer"]) for row in results["rows"]}
+    assert {kind for kind in kinds if kind[0] == "match"} == {
+        ("match", name)
+        for name in (
+            "aliked-sparse",
+            "aliked-sparse, kornia's detector",
+            "aliked-lightglue",
+            "kornia",
+            "official",
+        )
+    }
+    assert {name for what, name in kinds if what == "detect"} == {
+        *bench.DETECTORS, "aliked, kornia", "disk, kornia"
+    }  # fmt: skip
+    assert all(row["mib"] >= 0 for row in results["memory"]) and len(results["targets"]) == 4
+    assert "peak memory aliked, kornia" in capsys.readouterr().out
+    text.write_text("<!-- begin: end to end -->\n<!-- end: end to end -->\n")
+    assert load("readme").main(["--results", str(tmp_path), "--readme", str(text)]) == 0
+    assert "| aliked-sparse, 96 px, 1 |" in text.read_text()
+    assert "What detection adds to memory at its peak: aliked" in text.read_text()
+
+
 def matcher_row(results: dict, peer: str) -> dict:
     return next(row for row in results["rows"] if row["peer"] == peer)
 
@@ -395,7 +423,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
         "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
         and "| photos (3) | complete |" in written
     )
-    assert written.count("STALE") == 4 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert written.count("STALE") == 5 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
 
