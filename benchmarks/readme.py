@@ -249,9 +249,8 @@ def end_to_end(folder: Path) -> tuple[str, list[Results]] | None:
             ratios = [times(t / total if t and total else None) for t in theirs]
             lines.append([f"{name}, {side} px, {threads}", ms(detection), ms(total), *ratios])
     parts = [
-        "Two photos to matches, everything but reading files, the strongest "
-        f"{results['settings']['max_keypoints']} keypoints of each, ms; for the others how many times longer they take. "
-        "The first column is the detector alone, on one photo.",
+        f"Two photos to matches, all but reading files, the strongest {results['settings']['max_keypoints']} keypoints "
+        "of each, ms; for the others how many times longer they take. The detector alone takes one photo.",
         table(
             ["matcher, longer side, threads", "detector", "two photos", "with kornia's detector",
              "kornia's LightGlue", "official LightGlue"],
