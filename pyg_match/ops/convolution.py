@@ -176,9 +176,19 @@ def _run(
     offset: Optional[Tensor] = None,
     pool: int = 0,
 ) -> tuple[Tensor, Optional[Tensor]]:
+    images, height, width, channels = x.shape
+    first = convolution if before is None else before
+    if channels != first.channels or (before is not None and before.out_channels != convolution.channels):
+        raise ValueError(f"maps of {channels} channels do not fit {first} and {convolution}")
+    for name, tensor, size in (
+        ("shortcut", shortcut, convolution.out_channels), ("offset", offset, 2 * convolution.side**2)
+    ):  # fmt: skip
+        if tensor is not None and tensor.shape != (images, height, width, size):
+            raise ValueError(
+                f"'{name}' must have shape {[images, height, width, size]}, got {list(tensor.shape)}"
+            )
     x = x.contiguous()
     shortcut, offset = (None if t is None else t.contiguous() for t in (shortcut, offset))
-    images, height, width, _ = x.shape
     out = x.new_empty(images, height, width, convolution.out_channels)
     pooled = x.new_empty(images, height // pool, width // pool, convolution.out_channels) if pool else None
     work = out.numel() * convolution.channels * convolution.side**2
@@ -186,7 +196,7 @@ def _run(
     row_bytes = 0 if before is None else width * before.out_channels * 4
     rows = -(-images * height // (threads * _TASKS))
     if before is not None:
-        rows = min(rows, max(1, _STRIP_BYTES // row_bytes - 2))
+        rows = min(rows, max(1, _STRIP_BYTES // max(1, row_bytes) - 2))
     if pool:
         rows = -(-rows // pool) * pool
     taps = max(layer.side**2 * layer.channels for layer in (convolution, before) if layer is not None)

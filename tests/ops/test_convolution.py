@@ -112,6 +112,18 @@ def test_no_pixels():
     assert convolve(torch.empty(1, 1, 0, 3), layer(8, 3, 1)).shape == (1, 1, 0, 8)
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    x, convolution = torch.randn(1, 4, 5, 3), layer(8, 3, 3)
+    with pytest.raises(ValueError, match="maps of 4 channels do not fit"):
+        convolve(torch.randn(1, 4, 5, 4), convolution)
+    with pytest.raises(ValueError, match="maps of 3 channels do not fit"):
+        convolve_twice(x, convolution, convolution, 2)
+    with pytest.raises(ValueError, match=r"'shortcut' must have shape \[1, 4, 5, 8\], got \[1, 4, 5, 3\]"):
+        convolve(x, convolution, shortcut=x)
+    with pytest.raises(ValueError, match=r"'offset' must have shape \[1, 4, 5, 18\], got \[1, 4, 5, 3\]"):
+        convolve(x, convolution, offset=x)
+
+
 def test_other_kernels_are_refused():
     with pytest.raises(ValueError, match=r"1 x 1 or 3 x 3, got \[5, 5\]"):
         layer(4, 4, 5)
