@@ -73,12 +73,12 @@ def pipelines(name: str, side: int, count: int) -> dict[str, Callable[[], Call |
     ours = detector(name, count)
     calls: dict[str, Callable[[], Call | str]] = {}
     for weights in MATCHERS[name]:
-        matcher = GraphMatcher.from_pretrained(weights)
+        matcher = GraphMatcher.from_pretrained(weights).freeze()
         calls[weights] = _bound(Matcher(ours, matcher, graph_of(weights), side), *images)
     if name not in ("aliked", "disk"):
         return calls
     theirs, weights = kornias(name, count), MATCHERS[name][0]
-    slow = Matcher(theirs, GraphMatcher.from_pretrained(weights), graph_of(weights), side)
+    slow = Matcher(theirs, GraphMatcher.from_pretrained(weights).freeze(), graph_of(weights), side)
     calls[THEIRS.format(weights)] = _bound(slow, *images)
     dense = kornia_lightglue(f"{name}-lightglue")
     official = official_lightglue(dense, dense.conf.n_layers)

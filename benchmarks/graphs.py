@@ -131,7 +131,7 @@ def cost_targets(rows: list[Row]) -> list[Target]:
 
 def matcher(pair: KeypointPair) -> Call:
     """A matcher of LightGlue's shape on a sparse graph, which is to be compared with the cost of drawing it."""
-    model = GraphMatcher().eval()
+    model = GraphMatcher().freeze()
     graph = CandidateEdges(16)(AnchorEdges(64)(KNNGraph(K // 2, loop=True)(pair)))
 
     @torch.no_grad()

@@ -179,7 +179,7 @@ class Contest:
                 TRAINED if name.startswith("trained") else WEIGHTS,
                 bfloat16=name.endswith("-bfloat16"),
                 **options,
-            )
+            ).freeze()
         self.depth = self.models["trained"].config.num_layers
         self.short = [f"official-{self.depth}"] if self.depth < depth else []
         for name in self.short:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw, (fewest, most) = random.Random(args.seed), args.keypoints
     targets = []
     for half in (False, True):
-        matcher = GraphMatcher.from_pretrained(args.weights, bfloat16=half)
+        matcher = GraphMatcher.from_pretrained(args.weights, bfloat16=half).freeze()
         for _ in range(3):
             matcher(graph(random_pair(most, most)))
         before, done = resident(), 0

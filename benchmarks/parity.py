@@ -9,6 +9,7 @@ assignments, matches and gradients. Every figure is the worst over the images or
 
 import argparse
 import gc
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ class Kornias(Extractor):
         else:
             self.model = feature.DISK()
             self.model.load_state_dict(load_weights("disk"))
+            self.min_side = 17
             self.options = {"n": max_num_keypoints, "pad_if_not_divisible": True}
         self.freeze()
 
@@ -119,7 +121,8 @@ def compare_keypoints(found: KeypointSet, expected: KeypointSet) -> tuple[float,
     nearest, index = distance.min(dim=1)
     same = nearest < SAME_PIXELS
     share = float(same.sum()) / max(found.num_keypoints, expected.num_keypoints)
-    return share, float((found.x[same] * expected.x[index[same]]).sum(dim=1).min())
+    cosines = (found.x[same] * expected.x[index[same]]).sum(dim=1)
+    return share, float(cosines.min()) if len(cosines) else math.nan
 
 
 def compare_detectors(name: str, pairs: Sequence[Any], count: int) -> None:
@@ -137,10 +140,8 @@ def compare_detectors(name: str, pairs: Sequence[Any], count: int) -> None:
             share, cosine = compare_keypoints(matcher.extractor.extract(path), peer.extractor.extract(path))
             shares.append(share)
             cosines.append(cosine)
-    print(
-        f"{name:18}{min(shares):>16.2%}{min(cosines):>15.6f}{min(kept):>12.2%}{sum(kept) / len(kept):>12.2%}",
-        flush=True,
-    )
+    least, mean = min(kept, default=math.nan), sum(kept) / max(1, len(kept))
+    print(f"{name:18}{min(shares):>16.2%}{min(cosines):>15.6f}{least:>12.2%}{mean:>12.2%}", flush=True)
 
 
 def main() -> None:

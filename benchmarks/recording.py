@@ -37,9 +37,10 @@ def random_pair(num_keypoints: int, graph: str) -> KeypointPair:
 
 def make_peers(pair: KeypointPair) -> dict[str, Callable[[], Call | str]]:
     """What is timed, by name."""
-    fresh = GraphMatcher().eval()
-    used = GraphMatcher().eval()
+    fresh = GraphMatcher().freeze()
+    used = GraphMatcher()
     used.load_state_dict(fresh.state_dict())
+    used.freeze()
     with record_attention(used, top=1), torch.inference_mode():
         used(pair)
 

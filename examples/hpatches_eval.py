@@ -188,20 +188,20 @@ def trained_matcher(weights: str | None, features: str, precision: str = "") -> 
         raise ValueError(
             f"'{weights}' was trained on '{found.get('extractor')}' keypoints, not on '{features}'"
         )
-    model = GraphMatcher.from_pretrained(weights, bfloat16=precision == "bfloat16")
+    model = GraphMatcher.from_pretrained(weights, bfloat16=precision == "bfloat16").freeze()
     return graph_matcher(model, graph_from_recipe(found.get("graph", [])))
 
 
 def build_methods(names: Iterable[str], features: str, trained: str | None = None) -> dict[str, Method]:
     """The methods of these names; ValueError for an unknown one or one without weights for the features."""
-    model = functools.cache(lambda: GraphMatcher.from_pretrained(WEIGHTS[features]))
+    model = functools.cache(lambda: GraphMatcher.from_pretrained(WEIGHTS[features]).freeze())
     builders: dict[str, Callable[[str], Method]] = {
         "mnn": lambda _: nearest_neighbours,
         "ratio": lambda number: functools.partial(nearest_neighbours, ratio=float(number)),
         "kornia": lambda _: kornia_lightglue(features),
         "complete": lambda _: graph_matcher(model()),
         "layers": lambda number: graph_matcher(
-            GraphMatcher.from_pretrained(WEIGHTS[features], num_layers=int(number))
+            GraphMatcher.from_pretrained(WEIGHTS[features], num_layers=int(number)).freeze()
         ),
         "candidates": lambda number: graph_matcher(model(), CandidateEdges(int(number))),
         "knn": lambda number: graph_matcher(model(), KNNGraph(int(number), loop=True)),

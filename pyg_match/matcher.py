@@ -198,7 +198,7 @@ class Matcher:
             )
         if transform is None and metadata.get("graph"):
             transform = graph_from_recipe(metadata["graph"])
-        matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device)
+        matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device).freeze()
         options = metadata.get("extractor_options", {})
         try:
             detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)

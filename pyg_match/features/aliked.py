@@ -1,7 +1,5 @@
 """ALIKED keypoints."""
 
-from typing import Any
-
 from torch import Tensor
 
 from pyg_match.checks import real_number, shown, whole_number
@@ -51,13 +49,15 @@ class ALIKED(Extractor):
         nms_radius = whole_number("nms_radius", nms_radius, least=0, most=512)
         if model_name not in MODELS:
             raise ValueError(f"'model_name' must be one of {', '.join(MODELS)}, got {shown(model_name)}")
+        limit = -1 if self.max_num_keypoints is None else self.max_num_keypoints
         with single_precision():
-            self.model = feature.ALIKED(model_name)
-            # The one buffer that kornia has and the file lacks is a constant grid.
-            weights = load_weights(model_name)
-            self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})
-        self.network = ALIKEDNetwork(self.model, self.max_num_keypoints, detection_threshold, nms_radius)
-        self.register_load_state_dict_post_hook(_take_weights)
+            self.model = feature.ALIKED(model_name, limit, detection_threshold, nms_radius)
+        # The one buffer that kornia has and the file lacks is a constant grid.
+        weights = load_weights(model_name)
+        self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})
+        self._options = (self.max_num_keypoints, detection_threshold, nms_radius)
+        self.network = ALIKEDNetwork(self.model, *self._options)
+        self._versions = self._weights()
         self.descriptor_dim = self.model.desc_head.sf_conv.out_channels
         self.freeze()
 
@@ -65,13 +65,13 @@ class ALIKED(Extractor):
         return self.detect_batch(image.unsqueeze(0))[0]
 
     def detect_batch(self, images: Tensor) -> list[dict[str, Tensor]]:
+        versions = self._weights()
+        if versions != self._versions:
+            self.network, self._versions = ALIKEDNetwork(self.model, *self._options).eval(), versions
         found: list[dict[str, Tensor]] = self.network(images)
         return found
 
-
-def _take_weights(extractor: ALIKED, _: Any) -> None:
-    """Bring weights that were loaded into kornia's module to what runs."""
-    network = extractor.network
-    extractor.network = ALIKEDNetwork(
-        extractor.model, network.max_num_keypoints, network.detection_threshold, network.radius
-    )
+    def _weights(self) -> list[tuple[int, int]]:
+        """Where the weights of :attr:`model` are, and how often they have been changed in place."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]

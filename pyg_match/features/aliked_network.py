@@ -183,14 +183,14 @@ class _Description(nn.Module):
         y, x = torch.meshgrid(reach, reach, indexing="ij")
         window = corner.unsqueeze(1) + torch.stack([x, y], dim=-1).view(-1, 2)
         around = _at(fine, levels, share, image, window + origin, frame)
-        offset = convolve(convolve(around.view(1, 1, n, -1), self.first), self.second)
+        offset = convolve(convolve(around.view(1, 1, n, self.first.channels), self.first), self.second)
         most = max(height, width) / 4
-        offset = offset.view(n, 2, -1).transpose(1, 2).clamp(-most, most)
+        offset = offset.view(n, 2, self.num_positions).transpose(1, 2).clamp(-most, most)
 
         features = _at(fine, levels, share, image, pos.unsqueeze(1) + offset + origin, frame)
-        features = convolve(features.view(1, n, self.num_positions, -1), self.each)
-        x = convolve(features.view(1, 1, n, -1), self.all)
-        return F.normalize(x.view(n, -1), dim=1)
+        features = convolve(features.view(1, n, self.num_positions, self.each.channels), self.each)
+        x = convolve(features.view(1, 1, n, self.all.channels), self.all)
+        return F.normalize(x.view(n, self.all.out_channels), dim=1)
 
 
 def _at(

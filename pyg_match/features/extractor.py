@@ -1,6 +1,6 @@
 """What all detectors have in common, and the way to get one by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,13 +73,13 @@ class Extractor(nn.Module):
         Args:
             image: Whatever :func:`load_image` takes.
             resize: Length in pixels of the chosen side during detection, smaller images being enlarged, as in
-                LightGlue. ``None`` keeps the size.
+                LightGlue, unless they have fewer than 16 pixels in both directions. ``None`` keeps the size.
             side: ``"long"`` or ``"short"``; see :func:`resize_image`.
 
         Returns:
             The keypoints; ``pos``, ``scale`` and ``image_size`` refer to the image as it was given.
         """
-        return self.extract_batch([image], resize, side)[0]
+        return self._extract_all([image], resize, side, batch_size=1)[0]
 
     @torch.no_grad()
     def extract_batch(
@@ -100,47 +100,67 @@ class Extractor(nn.Module):
         Returns:
             The keypoints of each image, the same as those of the image alone.
         """
-        resize = None if resize is None else whole_number("resize", resize)
         batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
+        if type(self).extract is not Extractor.extract:  # which a subclass may have replaced
+            options = {} if side == "long" else {"side": side}
+            return [self.extract(image, resize=resize, **options) for image in images]
+        return self._extract_all(images, resize, side, batch_size)
+
+    @torch.no_grad()
+    def _extract_all(
+        self, images: Sequence[ImageLike], resize: int | None, side: str, batch_size: int | None
+    ) -> list[KeypointSet]:
+        resize = None if resize is None else whole_number("resize", resize)
         device = next((parameter.device for parameter in self.parameters()), None)
-        sizes, scales, tensors = [], [], []
-        for image in images:
-            scale = None
-            if resize is None:
-                tensor = load_image(image)
-                size = (tensor.size(2), tensor.size(1))
-            else:
-                tensor, scale, size = load_resized(image, resize, side)
-            tensors.append(tensor if device is None else tensor.to(device))
-            sizes.append(size)
-            scales.append(scale)
-        sets = self._detect_all(tensors, batch_size)
+        sizes: list[tuple[int, int]] = []
+        scales: list[Tensor | None] = []
+
+        def tensors() -> Iterator[Tensor]:
+            for image in images:
+                if resize is None:
+                    tensor = load_image(image)
+                    sizes.append((tensor.size(2), tensor.size(1)))
+                    scales.append(None)
+                    yield tensor if device is None else tensor.to(device)
+                else:
+                    tensor, scale, size = load_resized(image, resize, side, device)
+                    sizes.append(size)
+                    scales.append(scale)
+                    yield tensor
+
+        sets = self._detect_all(tensors(), batch_size)
         for keypoints, size, scale in zip(sets, sizes, scales, strict=True):
             if scale is not None:
                 _to_original(keypoints, torch.tensor([size]), scale)
         return sets
 
-    def _detect_all(self, images: Sequence[Tensor], batch_size: int | None) -> list[KeypointSet]:
-        """The keypoints of checked images, those of one size together."""
-        checked = [self._checked(image) for image in images]
+    def _detect_all(self, images: Iterable[Tensor], batch_size: int | None) -> list[KeypointSet]:
+        """The keypoints of images, those of one size together as soon as there are enough."""
         features: dict[int, dict[str, Tensor]] = {}
-        groups: dict[Any, list[int]] = {}
-        for i, image in enumerate(checked):
-            if image is None:
-                features[i] = self.empty(images[i])
-            else:
-                groups.setdefault((image.shape, image.device), []).append(i)
+        sizes: list[tuple[int, int]] = []
+        waiting: dict[Any, list[tuple[int, Tensor]]] = {}
+        for i, image in enumerate(images):
+            sizes.append((image.size(-1), image.size(-2)) if image.dim() == 3 else (0, 0))
+            checked = self._checked(image)
+            if checked is None:
+                features[i] = self.empty(image)
+                continue
+            group = waiting.setdefault((checked.shape, checked.device), [])
+            group.append((i, checked))
+            if len(group) >= (batch_size or (1 if checked.device.type == "cpu" else _BATCH_SIZE)):
+                features.update(self._detect_group(group))
+                group.clear()
+        for group in waiting.values():
+            features.update(self._detect_group(group))
+        return [KeypointSet(**features[i], image_size=size) for i, size in enumerate(sizes)]
+
+    def _detect_group(self, group: Sequence[tuple[int, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """The keypoints of numbered images of one size."""
+        if not group:
+            return {}
         with single_precision():
-            for members in groups.values():
-                size = batch_size or (1 if images[members[0]].device.type == "cpu" else _BATCH_SIZE)
-                for start in range(0, len(members), size):
-                    part = members[start : start + size]
-                    batch = torch.stack([image for i in part if (image := checked[i]) is not None])
-                    features.update(zip(part, self.detect_batch(batch), strict=True))
-        return [
-            KeypointSet(**features[i], image_size=(image.size(2), image.size(1)))
-            for i, image in enumerate(images)
-        ]
+            found = self.detect_batch(torch.stack([image for _, image in group]))
+        return {i: features for (i, _), features in zip(group, found, strict=True)}
 
     def _checked(self, image: Tensor) -> Tensor | None:
         """The image with three channels, or ``None`` if it has nothing to find."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_match.checks import one_of, whole_number
-from pyg_match.features.image_file import Pixels, Shrink, pixels_of, read_file, shrink_pixels
+from pyg_match.features.image_file import Array, Pixels, Shrink, pixels_of, read_file
 from pyg_match.files import user_path
 
 if TYPE_CHECKING:
@@ -22,30 +22,32 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray[Any, Any] | Tensor |
 # Interpolation may overshoot [0, 1] a little; values further out mean that the range was never [0, 1].
 _OVERSHOOT = 0.1
 
-# Numbers of bits that cameras write into 16.
-_DEPTHS = (8, 10, 12, 14, 16)
-
-# An image whose brightest pixel is darker may have another range than was thought.
+# An image whose brightest pixel is darker may have another range than was thought. One of 16 bits is taken as numbers
+# of so many.
 _NEARLY_BLACK = 1 / 16
+_DEPTHS = (8, 12)
 
-# A photo is shrunk before anything else is done with it while it stays so many times as large as it is needed,
+# A photo is shrunk before anything else is done with it while it stays so many times as large as it is needed, and has
+# so many pixels in each direction.
 _SPARE = 2
-# and one of fewer pixels in a direction is not enlarged.
 _LEAST_SIDE = 16
 
 
 def load_image(source: ImageLike) -> Tensor:
     """Read an image as an RGB tensor with values in [0, 1].
 
-    Files are read by Pillow (JPEG, PNG, PPM, TIFF, …); several 16-bit channels, which Pillow cuts to 8
-    bits, are read by OpenCV. The orientation that a camera wrote into the EXIF data is applied, grey images
-    are repeated to three channels, transparent ones are laid over black (the value that a warped image has
-    outside its frame), colour profiles are ignored.
+    Files are read by Pillow (JPEG, PNG, PPM, TIFF, …); several 16-bit channels, which Pillow cuts to 8 bits, and
+    several of floating-point numbers are read by OpenCV. The orientation that a camera wrote into the EXIF data is
+    applied, grey images are repeated to three channels, transparent ones are laid over black (the value that a
+    warped image has outside its frame), colour profiles are ignored.
 
     Args:
         source: A path, a PIL image, an array, or a tensor. Arrays are ``[H, W]`` or ``[H, W, C]``, tensors
             ``[H, W]`` or ``[C, H, W]``, with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Their type is
-            ``bool``, ``uint8`` (0–255), ``uint16`` (0–65535), or floating point with values in [0, 1].
+            ``bool``, ``uint8`` (0–255), ``uint16`` (0–65535), or floating point with values in [0, 1]. A 16-bit
+            image whose numbers stay below 4,096 is taken as one of 12 bits, below 256 of 8 bits, and 32-bit
+            numbers in files as those of as many bits as they use, with a warning. Other images that are nearly
+            black are warned about.
             Arrays from OpenCV are BGR: reverse their channels first.
 
     Returns:
@@ -68,18 +70,21 @@ def load_image(source: ImageLike) -> Tensor:
     return _load(source)[0]
 
 
-def load_resized(source: ImageLike, size: int, side: str = "long") -> tuple[Tensor, Tensor, tuple[int, int]]:
+def load_resized(
+    source: ImageLike, size: int, side: str = "long", device: torch.device | None = None
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
     r"""Read an image at the size at which it is needed.
 
-    It is what :func:`resize_image` makes of the whole image. One that is more than four times as large is shrunk by a
-    whole number first, JPEG files while they are decoded, so that memory is no matter of its size; what is left of the
-    Gaussian smoothing is then done on the smaller image. Images of fewer than 16 pixels in a direction are not
-    enlarged.
+    It is what :func:`resize_image` makes of the whole image, and nearly that where the image is at least four times as
+    large: then it is shrunk by a whole number first, a JPEG file while it is decoded, so that memory hardly grows with
+    it, and what is left of the Gaussian smoothing is done on the smaller image. Images of fewer than 16 pixels in both
+    directions are not enlarged.
 
     Args:
         source: Whatever :func:`load_image` takes.
         size: Length in pixels of the chosen side.
         side: ``"long"`` or ``"short"``.
+        device: Where to resize; where the image is by default.
 
     Returns:
         The image; the scale :math:`s` of the x and of the y axis, of which positions go back to the original by
@@ -102,8 +107,9 @@ def load_resized(source: ImageLike, size: int, side: str = "long") -> tuple[Tens
         return max(1, min(chosen // (_SPARE * size), min(width, height) // _LEAST_SIDE))
 
     image, width, height, factor = _load(source, shrink)
+    image = image if device is None else image.to(device)
     if factor == 1:
-        upscale = min(width, height) >= _LEAST_SIDE
+        upscale = max(width, height) >= _LEAST_SIDE
         image, scale = resize_image(image, size, side, upscale=upscale)
         return image, scale, (width, height)
     new_height, new_width = _new_size(width, height, size, side)
@@ -119,8 +125,7 @@ def _load(source: ImageLike, shrink: Shrink | None = None) -> tuple[Tensor, int,
         return _from_tensor(source, shrink)
     name = "array"
     if isinstance(source, np.ndarray):
-        shape = source.shape[:2] if source.ndim >= 2 else (0, 0)
-        pixels = shrink_pixels(Pixels(source, shape[1], shape[0]), shrink)
+        pixels = Pixels(source)
     elif isinstance(source, str | os.PathLike):
         path = user_path(source)
         pixels, name = read_file(path, shrink), str(path)
@@ -132,8 +137,8 @@ def _load(source: ImageLike, shrink: Shrink | None = None) -> tuple[Tensor, int,
             raise TypeError(
                 f"expected a path, an array, a tensor or a PIL image, got {type(source).__name__}"
             )
-        pixels = pixels_of(source, name, shrink)
-    return _from_array(pixels.values, name), pixels.width, pixels.height, pixels.factor
+        pixels = Pixels(pixels_of(source, name))
+    return _from_pixels(pixels, name, shrink)
 
 
 def resize_image(
@@ -217,29 +222,55 @@ def _smooth(image: Tensor, ratios: list[float], factor: int) -> Tensor:
     from kornia.filters import gaussian_blur2d
 
     done = (factor**2 - 1) / 12  # the variance of a square
-    sigmas = [math.sqrt(max(((ratio - 1) / 2) ** 2 - done, 1e-6)) / factor for ratio in ratios]
-    sides = [2 * int(max(2 * sigma, 1)) + 1 for sigma in sigmas]
+    sigmas = [math.sqrt(((ratio - 1) / 2) ** 2 - done) / factor for ratio in ratios]
+    # As far as the reflected border reaches.
+    sides = [
+        2 * min(int(max(2 * sigma, 1)), length - 1) + 1
+        for sigma, length in zip(sigmas, image.shape[1:], strict=True)
+    ]
     return gaussian_blur2d(image.unsqueeze(0), (sides[0], sides[1]), (sigmas[0], sigmas[1])).squeeze(0)
 
 
-def _from_array(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+def _from_pixels(pixels: Pixels, name: str, shrink: Shrink | None) -> tuple[Tensor, int, int, int]:
+    values, factor = pixels.values, pixels.factor
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise ValueError(
-            f"{name}: expected shape [H, W] or [H, W, C] with 1, 3 or 4 channels, got {list(pixels.shape)}"
+            f"{name}: expected shape [H, W] or [H, W, C] with 1, 3 or 4 channels, got {list(values.shape)}"
         )
-    dtype = pixels.dtype.newbyteorder("=")
+    dtype = values.dtype.newbyteorder("=")
     if dtype not in (np.bool_, np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
-        raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {pixels.dtype}")
-    native = np.array(
-        pixels.transpose(2, 0, 1), dtype=dtype, order="C"
-    )  # a copy: the pixels of files are read-only
-    return _to_rgb(_unit_range(torch.from_numpy(native), name))
+        raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {values.dtype}")
+    values = values.astype(dtype, copy=False)
+    white = _white(torch.from_numpy(_readable(values)).movedim(2, 0), name)
+    height, width = (length * factor for length in values.shape[:2])
+    more = 1 if shrink is None else shrink(width, height) // factor
+    if more > 1 and values.shape[2] < 4 and values.dtype in (np.uint8, np.uint16, np.float32, np.float64):
+        values, factor = _means(values, more), factor * more
+    native = np.array(values.transpose(2, 0, 1), order="C")  # a copy: the pixels of files are read-only
+    return _to_rgb(_unit_range(torch.from_numpy(native), white)), width, height, factor
+
+
+def _readable(values: Array) -> Array:
+    """The same numbers as torch takes them, which are not written to."""
+    if values.flags.writeable and min(values.strides, default=0) >= 0:
+        return values
+    return values.copy()
+
+
+def _means(values: Array, side: int) -> Array:
+    """The means of squares; rows and columns that fill none are left out."""
+    import cv2
+
+    height, width = (length // side for length in values.shape[:2])
+    whole = np.ascontiguousarray(values[: height * side, : width * side])
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
 
 
 def _from_tensor(source: Tensor, shrink: Shrink | None) -> tuple[Tensor, int, int, int]:
-    image = _to_rgb(_unit_range(_channels_first(source, "tensor"), "tensor"))
+    image = _channels_first(source, "tensor")
+    image = _to_rgb(_unit_range(image, _white(image, "tensor")))
     height, width = image.shape[1:]
     factor = 1 if shrink is None else shrink(width, height)
     return F.avg_pool2d(image, factor) if factor > 1 else image, width, height, factor
@@ -255,36 +286,39 @@ def _channels_first(image: Tensor, name: str) -> Tensor:
     return image
 
 
-def _unit_range(image: Tensor, name: str) -> Tensor:
+def _white(image: Tensor, name: str) -> float:
+    """The number that means white, after a look at all of them."""
     if image.numel() == 0:
         raise ValueError(f"{name}: the image has no pixels, its shape [C, H, W] is {list(image.shape)}")
     if image.is_meta:
         raise ValueError(f"{name}: the image is on the meta device, which holds no numbers")
-    full = {torch.bool: 1.0, torch.uint8: 255.0, torch.uint16: 65535.0}.get(image.dtype)
-    if full is not None:
-        return _with_range(image, full, name)
+    if image.dtype == torch.bool:
+        return 1.0
+    if image.dtype in (torch.uint8, torch.uint16):
+        # Torch knows little of this type.
+        high = int((image.to(torch.int32) if image.dtype == torch.uint16 else image).max())
+        return _white_of(high, image.dtype, name)
     if not image.is_floating_point():
         raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {image.dtype}")
     finite = torch.isfinite(image)
     if not finite.all():
         raise ValueError(f"{name}: {int((~finite).sum())} of {image.numel()} values are NaN or infinite")
-    low, high = (float(bound) for bound in image.detach().aminmax())
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        raise ValueError(f"{name}: expected floating-point pixels in [0, 1], got {low:.4g} to {high:.4g}")
-    _warn_if_nearly_black(high, name)
-    return image.float().clamp(0, 1)
+    low, largest = (float(bound) for bound in image.detach().aminmax())
+    if low < -_OVERSHOOT or largest > 1 + _OVERSHOOT:
+        raise ValueError(f"{name}: expected floating-point pixels in [0, 1], got {low:.4g} to {largest:.4g}")
+    _warn_if_nearly_black(largest, name)
+    return 1.0
 
 
-def _with_range(image: Tensor, full: float, name: str) -> Tensor:
-    """Whole numbers as parts of the largest one that their number of bits can hold."""
-    numbers = image.float()
-    high = int(numbers.max())
-    if image.dtype == torch.uint16 and 0 < high < 1 << _DEPTHS[-2]:
+def _white_of(high: int, dtype: torch.dtype, name: str) -> float:
+    """The same for whole numbers, the largest of which is ``high``."""
+    white = 255.0 if dtype == torch.uint8 else 65535.0
+    if dtype == torch.uint16 and 0 < high < 1 << _DEPTHS[-1]:
         bits = next(depth for depth in _DEPTHS if high < 1 << depth)
-        full = (1 << bits) - 1
+        white = float((1 << bits) - 1)
         warnings.warn(f"{name}: 16-bit pixels up to {high} are taken as numbers of {bits} bits", stacklevel=2)
-    _warn_if_nearly_black(high / full, name)
-    return numbers / full
+    _warn_if_nearly_black(high / white, name)
+    return white
 
 
 def _warn_if_nearly_black(high: float, name: str) -> None:
@@ -293,6 +327,12 @@ def _warn_if_nearly_black(high: float, name: str) -> None:
             f"{name}: the image is nearly black, its brightest pixel is {high:.2g} of 1; is that its range?",
             stacklevel=2,
         )
+
+
+def _unit_range(image: Tensor, white: float) -> Tensor:
+    if image.is_floating_point():
+        return image.float().clamp(0, 1)
+    return image.float() / white
 
 
 def _to_rgb(image: Tensor) -> Tensor:

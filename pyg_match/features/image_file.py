@@ -1,7 +1,8 @@
-"""Pixels of image files, upright and, where a photo is far larger than it is needed, smaller."""
+"""Pixels of image files, upright and, where a JPEG photo is far larger than it is needed, smaller."""
 
 import io
 import os
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +27,11 @@ class Pixels:
     """Pixels of an image.
 
     Attributes:
-        values: ``[H, W]`` or ``[H, W, C]``; each is the mean of a square of the original.
-        width: Of the original.
-        height: Of the original.
+        values: ``[H, W]`` or ``[H, W, C]``; each stands for a square of the original.
         factor: Side of those squares in pixels.
     """
 
     values: Array
-    width: int
-    height: int
     factor: int = 1
 
 
@@ -43,7 +40,8 @@ def read_file(path: Path, shrink: Shrink | None = None) -> Pixels:
 
     Args:
         path: The file.
-        shrink: By how much an image may be shrunk. JPEG files are decoded at a smaller scale then.
+        shrink: By how much an image may be shrunk. JPEG files are decoded at a smaller scale then if it divides their
+            sides.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,62 +60,48 @@ def read_file(path: Path, shrink: Shrink | None = None) -> Pixels:
         with Image.open(io.BytesIO(data)) as image:
             return _decode(image, data, shrink, str(path))
     except UnidentifiedImageError as error:
-        values = _read_by_opencv(data) if data.startswith(_TIFF) else None
-        if values is not None:  # such as several channels of floating-point numbers
-            height, width = values.shape[:2]
-            return shrink_pixels(Pixels(values, width, height), shrink)
+        values = _read_tiff(data, str(path)) if data.startswith(_TIFF) else None
+        if values is not None:
+            return Pixels(values)
         raise ValueError(f"{path} {_unsupported(data)}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{path} is too large to decode safely: {error} (PIL.Image.MAX_IMAGE_PIXELS sets the limit)"
         ) from error
+    except Warning:  # where warnings are errors
+        raise
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, … on damaged data
         raise ValueError(
             f"{path} ({len(data)} bytes) cannot be decoded; it is damaged, cut off or unusual: {error}"
         ) from error
 
 
-def pixels_of(image: Any, name: str, shrink: Shrink | None = None) -> Pixels:
+def pixels_of(image: Any, name: str) -> Array:
     """The pixels of a PIL image, upright."""
     from PIL import ImageOps
 
-    values = _values(ImageOps.exif_transpose(image), name)
-    return shrink_pixels(Pixels(values, values.shape[1], values.shape[0]), shrink)
-
-
-def shrink_pixels(pixels: Pixels, shrink: Shrink | None) -> Pixels:
-    """Take the means of squares; rows and columns that fill none are left out. Images with alpha stay as they are."""
-    values = pixels.values
-    factor = 1 if shrink is None else shrink(pixels.width, pixels.height) // pixels.factor
-    simple = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
-    if factor <= 1 or not simple or values.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        return pixels
-    import cv2
-
-    height, width = (size // factor for size in values.shape[:2])
-    whole = values[: height * factor, : width * factor]
-    smaller = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
-    return Pixels(smaller, pixels.width, pixels.height, pixels.factor * factor)
+    image.load()  # which turns TIFF files upright by itself
+    return _values(ImageOps.exif_transpose(image), name)
 
 
 def _decode(image: Any, data: bytes, shrink: Shrink | None, name: str) -> Pixels:
     deep = _is_deep(image)
     orientation = image.getexif().get(0x0112, 1)
-    width, height = reversed(image.size) if orientation in (5, 6, 7, 8) else image.size
+    width, height = image.size
     scale = _jpeg_scale(image, 1 if shrink is None else shrink(width, height))
     if scale > 1:
-        image.draft(image.mode, (image.width // scale, image.height // scale))
+        image.draft(image.mode, (width // scale, height // scale))
+        scale = width // image.width
     image.load()  # raises where the data is cut off, which OpenCV would pass over
-    coarse = pixels_of(image, name).values
+    coarse = pixels_of(image, name)
     if deep:
         fine = _read_by_opencv(data)
         if fine is not None and fine.dtype == np.uint16 and fine.shape[2:] in ((3,), (4,)):
             # Whether OpenCV has applied the orientation depends on the format and its version.
             for upright in (fine, _orient(fine, orientation)):
                 if upright.shape == coarse.shape and np.abs(upright / 257 - coarse).max() <= 1:
-                    coarse = upright
-                    break
-    return shrink_pixels(Pixels(coarse, width, height, scale), shrink)
+                    return Pixels(upright)
+    return Pixels(coarse, scale)
 
 
 def _jpeg_scale(image: Any, factor: int) -> int:
@@ -138,9 +122,30 @@ def _read_by_opencv(data: bytes) -> Optional[Array]:
     return values
 
 
+def _read_tiff(data: bytes, name: str) -> Optional[Array]:
+    """A TIFF file that Pillow does not know, such as one of several channels of floating-point numbers."""
+    import cv2
+    from PIL import Image, TiffImagePlugin
+
+    try:
+        header: Any = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
+        file = io.BytesIO(data)
+        file.seek(header.next)
+        header.load(file)
+        size = int(header.get(256, 0)) * int(header.get(257, 0))
+        most = 2 * (Image.MAX_IMAGE_PIXELS or size)
+        if size > most:
+            raise ValueError(f"{name} is too large to decode safely: {size} pixels, more than {most}")
+        return _read_by_opencv(data)
+    except (cv2.error, SyntaxError, TypeError, KeyError, struct.error, OSError) as error:
+        raise ValueError(
+            f"{name} ({len(data)} bytes) cannot be decoded; it is damaged or unusual: {error}"
+        ) from error
+
+
 def _unsupported(data: bytes) -> str:
     """What is wrong with a file that neither Pillow nor OpenCV reads."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[:64]:
         return (
             "is a HEIC image, which Pillow reads only with the package pillow-heif "
             "(pillow_heif.register_heif_opener()); convert it to JPEG or PNG"

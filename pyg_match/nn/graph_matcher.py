@@ -1,7 +1,7 @@
 """The matcher: message passing over one graph for each pair of images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,17 +9,24 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
-from torch_geometric import EdgeIndex
 
 from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
-from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
+from pyg_match.nn.frozen import freeze, thaw
 from pyg_match.nn.layer_assignment import LayerAssignment
+from pyg_match.nn.matcher_checks import (
+    check_assignments,
+    check_descriptors,
+    check_frozen,
+    check_pair,
+    check_scales,
+    version,
+)
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_layer import MatcherLayer
-from pyg_match.nn.matcher_output import MatcherOutput
+from pyg_match.nn.matcher_output import MatcherOutput, empty_output
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.saving import load_state, read_matcher, save_matcher
@@ -95,6 +102,8 @@ class GraphMatcher(nn.Module):
         # Later layers may be less sure: LightGlue, section 3.3.
         thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
         self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
+        self._frozen: Optional[int] = None  # the version of the weights
+        self.register_load_state_dict_post_hook(_thawed)
 
     @classmethod
     def from_pretrained(cls, name: Union[str, Path], **kwargs: Any) -> "GraphMatcher":
@@ -115,6 +124,37 @@ class GraphMatcher(nn.Module):
         matcher = cls(config, **kwargs)
         load_state(matcher, state, name, early_exit=matcher.config.depth_confidence is not None)
         return matcher.eval()
+
+    def freeze(self) -> "GraphMatcher":
+        """Prepare for inference with the weights as they are now, and return the matcher in evaluation mode.
+
+        Without gradients it is faster then and gives the same up to rounding. Layers that have hooks or are not what
+        they were made as stay as they are. :meth:`train` and loading weights undo it. A matcher whose weights have
+        been changed in place since refuses to run until it is frozen anew.
+
+        Example:
+            >>> GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1).freeze().training
+            False
+        """
+        self.eval()
+        freeze(self)
+        self._frozen = version(self)
+        return self
+
+    def train(self, mode: bool = True) -> "GraphMatcher":
+        """Set the mode; training undoes :meth:`freeze`."""
+        if mode:
+            _thawed(self)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GraphMatcher":
+        """Change the device or type of the weights, and freeze them anew if they were."""
+        super()._apply(fn, recurse)
+        return self if self._frozen is None else self.freeze()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._frozen = None if self._frozen is None else version(self)  # weights of copies are new
 
     def save(
         self, path: Union[str, Path], half: bool = False, metadata: Optional[Mapping[str, Any]] = None
@@ -146,14 +186,16 @@ class GraphMatcher(nn.Module):
                 ``cross_edge_mask`` masks edges that ``redraw_after`` replaces. In evaluation mode also if the weights
                 make something of finite values that is not.
         """
+        check_frozen(self._frozen, self)
         x, rotation = self._embed(pair)
         graph = PairGraph.from_data(pair)
-        self._check_scales(graph)
-        if self.config.redraw_after is not None and graph.cross_edge_mask is not None:
+        check_scales(graph, self.config)
+        redrawn = self.config.redraw_after is not None
+        if redrawn and graph.cross_edge_mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
-        if self.config.assign_on_edges and self.config.redraw_after is None:
+        if self.config.assign_on_edges and not redrawn:
             graph.check_both_ways(self.config.mask_mode == "remove")
-        output = self._empty_output(pair, x)
+        output = empty_output(pair, x, self.config.assign_on_edges, redrawn)
         descriptors: list[Tensor] = []
         penalties: list[Tensor] = []
         values = ValueSource(self.config.value_source, self.config.value_steps)
@@ -164,22 +206,23 @@ class GraphMatcher(nn.Module):
             penalties += [] if penalty is None else [penalty]
             output.depth[graph.nodes] = i + 1
             if return_descriptors:
-                descriptors.append(
-                    x if x.size(0) == pair.x.size(0) else _expand(x, graph.nodes, descriptors[-1])
-                )
+                # Those of pruned or finished keypoints stay as they were.
+                whole = x.size(0) == pair.x.size(0)
+                descriptors.append(x if whole else descriptors[-1].index_copy(0, graph.nodes, x))
             stops, keep = (
                 ((True,) * len(graph.pairs), None) if i == last else self._adapt(i, x, graph, output)
             )
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
                 if not self.training:
-                    _check_descriptors(i, x, graph.nodes)
+                    check_descriptors(i, x, graph.nodes)
                 done, of_done = graph, x
                 if not all(stops):
                     chosen = self._nodes_of(graph, stops)
                     done, of_done = graph.subset(chosen, stops), x[chosen]
                 with torch.autocast(x.device.type, enabled=False):
-                    self._finish(i, of_done, done, output)
+                    assignment = self.assign(i, of_done, done, output.edge_log_assignment is not None)
+                    output.write(i, assignment, done, self.config.filter_threshold, redrawn)
             if all(stops):
                 break
             if keep is not None:
@@ -196,7 +239,7 @@ class GraphMatcher(nn.Module):
     def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
         """Initial descriptors, and rotations if positions enter that way."""
         weight = next(self.encoding.parameters())
-        _check(pair, self.config, weight.device)
+        check_pair(pair, self.config, weight.device)
         dtype = weight.dtype
         x = self.lin_in(pair.x.to(dtype)).to(dtype)  # what layers add to stays in full under autocast
         size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
@@ -209,44 +252,9 @@ class GraphMatcher(nn.Module):
         position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
         return x + self.encoding(position.to(dtype)), None
 
-    def _check_scales(self, graph: PairGraph) -> None:
-        config, found = self.config, len(graph.scales)
-        if graph.refused and (config.branch is not None or config.layer_scales is not None):
-            raise ValueError(
-                f"scales have neither masks nor weights, got '{graph.refused[0]}'; drop edges instead of masking them"
-            )
-        needed = config.num_scales if config.branch is not None else 0
-        if config.branch is not None and found != needed:
-            raise ValueError(
-                f"the branches need {needed} scales, but the pair has {found}; draw them with a partition"
-            )
-        if config.layer_scales is not None and max(config.layer_scales) >= found:
-            raise ValueError(
-                f"'layer_scales' names scale {max(config.layer_scales)}, but the pair has {found} scales"
-            )
-
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Half precision if configured, otherwise whatever autocast the caller has chosen."""
         return torch.autocast(device.type, torch.bfloat16) if self.config.bfloat16 else nullcontext()
-
-    def _empty_output(self, pair: KeypointPair, x: Tensor) -> MatcherOutput:
-        nodes, pairs = pair.x.size(0), pair.num_keypoints.size(0)
-        cross_edges = pair.get("cross_edge_index")
-        on_edges = self.config.assign_on_edges and cross_edges is not None
-        # Edges that are drawn anew are collected as pairs stop.
-        listed = cross_edges if on_edges else None
-        if on_edges and self.config.redraw_after is not None:
-            listed = torch.empty(2, 0, dtype=torch.long, device=x.device)
-        return MatcherOutput(
-            matches=torch.full((nodes,), -1, dtype=torch.long, device=x.device),
-            scores=x.new_zeros(nodes, dtype=torch.promote_types(x.dtype, torch.float)),
-            num_keypoints=pair.num_keypoints,
-            num_layers=torch.zeros(pairs, dtype=torch.long, device=x.device),
-            depth=torch.zeros(nodes, dtype=torch.long, device=x.device),
-            log_assignment=None if on_edges else [x.new_empty(0)] * pairs,
-            edge_log_assignment=None if listed is None else x.new_full((listed.size(1),), -math.inf),
-            cross_edge_index=listed.as_tensor() if isinstance(listed, EdgeIndex) else listed,
-        )
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -308,50 +316,16 @@ class GraphMatcher(nn.Module):
         if on_edges:
             edges: Any = graph.cross_edges
             log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
-            self._check_assignment(i, log_assignment)
+            check_assignments(i, [] if self.training else [log_assignment])
             return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.listed())
         images = x.split(_flat(graph.counts))
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
-        for log_assignment in dense:
-            self._check_assignment(i, log_assignment)
+        check_assignments(i, [] if self.training else dense)
         return LayerAssignment(graph.counts, dense=dense)
 
     def assignment_head(self, i: int) -> Any:
         """The head that assigns after layer ``i``: its own, or the only one."""
         return self.assignments[i if len(self.assignments) > 1 else 0]
-
-    def _finish(self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput) -> None:
-        """Write the matches of the pairs of a graph, which stop after layer ``i``."""
-        assignment = self.assign(i, x, graph, output.edge_log_assignment is not None)
-        matched, scores = assignment.matches(self.config.filter_threshold)
-        counts = output.num_keypoints.flatten()
-        starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        in_image = torch.arange(starts.numel(), device=starts.device) - starts
-        output.num_layers[list(graph.pairs)] = i + 1
-        output.matches[graph.nodes] = _named(matched, in_image[graph.nodes])
-        output.scores[graph.nodes] = scores.to(output.scores.dtype)
-        of_edges: Any = (output.cross_edge_index, output.edge_log_assignment)
-        if assignment.edges is None:
-            for pair, log_assignment in zip(graph.pairs, assignment.dense or (), strict=True):
-                output.log_assignment[pair] = log_assignment  # type: ignore[index]
-        elif self.config.redraw_after is None:
-            of_edges[1][graph.cross_edge_ids] = assignment.edges
-        else:
-            edge_index = graph.nodes[assignment.edge_index]
-            output.cross_edge_index = torch.cat([of_edges[0], edge_index], dim=1)
-            output.edge_log_assignment = torch.cat([of_edges[1], assignment.edges.to(of_edges[1].dtype)])
-
-    @torch.compiler.disable
-    def _check_assignment(self, i: int, log_assignment: Tensor) -> None:
-        """Refuse to read matches off numbers that are none; minus infinity is the probability 0."""
-        if self.training:
-            return
-        good = log_assignment < torch.inf
-        if not bool(good.all()):
-            raise ValueError(
-                f"the assignment after layer {i} holds {int((~good).sum())} values that are NaN or infinite: "
-                "its weights are not finite"
-            )
 
     def __repr__(self) -> str:
         config = self.config
@@ -373,44 +347,7 @@ def _flat(counts: tuple[tuple[int, int], ...]) -> list[int]:
     return [count for pair in counts for count in pair]
 
 
-def _named(matches: Tensor, names: Tensor) -> Tensor:
-    """Replace the indices in ``matches`` by their names, keeping -1."""
-    if names.numel() == 0:
-        return matches
-    return torch.where(matches >= 0, names[matches.clamp(min=0)], -1)
-
-
-def _expand(x: Tensor, nodes: Tensor, previous: Tensor) -> Tensor:
-    """The descriptors of all nodes: those of pruned or finished ones stay as they were."""
-    return previous.index_copy(0, nodes, x)
-
-
-@torch.compiler.disable
-def _check(pair: KeypointPair, config: MatcherConfig, device: torch.device) -> None:
-    """Refuse what the layers could not make sense of."""
-    if not isinstance(pair, KeypointPair):
-        raise TypeError(f"expected a KeypointPair or a batch of them, got {type(pair).__name__}")
-    needed = ["pos", "x", "num_keypoints", "image_size"]
-    needed += ["scale", "orientation"] if config.use_scale_orientation else []
-    needed += ["score"] if config.encoding == "mlp" else []
-    missing = [name for name in needed if pair.get(name) is None]
-    if missing:
-        raise TypeError(f"the pair lacks {', '.join(missing)}, which this matcher needs")
-    check_nodes(pair, [name for name in needed if name in NODE_NUMBERS])
-    check_counts(pair.num_keypoints, pair.x.size(0))
-    check_image_sizes(pair.image_size, pair.num_keypoints.numel())
-    if pair.x.size(1) != config.in_channels:
-        raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
-    if device != pair.pos.device:
-        raise ValueError(f"the pair must be on the device of the matcher, {device}, got {pair.pos.device}")
-
-
-@torch.compiler.disable
-def _check_descriptors(i: int, x: Tensor, nodes: Tensor) -> None:
-    """Refuse to read matches off descriptors that are not finite, of which softmax would make none."""
-    finite = torch.isfinite(x).all(dim=1)
-    if not bool(finite.all()):
-        raise ValueError(
-            f"after layer {i} the descriptors of {int((~finite).sum())} of {x.size(0)} keypoints are NaN or infinite, "
-            f"first of node {int(nodes[~finite][0])}: the weights are not finite, or the values too large for {x.dtype}"
-        )
+def _thawed(matcher: GraphMatcher, _: Any = None) -> None:
+    """Undo :meth:`GraphMatcher.freeze`."""
+    thaw(matcher)
+    matcher._frozen = None

@@ -1,10 +1,16 @@
 """What a matcher answers."""
 
+import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
+
+from pyg_match.data import KeypointPair
+from pyg_match.nn.layer_assignment import LayerAssignment
+from pyg_match.nn.pair_graph import PairGraph
 
 
 @dataclass
@@ -66,3 +72,66 @@ class MatcherOutput:
         matches = self.matches[start : start + counts[index][0]]
         matched = (matches >= 0).nonzero().squeeze(1)
         return torch.stack([matched, matches[matched]], dim=1), self.scores[start + matched]
+
+    def write(
+        self, i: int, assignment: LayerAssignment, graph: PairGraph, threshold: float, redrawn: bool = False
+    ) -> None:
+        """Write the matches of the pairs of a graph, which stop after layer ``i``.
+
+        Args:
+            i: The layer, counted from 0.
+            assignment: Their assignment.
+            graph: Their graph.
+            threshold: Least probability of a match.
+            redrawn: Whether edges between images were drawn anew, and are collected as pairs stop.
+        """
+        matched, scores = assignment.matches(threshold)
+        counts = self.num_keypoints.flatten()
+        starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        in_image = torch.arange(starts.numel(), device=starts.device) - starts
+        self.num_layers[list(graph.pairs)] = i + 1
+        self.matches[graph.nodes] = _named(matched, in_image[graph.nodes])
+        self.scores[graph.nodes] = scores.to(self.scores.dtype)
+        of_edges: Any = (self.cross_edge_index, self.edge_log_assignment)
+        if assignment.edges is None:
+            for pair, log_assignment in zip(graph.pairs, assignment.dense or (), strict=True):
+                self.log_assignment[pair] = log_assignment  # type: ignore[index]
+        elif redrawn:
+            edge_index = graph.nodes[assignment.edge_index]
+            self.cross_edge_index = torch.cat([of_edges[0], edge_index], dim=1)
+            self.edge_log_assignment = torch.cat([of_edges[1], assignment.edges.to(of_edges[1].dtype)])
+        else:
+            of_edges[1][graph.cross_edge_ids] = assignment.edges
+
+
+def empty_output(pair: KeypointPair, x: Tensor, assign_on_edges: bool, redrawn: bool) -> MatcherOutput:
+    """The answer before any pair has stopped.
+
+    Args:
+        pair: The pairs.
+        x: Their descriptors.
+        assign_on_edges: Whether only edges between images are assigned, if there are such.
+        redrawn: Whether these edges are drawn anew.
+    """
+    nodes, pairs = pair.x.size(0), pair.num_keypoints.size(0)
+    cross_edges = pair.get("cross_edge_index")
+    listed = cross_edges if assign_on_edges else None
+    if listed is not None and redrawn:
+        listed = torch.empty(2, 0, dtype=torch.long, device=x.device)
+    return MatcherOutput(
+        matches=torch.full((nodes,), -1, dtype=torch.long, device=x.device),
+        scores=x.new_zeros(nodes, dtype=torch.promote_types(x.dtype, torch.float)),
+        num_keypoints=pair.num_keypoints,
+        num_layers=torch.zeros(pairs, dtype=torch.long, device=x.device),
+        depth=torch.zeros(nodes, dtype=torch.long, device=x.device),
+        log_assignment=[x.new_empty(0)] * pairs if listed is None else None,
+        edge_log_assignment=None if listed is None else x.new_full((listed.size(1),), -math.inf),
+        cross_edge_index=listed.as_tensor() if isinstance(listed, EdgeIndex) else listed,
+    )
+
+
+def _named(matches: Tensor, names: Tensor) -> Tensor:
+    """Replace the indices in ``matches`` by their names, keeping -1."""
+    if names.numel() == 0:
+        return matches
+    return torch.where(matches >= 0, names[matches.clamp(min=0)], -1)

@@ -180,6 +180,8 @@ def _run(
     first = convolution if before is None else before
     if channels != first.channels or (before is not None and before.out_channels != convolution.channels):
         raise ValueError(f"maps of {channels} channels do not fit {first} and {convolution}")
+    if pool and (height % pool or width % pool):
+        raise ValueError(f"'pool' must divide the size {height} x {width} of the maps, got {pool}")
     for name, tensor, size in (
         ("shortcut", shortcut, convolution.out_channels), ("offset", offset, 2 * convolution.side**2)
     ):  # fmt: skip
@@ -226,6 +228,8 @@ def _convolve_in_torch(
     offset: Optional[Tensor] = None,
 ) -> Tensor:
     """The same on any device, with gradients."""
+    if x.numel() == 0:  # which torch refuses
+        return x.new_empty(*x.shape[:3], convolution.out_channels)
     maps, weight, side = x.permute(0, 3, 1, 2), convolution.weight, convolution.side
     if offset is None:
         out = F.conv2d(maps, weight, convolution.bias, padding=side // 2).permute(0, 2, 3, 1)

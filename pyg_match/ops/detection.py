@@ -91,7 +91,11 @@ def score_map(
         - **output:** :math:`(B, H, W)`
     """
     images, height, width, _ = x.shape
-    if not has_kernels(x, *levels) or not _fits(hidden) or width % _WIDTH:
+    weights = [convolution.weight for convolution in convolutions]
+    shapes = [tuple(weight.shape) for weight in weights]
+    usual = has_kernels(x, hidden.weight, head.weight, *levels, *weights) and _fits(x, levels, hidden, _FIRST)
+    usual &= width % _WIDTH == 0 and head.out_channels == _FIRST and head.channels == hidden.out_channels
+    if not usual or shapes != [(_OTHER, _FIRST, 3, 3), (_OTHER, _OTHER, 3, 3), (1, _OTHER, 3, 3)]:
         y = F.linear(F.selu(F.linear(x, hidden.weight.flatten(1))), head.weight.flatten(1)).permute(
             0, 3, 1, 2
         )
@@ -99,8 +103,8 @@ def score_map(
             y = y + F.interpolate(
                 level.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=True
             )
-        for convolution in convolutions:
-            y = F.conv2d(F.selu(y), convolution.weight, padding=1)
+        for weight in weights:
+            y = F.conv2d(F.selu(y), weight, padding=1)
         return y.sigmoid().squeeze(1)
     x, levels = x.contiguous(), [level.contiguous() for level in levels]
     out = x.new_empty(images, height, width)
@@ -108,7 +112,7 @@ def score_map(
     threads = min(torch.get_num_threads(), tasks)
     own = whole_lines(4 * (width * _FIRST + 3 * (_FIRST + 2 * _OTHER) * (width + 2 * _AROUND)))
     scratch = workspace(SCRATCH, threads * own)
-    weights = [convolution.weight.contiguous() for convolution in convolutions]
+    weights = [weight.contiguous() for weight in weights]
     job = _ScoreJob(
         images=images, height=height, width=width, rows_at_once=_ROWS, scratch_bytes=own, hidden=hidden.layer(),
         head=head.layer(), level=_as_levels(levels), map=x.data_ptr(), out=out.data_ptr(),
@@ -140,10 +144,12 @@ def local_maxima(score: Tensor, radius: int, threshold: Tensor) -> Tensor:
         tensor([[0, 1, 1]])
     """
     images, height, width = score.shape
+    if threshold.shape != (images,):
+        raise ValueError(f"'threshold' must have shape {[images]}, got {list(threshold.shape)}")
     if not has_kernels(score, threshold):
         return _maxima_in_torch(score, radius, threshold)
     score, threshold = score.contiguous(), threshold.contiguous()
-    out = torch.zeros(images, height, width, dtype=torch.bool)
+    out = score.new_zeros(score.shape, dtype=torch.bool)
     job = _MaximaJob(
         images=images, height=height, width=width, radius=radius, score=score.data_ptr(),
         threshold=threshold.data_ptr(), out=out.data_ptr(),
@@ -179,16 +185,21 @@ def features_at(
         - **output:** :math:`(N, 4 C')`
     """
     size = hidden.out_channels * (1 + len(levels))
-    if not has_kernels(x, pos, *levels) or not _fits(hidden):
+    images, height, width = x.shape[:3]
+    top, left, bottom, right = frame
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise ValueError(f"'frame' must lie in maps of {height} x {width}, got {frame}")
+    if not has_kernels(x, pos, hidden.weight, *levels) or not _fits(x, levels, hidden, hidden.out_channels):
         chunk = max(1, _MOST_NUMBERS // (4 * size))
         parts = zip(image.split(chunk), pos.split(chunk), strict=True)
         return torch.cat([_features_in_torch(x, levels, hidden, *part, frame) for part in parts])
     x, levels = x.contiguous(), [level.contiguous() for level in levels]
-    image, pos = image.contiguous(), pos.contiguous()
+    image, pos = image.to(x.device, torch.long).contiguous(), pos.contiguous()
+    if pos.shape != (image.numel(), 2) or (image.numel() and not 0 <= image.amin() <= image.amax() < images):
+        raise ValueError(f"'pos' and 'image' must be [N, 2] and [N], and name one of {images} maps")
     out = x.new_empty(pos.size(0), size)
-    top, left, bottom, right = frame
     job = _FeatureJob(
-        points=pos.size(0), points_at_once=_POINTS, height=x.size(1), width=x.size(2), top=top, left=left,
+        points=pos.size(0), points_at_once=_POINTS, height=height, width=width, top=top, left=left,
         bottom=bottom, right=right, hidden=hidden.layer(), level=_as_levels(levels), map=x.data_ptr(),
         image=image.data_ptr(), pos=pos.data_ptr(), out=out.data_ptr(),
     )  # fmt: skip
@@ -197,9 +208,13 @@ def features_at(
     return out
 
 
-def _fits(hidden: Convolution) -> bool:
-    """Whether the kernels have room for the channels of a pixel."""
-    return hidden.channels <= _CHANNELS and hidden.out_channels in (_CHANNELS // 2, _CHANNELS)
+def _fits(x: Tensor, levels: Sequence[Tensor], hidden: Convolution, channels: int) -> bool:
+    """Whether the kernels know maps of these shapes."""
+    same = all(
+        level.size(0) == x.size(0) and level.size(3) == channels and level.numel() > 0 for level in levels
+    )
+    room = hidden.channels <= _CHANNELS and hidden.out_channels in (_CHANNELS // 2, _CHANNELS)
+    return same and room and len(levels) == 3 and x.size(3) == hidden.channels and hidden.side == 1
 
 
 def _run(name: str, job: ctypes.Structure, threads: int, *memory: Any) -> None:

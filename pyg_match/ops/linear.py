@@ -1,7 +1,7 @@
 """Affine maps of many nodes."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
     Args:
         x: Features.
-        weight: The matrix, as in :class:`torch.nn.Linear`, or as :class:`KeptWeight` gives it.
+        weight: The matrix, as in :class:`torch.nn.Linear`, or as :class:`OrderedWeight` gives it.
         bias: The shift.
 
     Shapes:
@@ -98,41 +98,39 @@ def with_room(x: Tensor, fewest: int = _FEWEST_ROWS, share: int = _SHARE) -> Ten
     return out
 
 
-class KeptWeight:
-    """A weight in the order that oneDNN multiplies in, kept as long as the weight is the same.
+class OrderedWeight:
+    """A weight that does not change, kept in the order that oneDNN multiplies in.
 
-    As weights may be changed without a trace, through ``.data``, they are compared by what they make of a fixed vector,
-    which costs a fraction of the product.
+    Args:
+        weight: The matrix, :math:`(F_{out}, F_{in})`.
     """
 
-    def __init__(self) -> None:
-        self._kept: Optional[tuple[Tensor, Tensor]] = None
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach()
+        self._ordered: dict[torch.dtype, Tensor] = {}
 
-    def of(self, weight: Tensor, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    def of(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it.
 
         Args:
-            weight: The matrix.
             x: Features, of which only shape and type matter.
             bias: The shift.
 
         Shapes:
-            - **weight**, **output:** :math:`(F_{out}, F_{in})`
             - **x:** :math:`(N, F_{in})`
+            - **output:** :math:`(F_{out}, F_{in})`
         """
-        dtype = onednn_type(x, weight, bias)
+        dtype = onednn_type(x, self.weight, bias)
         if dtype is None or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-            return weight
-        with torch.autocast("cpu", enabled=False):
-            probe = weight.mv(torch.linspace(1, 2, weight.size(1), dtype=weight.dtype, device=weight.device))
-        kept = self._kept
-        if kept is None or kept[1].dtype != dtype or not torch.equal(kept[0], probe):
-            ordered = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), _USUAL_ROWS)
-            kept = self._kept = probe, ordered
-        return kept[1]
+            return self.weight
+        if dtype not in self._ordered:
+            with torch.autocast("cpu", enabled=False):
+                weight = self.weight.to(dtype).contiguous()
+            self._ordered[dtype] = torch.ops.mkldnn._reorder_linear_weight(weight, _USUAL_ROWS)
+        return self._ordered[dtype]
 
-    def __getstate__(self) -> dict[str, None]:
-        return {"_kept": None}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"weight": self.weight, "_ordered": {}}
 
 
 def rounded_for_linear(x: Tensor) -> Tensor:

@@ -101,12 +101,36 @@ def test_gradients_are_kornias(photo):
     assert (grads[0] - grads[1]).norm() < 1e-3 * grads[1].norm()
 
 
-def test_loaded_weights_are_what_runs(photo):
+def test_weights_of_the_module_are_what_runs(photo):
     detector, other = ALIKED(100), ALIKED(100, model_name="aliked-n16rot")
-    assert not torch.equal(detector(photo).x, other(photo).x)
+    first = detector(photo)
+    assert not torch.equal(first.x, other(photo).x)
     detector.load_state_dict(other.state_dict())
-    assert torch.equal(detector(photo).x, other(photo).x)
+    assert torch.equal(detector(photo).x, other(photo).x) and not detector.network.training
     assert set(detector.state_dict()) == {f"model.{key}" for key in detector.model.state_dict()}
+    detector.model.load_state_dict(ALIKED(100).model.state_dict())
+    assert torch.equal(detector(photo).x, first.x)
+    with torch.no_grad():
+        detector.model.desc_head.agg_weights.mul_(-1)
+    assert_close(detector(photo).x, -first.x)
+    assert detector.model.max_num_keypoints == 100
+
+
+@pytest.mark.parametrize(
+    "image", [torch.linspace(0, 1, 64).expand(3, 64, 64), (torch.arange(17.0) > 8).float().expand(3, 16, 17)]
+)
+def test_images_without_keypoints(image, backend):
+    assert kornias()(image[None])[0].n == 0
+    found = ALIKED()(image)
+    assert found.num_keypoints == 0 and found.x.shape == (0, 128)
+    assert ALIKED(nms_radius=10)(torch.rand(3, 18, 18)).num_keypoints == 0
+
+
+def test_another_default_device(photo):
+    expected = ALIKED(100)(photo)
+    detector = ALIKED(100)
+    with torch.device("meta"):
+        assert torch.equal(detector(photo).pos, expected.pos)
 
 
 def test_copies(photo):

@@ -151,6 +151,37 @@ def test_disk_is_kornias(most, threshold, image):
     torch.testing.assert_close(keypoints.score, expected.detection_scores, rtol=0, atol=1e-3)
 
 
+def test_extract_that_a_subclass_replaces_is_what_batches_call(image):
+    class Kept(ALIKED):
+        calls = 0
+
+        def extract(self, image, resize=1024):
+            self.calls += 1
+            return super().extract(image, resize)
+
+    detector = Kept(50)
+    sets = detector.extract_batch([image, image], resize=128)
+    assert detector.calls == 2 and torch.equal(sets[0].pos, ALIKED(50).extract(image, 128).pos)
+
+
+def test_images_are_read_as_they_are_needed(image):
+    """Memory does not grow with their number."""
+    order = []
+
+    class Watched(ALIKED):
+        def detect_batch(self, images):
+            order.append(len(images))
+            return super().detect_batch(images)
+
+    def read():
+        for number in range(5):
+            order.append(f"image {number}")
+            yield image
+
+    assert len(Watched(20).extract_batch(read(), resize=None, batch_size=2)) == 5
+    assert order == ["image 0", "image 1", 2, "image 2", "image 3", 2, "image 4", 1]
+
+
 def test_batches(detector, image):
     """Images of one size go together, and each gets what it gets alone."""
     images = [

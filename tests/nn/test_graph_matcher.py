@@ -390,13 +390,13 @@ def test_half_precision_answers_in_inference_as_in_training(autocast):
     """What inference folds and rounds once is rounded elsewhere than in training, but no more coarsely."""
     matcher = small(filter_threshold=0.0).float()
     pair = CandidateEdges(6)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher.freeze()
     full = matcher(pair, return_descriptors=True).descriptors[-1]
     with torch.autocast("cpu", autocast):
         trained = matcher(pair, return_descriptors=True).descriptors[-1]
         with torch.no_grad():
             outs = [matcher(pair, return_descriptors=True).descriptors[-1] for _ in range(2)]
-    kept = matcher.layers[0].self_attn._kept
-    assert kept[0].dtype == torch.float and kept[1].dtype == kept[2].dtype == autocast
+    assert matcher.layers[0].self_attn.frozen is not None
     assert torch.equal(*outs) and outs[0].dtype == torch.float
     assert not torch.equal(outs[0], full)
     assert (outs[0] - full).abs().mean() < 1.2 * (trained - full).abs().mean()
@@ -486,16 +486,18 @@ def test_edges_serve_both_with_and_without_gradients():
 
 @pytest.mark.parametrize("counts", [(9, 7), (70, 60)])  # with few and with many nodes for its width
 @pytest.mark.parametrize("bias", [0.0, 1.0])
-def test_inference_on_edges_equals_training_after_any_change(counts, bias, monkeypatch):
-    from pyg_match.nn import matcher_layer
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inference_on_edges_equals_training_after_any_change(counts, bias, frozen, monkeypatch):
+    from pyg_match.nn import frozen as module
 
-    monkeypatch.setattr(matcher_layer, "_NODES", 50)
+    monkeypatch.setattr(module, "_NODES", 50)
     pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(*counts, dtype=torch.double)))
     with torch.inference_mode():  # its tensors count no versions
-        matcher = small()
-        matcher(pair)
+        small().freeze()(pair)
     matcher = small()
     for _ in range(2):
+        if frozen:
+            matcher.freeze()
         with torch.no_grad():
             inference = matcher(pair, return_descriptors=True).descriptors
         trained = matcher(pair, return_descriptors=True).descriptors
@@ -505,40 +507,64 @@ def test_inference_on_edges_equals_training_after_any_change(counts, bias, monke
             parameter.data.mul_(1.1).add_(0.01 * bias)  # behind the back of version counters
 
 
-def test_what_inference_keeps_is_dropped_with_the_weights_it_was_made_of():
+def test_frozen_matchers():
     pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
-    matcher = small()
-    block = matcher.layers[0].self_attn
-    with torch.inference_mode():
-        first = matcher(pair).scores
-        kept = block._kept
-        assert torch.equal(matcher(pair).scores, first) and block._kept is kept
-    for part, row in ((block.ffn[0].weight, (3, 5)), (block.lin_out.weight, (2, 1)), (block.lin_out.bias, 4)):
-        with torch.no_grad():
-            part.data[row] += 0.01  # a single number, and no version goes up
-            matcher(pair)
-            assert block._kept is not kept
-            kept = block._kept
-    again = pickle.loads(pickle.dumps(matcher))
-    copied = copy.deepcopy(matcher)
-    for other in (again, copied):
-        assert other.layers[0].self_attn._kept is None
-        with torch.no_grad():
-            assert torch.equal(other(pair).scores, matcher(pair).scores)
+    matcher = small().float()
+    block, lin = matcher.layers[0].self_attn, matcher.layers[0].self_attn.conv.lin_query
+    assert block.frozen is None and lin.ordered is None and not block.conv.in_place
     with torch.no_grad():
-        low = matcher.bfloat16().float()(pair).scores  # rounded weights
-        with torch.autocast("cpu", torch.bfloat16):
+        expected = matcher(pair).scores
+    assert matcher.train().freeze() is matcher and not matcher.training
+    assert block.frozen is not None and lin.ordered is not None and block.conv.in_place
+    assert not matcher.layers[0].cross_attn.conv.in_place  # whose queries are its keys
+    with torch.no_grad():
+        first = matcher(pair).scores
+        assert torch.allclose(first, expected, atol=1e-5) and torch.equal(matcher(pair).scores, first)
+        for other in (pickle.loads(pickle.dumps(matcher)), copy.deepcopy(matcher)):
+            assert other.layers[0].self_attn.frozen is not None
+            assert torch.equal(other(pair).scores, first)
+    assert (
+        matcher.train() is matcher
+        and block.frozen is None
+        and lin.ordered is None
+        and not block.conv.in_place
+    )
+    with torch.no_grad():
+        assert torch.equal(matcher.eval()(pair).scores, expected)
+
+
+def test_frozen_matchers_never_use_old_weights():
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher, other = small().float(), small().float()
+    with torch.no_grad():
+        expected = other(pair).scores
+        matcher.freeze().load_state_dict(other.state_dict())
+        assert matcher.layers[0].self_attn.frozen is None
+        assert torch.equal(matcher(pair).scores, expected)
+        matcher.freeze().layers[0].self_attn.lin_out.bias[1] += 1.0
+        with pytest.raises(
+            RuntimeError, match=r"weights have changed since freeze\(\); call freeze\(\) again"
+        ):
             matcher(pair)
-        assert torch.equal(matcher(pair).scores, low)
+        changed = matcher.freeze()(pair).scores
+        assert not torch.allclose(changed, expected, atol=1e-4)
+        assert torch.equal(matcher.eval().freeze()(pair).scores, changed)
+        rounded = matcher.bfloat16().float()  # frozen anew
+        assert rounded.layers[0].self_attn.frozen is not None
+        low = rounded(pair).scores
+        assert torch.allclose(rounded.train().eval()(pair).scores, low, atol=1e-5)
 
 
-def test_hooks_of_linear_layers_run_in_inference_too():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_hooks_of_linear_layers_run_in_inference_too(frozen):
     pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
     matcher = small()
     seen = []
     for block in (matcher.layers[0].self_attn, matcher.layers[1].cross_attn):
         block.lin_out.register_forward_hook(lambda *_: seen.append("out"))
         block.ffn[0].register_forward_pre_hook(lambda *_: seen.append("ffn"))
+    if frozen:
+        matcher.freeze()
     with torch.no_grad():
         matcher(pair)
     assert seen == ["out", "ffn"] * 2
@@ -557,6 +583,7 @@ def test_changed_feed_forward_networks_answer_as_in_training(change):
                 block.ffn.append(torch.nn.Tanh())
             else:
                 block.ffn[2].register_forward_hook(lambda *args: seen.append(args) or 2 * args[-1])
+    matcher.freeze()
     with torch.no_grad():
         found = matcher(pair).scores
     assert torch.allclose(found, matcher(pair).scores, atol=1e-5)

@@ -124,6 +124,11 @@ def test_shapes_that_do_not_fit_are_refused():
         convolve(x, convolution, offset=x)
 
 
+def test_squares_that_do_not_fill_the_map_are_refused():
+    with pytest.raises(ValueError, match="'pool' must divide the size 5 x 8 of the maps, got 2"):
+        convolve_twice(torch.randn(2, 5, 8, 3), layer(8, 3, 3), layer(8, 8, 3), 2)
+
+
 def test_other_kernels_are_refused():
     with pytest.raises(ValueError, match=r"1 x 1 or 3 x 3, got \[5, 5\]"):
         layer(4, 4, 5)

@@ -121,3 +121,18 @@ def test_features_have_gradients():
         return features_at(x, levels, hidden, image, pos, (0, 0, 32, 32))
 
     assert torch.autograd.gradcheck(features, (x, pos, *levels), fast_mode=True)
+
+
+def test_what_does_not_fit_is_refused():
+    x, levels, hidden = torch.randn(1, 32, 32, 16), coarse(1, 32, 32, 16), layer(16, 16, selu=True)
+    image, pos = torch.zeros(3, dtype=torch.long), torch.rand(3, 2)
+    for wrong in (image + 1, image - 1, image[:2]):
+        with pytest.raises(ValueError, match="'pos' and 'image' must be"):
+            features_at(x, levels, hidden, wrong, pos, (0, 0, 32, 32))
+    with pytest.raises(ValueError, match=r"'frame' must lie in maps of 32 x 32, got \(0, 0, 33, 32\)"):
+        features_at(x, levels, hidden, image, pos, (0, 0, 33, 32))
+    with pytest.raises(ValueError, match=r"'threshold' must have shape \[2\], got \[1\]"):
+        local_maxima(torch.rand(2, 8, 8), 1, torch.zeros(1))
+    head, convolutions = layer(8, 16), [layer(4, 8, 3), layer(4, 4, 3), layer(1, 4, 3)]
+    with pytest.raises(RuntimeError):  # torch says it
+        score_map(x, coarse(1, 32, 32, 4), hidden, head, convolutions)

@@ -282,8 +282,8 @@ class Fixed(Extractor):
     def __init__(self):
         super().__init__()
 
-    def extract_batch(self, images, resize=None):
-        return [random_set(image.size(1), size=(64, 48)) for image in images]
+    def extract(self, image, resize=None):
+        return random_set(image.size(1), size=(64, 48))
 
 
 def test_image_level_matcher():

@@ -15,7 +15,7 @@ from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, shown, whole_n
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
 from pyg_match.ops.csr import check_indices
-from pyg_match.ops.linear import KeptWeight, linear, onednn_type
+from pyg_match.ops.linear import OrderedWeight, linear, onednn_type
 from pyg_match.ops.sparse_attention import check_edge_values
 
 MaskMode = Literal["remove", "zero"]
@@ -26,14 +26,16 @@ class Projection(Linear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kept = KeptWeight()
+        # Its weight for inference; see GraphMatcher.freeze.
+        self.ordered: Optional[OrderedWeight] = None
 
     def forward(self, x: Tensor, exact: bool = False) -> Tensor:
         """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
         if exact or onednn_type(x, self.weight, self.bias) is None:
             out: Tensor = super().forward(x)
             return out
-        return linear(x, self._kept.of(self.weight, x, self.bias), self.bias)
+        weight = self.weight if self.ordered is None else self.ordered.of(x, self.bias)
+        return linear(x, weight, self.bias)
 
 
 class MaskedAttentionConv(MessagePassing):
@@ -122,6 +124,8 @@ class MaskedAttentionConv(MessagePassing):
         self.shared_query_key = shared_query_key
         self.scale = 1.0 / math.sqrt(out_channels)
         self._alpha: OptTensor = None
+        # Whether queries and keys may be overwritten in inference; see GraphMatcher.freeze.
+        self.in_place = False
 
         source, target = in_channels if isinstance(in_channels, (tuple, list)) else (in_channels, in_channels)
         source, target = (
@@ -233,8 +237,8 @@ class MaskedAttentionConv(MessagePassing):
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
             _check_rotation(target, x_target.size(0), self.out_channels)
             _check_rotation(source, x_source.size(0), self.out_channels)
-            free = self._owns_projections()
-            query, key = rotate(query, target, free), rotate(key, source, free)
+            in_place = self.in_place and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            query, key = rotate(query, target, in_place), rotate(key, source, in_place)
         return query, key, value
 
     def _check_edges(
@@ -250,15 +254,6 @@ class MaskedAttentionConv(MessagePassing):
         source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
         check_indices(source, target, num_sources, num_targets)
         check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
-
-    def _owns_projections(self) -> bool:
-        """Whether nobody else may hold queries and keys, so that they may be overwritten."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.lin_key is None:
-            return False
-        return all(
-            type(lin) is Projection and not (lin._forward_hooks or lin._forward_pre_hooks)
-            for lin in (self.lin_query, self.lin_key)
-        )
 
     def _fuses(
         self, edge_index: Union[Adj, CSR, Blocks, Anchored], return_attention_weights: Optional[bool]

@@ -1,7 +1,7 @@
 """Building the library of the C code in this folder; ``python -m pyg_match.ops.native`` does it in place.
 
-It needs no headers of Python or torch, so that one library serves all versions of them. The code of attention and of
-top-k is compiled once for each instruction set; which of them a machine has is asked when the library is loaded.
+It needs no headers of Python or torch, so that one library serves all versions of them. Most of
+the code is compiled once for each instruction set; which of them a machine has is asked when the library is loaded.
 """
 
 import importlib.util

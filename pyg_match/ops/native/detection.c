@@ -13,6 +13,7 @@
 #include "tiles.h"
 
 #define LEVELS 3  // coarse maps
+#define LAYERS 3  // of the score head after its first, each of which reads one more row to either side
 #define FIRST 8   // channels of the score head after its first layer,
 #define OTHER 4   // and after the second and third
 #define AROUND 16  // numbers before and behind a row of a plane, of which the nearest is read as 0
@@ -28,7 +29,7 @@ struct score_job {
   int64_t images, height, width, rows_at_once, scratch_bytes;
   struct layer hidden, head;     // of a pixel of the fine map: to its share of the joint map, and that to FIRST
   struct level level[LEVELS];    // FIRST channels
-  const float *weight[LEVELS];   // [out, in, 3, 3] of the layers from FIRST to OTHER, to OTHER, to 1
+  const float *weight[LAYERS];   // [out, in, 3, 3] of the layers from FIRST to OTHER, to OTHER, to 1
   const float *map;              // [images, height, width, channels], the fine map
   float *out;                    // [images, height, width]
   char *scratch;
@@ -100,7 +101,7 @@ INLINE void plane_row(const int in, const int out, const int last, const float *
 
 // Rows of the head's layers: of each layer the three that the next one reads.
 struct rings {
-  float *plane[LEVELS];  // FIRST, OTHER and OTHER planes, three rows of each
+  float *plane[LAYERS];  // FIRST, OTHER and OTHER planes, three rows of each
   int64_t stride;
 };
 
@@ -126,18 +127,18 @@ static void score_rows(const struct score_job *job, int64_t image, int64_t first
   const struct rings rings = {
       {planes + AROUND, planes + AROUND + 3 * FIRST * stride, planes + AROUND + 3 * (FIRST + OTHER) * stride}, stride};
   memset(planes, 0, rows * stride * sizeof(float));
-  for (int64_t y = first - LEVELS; y < end + LEVELS; y++) {
+  for (int64_t y = first - LAYERS; y < end + LAYERS; y++) {
     float *plane = ring_row(&rings, 0, y);
     if (y >= 0 && y < job->height)
       first_row(job, image, y, stride, own, plane);
     else
       for (int c = 0; c < FIRST; c++) memset(plane + c * stride, 0, width * sizeof(float));
-    next_row(job, &rings, 1, y - 1);
-    next_row(job, &rings, 2, y - 2);
-    if (y - LEVELS < first) continue;
+    if (y - 1 >= first - 2) next_row(job, &rings, 1, y - 1);
+    if (y - 2 >= first - 1) next_row(job, &rings, 2, y - 2);
+    if (y - LAYERS < first) continue;
     const float *row[3];
-    for (int i = 0; i < 3; i++) row[i] = ring_row(&rings, 2, y - LEVELS + i - 1);
-    plane_row(OTHER, 1, 1, job->weight[2], row, stride, width, job->out + (image * job->height + y - LEVELS) * width);
+    for (int i = 0; i < 3; i++) row[i] = ring_row(&rings, 2, y - LAYERS + i - 1);
+    plane_row(OTHER, 1, 1, job->weight[2], row, stride, width, job->out + (image * job->height + y - LAYERS) * width);
   }
 }
 

@@ -1,0 +1,111 @@
+"""What makes a matcher faster in inference: folded layers, weights in oneDNN's order, nodes in chunks, reused memory.
+
+Nothing else in the models knows of it. :meth:`pyg_match.nn.GraphMatcher.freeze` switches it on.
+"""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv, Projection
+from pyg_match.nn.matcher_layer import AttentionBlock
+from pyg_match.ops import Blocks
+from pyg_match.ops.linear import (
+    OrderedWeight,
+    empty_rows,
+    joined_linear,
+    residual_linear,
+    rounded_for_linear,
+    with_room,
+)
+
+# The output projection and what follows it.
+_LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
+_NODES = 2048  # whose hidden features the caches nearly hold
+
+
+def freeze(model: nn.Module) -> None:
+    """Prepare the layers of a model for inference with the weights that they have now.
+
+    Layers that are not what they were made as, or have hooks, stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, AttentionBlock):
+            module.frozen = FrozenBlock(module) if _is_plain(module) else None
+        elif isinstance(module, MaskedAttentionConv):
+            lins = [lin for lin in (module.lin_query, module.lin_key, module.lin_value) if lin is not None]
+            plain = all(type(lin) is Projection and not _has_hooks(lin) for lin in lins)
+            # Queries that are keys as well are read again.
+            module.in_place = plain and module.lin_key is not None
+        elif type(module) is Projection:
+            module.ordered = OrderedWeight(module.weight)
+
+
+def thaw(model: nn.Module) -> None:
+    """Undo :func:`freeze`."""
+    for module in model.modules():
+        if isinstance(module, AttentionBlock):
+            module.frozen = None
+        elif isinstance(module, MaskedAttentionConv):
+            module.in_place = False
+        elif isinstance(module, Projection):
+            module.ordered = None
+
+
+class FrozenBlock:
+    """An :class:`~pyg_match.nn.matcher_layer.AttentionBlock` in inference.
+
+    The output projection is multiplied into the layer behind it, which is less work for many nodes. What follows
+    attention is done for some nodes at a time, so that caches hold what is in between. Dense attention keeps
+    LightGlue's order of operations, to which its results can be compared bit by bit.
+    """
+
+    def __init__(self, block: AttentionBlock) -> None:
+        first: Any = block.ffn[0]
+        last: Any = block.ffn[3]
+        with torch.no_grad():
+            own, of_message = first.weight.split(block.lin_out.out_features, dim=1)
+            weight = torch.cat([own, of_message @ block.lin_out.weight], dim=1)
+            self.bias = torch.addmv(first.bias, of_message, block.lin_out.bias)
+        self.first, self.last = OrderedWeight(weight), OrderedWeight(last.weight)
+
+    def __call__(
+        self, block: AttentionBlock, x: Tensor, edge_index: Any, extra: Optional[Tensor], **kwargs: Any
+    ) -> Tensor:
+        """What :meth:`AttentionBlock.forward <pyg_match.nn.matcher_layer.AttentionBlock.forward>` returns."""
+        rounded = rounded_for_linear(x)
+        if kwargs.get("x_value") is x:
+            kwargs["x_value"] = rounded
+        message = block.conv(rounded, edge_index, **kwargs)
+        inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        many = x.size(0) > 2 * x.size(1)
+        if not inference or not many or extra is not None or isinstance(edge_index, Blocks):
+            return block.update(x, message, extra)
+        return self._update(block, x, rounded, message)
+
+    def _update(self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor) -> Tensor:
+        norm: Any = block.ffn[1]
+        gelu: Any = block.ffn[2]
+        last: Any = block.ffn[3]
+        bias = self.bias.to(rounded.dtype)
+        weight = self.first.of(rounded[:1, :1].expand(x.size(0), self.first.weight.size(1)), bias)
+        out = empty_rows(x.size(0), x)
+        for part in zip(*(t.split(_NODES) for t in (x, rounded, message, out)), strict=True):
+            hidden = norm(with_room(joined_linear(part[1:3], weight, bias)))
+            hidden = torch.ops.aten.gelu_(hidden, approximate=gelu.approximate)
+            residual_linear(part[0], hidden, self.last.of(hidden, last.bias), last.bias, part[3])
+        return out
+
+
+def _is_plain(block: AttentionBlock) -> bool:
+    """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
+    layers: list[nn.Module] = [block.lin_out, *block.ffn]
+    return len(layers) == len(_LAYERS) and all(
+        type(layer) is kind and not _has_hooks(layer) and not (kind is nn.Linear and layer.bias is None)
+        for layer, kind in zip(layers, _LAYERS, strict=True)
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

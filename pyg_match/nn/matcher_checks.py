@@ -1,0 +1,85 @@
+"""What a matcher refuses to work with."""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from pyg_match.data import KeypointPair
+from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
+from pyg_match.nn.matcher_config import MatcherConfig
+from pyg_match.nn.pair_graph import PairGraph
+
+
+@torch.compiler.disable
+def check_pair(pair: KeypointPair, config: MatcherConfig, device: torch.device) -> None:
+    """Refuse what the layers could not make sense of."""
+    if not isinstance(pair, KeypointPair):
+        raise TypeError(f"expected a KeypointPair or a batch of them, got {type(pair).__name__}")
+    needed = ["pos", "x", "num_keypoints", "image_size"]
+    needed += ["scale", "orientation"] if config.use_scale_orientation else []
+    needed += ["score"] if config.encoding == "mlp" else []
+    missing = [name for name in needed if pair.get(name) is None]
+    if missing:
+        raise TypeError(f"the pair lacks {', '.join(missing)}, which this matcher needs")
+    check_nodes(pair, [name for name in needed if name in NODE_NUMBERS])
+    check_counts(pair.num_keypoints, pair.x.size(0))
+    check_image_sizes(pair.image_size, pair.num_keypoints.numel())
+    if pair.x.size(1) != config.in_channels:
+        raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
+    if device != pair.pos.device:
+        raise ValueError(f"the pair must be on the device of the matcher, {device}, got {pair.pos.device}")
+
+
+@torch.compiler.disable
+def check_descriptors(i: int, x: Tensor, nodes: Tensor) -> None:
+    """Refuse to read matches off descriptors that are not finite, of which softmax would make none."""
+    finite = torch.isfinite(x).all(dim=1)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"after layer {i} the descriptors of {int((~finite).sum())} of {x.size(0)} keypoints are NaN or infinite, "
+            f"first of node {int(nodes[~finite][0])}: the weights are not finite, or the values too large for {x.dtype}"
+        )
+
+
+def check_scales(graph: PairGraph, config: MatcherConfig) -> None:
+    """Refuse scales that do not fit the configuration."""
+    found = len(graph.scales)
+    if graph.refused and (config.branch is not None or config.layer_scales is not None):
+        raise ValueError(
+            f"scales have neither masks nor weights, got '{graph.refused[0]}'; drop edges instead of masking them"
+        )
+    needed = config.num_scales if config.branch is not None else 0
+    if config.branch is not None and found != needed:
+        raise ValueError(
+            f"the branches need {needed} scales, but the pair has {found}; draw them with a partition"
+        )
+    if config.layer_scales is not None and max(config.layer_scales) >= found:
+        raise ValueError(
+            f"'layer_scales' names scale {max(config.layer_scales)}, but the pair has {found} scales"
+        )
+
+
+@torch.compiler.disable
+def check_assignments(i: int, log_assignments: Sequence[Tensor]) -> None:
+    """Refuse to read matches off numbers that are none; minus infinity is the probability 0."""
+    for log_assignment in log_assignments:
+        good = log_assignment < torch.inf
+        if not bool(good.all()):
+            raise ValueError(
+                f"the assignment after layer {i} holds {int((~good).sum())} values that are NaN or infinite: "
+                "its weights are not finite"
+            )
+
+
+def version(model: nn.Module) -> int:
+    """A number that grows when weights are changed in place."""
+    return sum(parameter._version for parameter in model.parameters() if not parameter.is_inference())
+
+
+@torch.compiler.disable
+def check_frozen(frozen: Optional[int], model: nn.Module) -> None:
+    """Refuse to compute with what was made of older weights."""
+    if frozen is not None and frozen != version(model):
+        raise RuntimeError("weights have changed since freeze(); call freeze() again, or train() to undo it")
