@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import real_number, shown, whole_number
+from pyg_match.dlt import dlt, dlt_lu, scaled
 
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = npt.ArrayLike | Tensor
@@ -15,10 +16,6 @@ ArrayLike: TypeAlias = npt.ArrayLike | Tensor
 # Settings of OpenCV's estimators in glue-factory; 3,000 is more than OpenCV's own 2,000.
 _OPENCV_ITERATIONS = 3000
 _OPENCV_CONFIDENCE = 0.995
-
-# Relative size of a singular value that counts as zero: above the rounding of float32 pixels (1e-7), far
-# below what matches spread over a thousandth of the image give.
-_RANK_TOLERANCE = 1e-6
 
 _FEWEST_EPIPOLAR = 8  # seven leave up to three fundamental matrices
 
@@ -87,9 +84,9 @@ def estimate_homography(
         return None, nothing
 
     if method in ("dlt", "dlt-lu"):
-        H = _dlt(p0, p1, weights)
+        H = dlt(p0, p1, weights)
         if H is not None and method == "dlt-lu":
-            H = _dlt_lu(p0, p1, weights)
+            H = dlt_lu(p0, p1, weights)
         return H, nothing if H is None else _transfer_error(H, p0, p1) <= threshold
     if method == "poselib":
         import poselib
@@ -98,11 +95,11 @@ def estimate_homography(
         H, _ = poselib.estimate_homography(p0, p1, {"max_reproj_error": threshold, **limits})
     else:
         H = _opencv("findHomography", method, p0, p1, threshold)
-    H = None if H is None else _scaled(H)
+    H = None if H is None else scaled(H)
     inliers = nothing if H is None else _transfer_error(H, p0, p1) <= threshold
     if inliers.sum() < 4 or _on_a_line(p0[inliers], p1[inliers], threshold):
         return None, nothing
-    return (None, nothing) if _dlt(p0[inliers], p1[inliers]) is None else (H, inliers)
+    return (None, nothing) if dlt(p0[inliers], p1[inliers]) is None else (H, inliers)
 
 
 def estimate_fundamental(
@@ -307,51 +304,6 @@ def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) 
     except cv2.error:  # raised for some degenerate sets of points
         return None
     return None if matrix is None else np.asarray(matrix, dtype=np.float64)
-
-
-def _dlt(p0: Array, p1: Array, weights: Array | None = None) -> Array | None:
-    """Least squares of the algebraic error on normalised points, or None if they leave it undetermined."""
-    T0, T1 = _normalisation(p0, weights), _normalisation(p1, weights)
-    if T0 is None or T1 is None:
-        return None
-    q0, q1 = warp_points(p0, T0), warp_points(p1, T1)
-    ones, zeros = np.ones((len(q0), 1)), np.zeros((len(q0), 3))
-    h0 = np.hstack([q0, ones])
-    rows = np.stack([np.hstack([zeros, -h0, q1[:, 1:] * h0]), np.hstack([h0, zeros, -q1[:, :1] * h0])])
-    if weights is not None:
-        rows = rows * np.sqrt(weights)[:, None]
-    # The triangular factor has the right singular vectors of the tall matrix.
-    _, values, vectors = np.linalg.svd(np.linalg.qr(rows.reshape(-1, 9), mode="r"))
-    if values[7] <= _RANK_TOLERANCE * values[0]:
-        return None
-    return _scaled(np.linalg.inv(T1) @ vectors[8].reshape(3, 3) @ T0)
-
-
-def _dlt_lu(p0: Array, p1: Array, weights: Array | None) -> Array | None:
-    from kornia.geometry import find_homography_dlt
-
-    q0, q1, w = (None if v is None else torch.from_numpy(v)[None] for v in (p0, p1, weights))
-    return _scaled(find_homography_dlt(q0, q1, w, solver="lu")[0].numpy())
-
-
-def _normalisation(points: Array, weights: Array | None) -> Array | None:
-    """Hartley's transform to mean 0 and mean distance sqrt(2), or None if all points coincide."""
-    if weights is not None and weights.sum() == 0:
-        return None
-    mean = np.average(points, axis=0, weights=weights)
-    distance = np.average(np.linalg.norm(points - mean, axis=1), weights=weights)
-    if distance <= _RANK_TOLERANCE:
-        return None
-    scale = np.sqrt(2) / distance
-    return np.array([[scale, 0, -scale * mean[0]], [0, scale, -scale * mean[1]], [0, 0, 1]])
-
-
-def _scaled(H: Array) -> Array | None:
-    """Bring the last element to 1, as far as it is not 0; None for what is no homography."""
-    if not np.isfinite(H).all() or not H.any():
-        return None
-    H = H / np.linalg.norm(H)
-    return H / H[2, 2] if abs(H[2, 2]) > 1e-12 else H
 
 
 def _transfer_error(H: Array, p0: Array, p1: Array) -> Array:

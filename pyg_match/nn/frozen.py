@@ -8,7 +8,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv, Projection
+from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv
+from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.matcher_layer import AttentionBlock
 from pyg_match.ops import Blocks
 from pyg_match.ops.linear import (

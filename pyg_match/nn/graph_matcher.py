@@ -318,7 +318,7 @@ class GraphMatcher(nn.Module):
             log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
             check_assignments(i, [] if self.training else [log_assignment])
             return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.listed())
-        images = x.split(_flat(graph.counts))
+        images = x.split([count for counts in graph.counts for count in counts])
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
         check_assignments(i, [] if self.training else dense)
         return LayerAssignment(graph.counts, dense=dense)
@@ -341,10 +341,6 @@ def _branch(config: MatcherConfig) -> Optional[MultiScaleBranch]:
     return MultiScaleBranch(
         config.hidden_channels, config.heads, config.num_scales, config.branch, project=config.orthogonal
     )
-
-
-def _flat(counts: tuple[tuple[int, int], ...]) -> list[int]:
-    return [count for pair in counts for count in pair]
 
 
 def _thawed(matcher: GraphMatcher, _: Any = None) -> None:

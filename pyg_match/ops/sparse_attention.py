@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from pyg_match.checks import check_tensor, one_of, real_number
+from pyg_match.checks import one_of, real_number
 from pyg_match.ops import attention_cpu
 from pyg_match.ops.anchored import (
     Anchored,
@@ -15,6 +15,7 @@ from pyg_match.ops.anchored import (
     fuses_anchors,
     no_second_derivatives,
 )
+from pyg_match.ops.attention_checks import check_edge_values, check_nodes
 from pyg_match.ops.blocks import Blocks, block_attention
 from pyg_match.ops.csr import EdgesLike, check_sources, to_csr
 from pyg_match.ops.native.library import available
@@ -164,7 +165,7 @@ def sparse_attention(
         >>> sparse_attention(q, k, v, torch.tensor([[0, 1, 4], [0, 0, 2]])).shape
         torch.Size([3, 2, 4])
     """
-    _check(query, key, value)
+    check_nodes(query, key, value)
     log_weight = edge_index.log_weight if isinstance(edge_index, Anchored) else None
     backend = _differentiable(backend, query, key, value, bias, log_weight)
     scale = _factor(query, scale)
@@ -235,7 +236,7 @@ def attention_weights(
         >>> attention_weights(q, q, torch.tensor([[0, 1, 2], [0, 0, 2]])).sum(0).round()
         tensor([2., 2.])
     """
-    _check(query, key, key)
+    check_nodes(query, key, key)
     csr = to_csr(edge_index, query.size(0))
     check_sources(csr, key.size(0))
     check_edge_values(csr.col.size(0), query.size(1), bias, mask)
@@ -271,7 +272,7 @@ def edge_scores(
         tensor([[2.],
                 [2.]])
     """
-    _check(query, key, key)
+    check_nodes(query, key, key)
     backend = _differentiable(backend, query, key)
     scale = _factor(query, scale)
     csr = to_csr(edge_index, query.size(0))
@@ -313,44 +314,3 @@ def _differentiable(backend: Backend, *tensors: Optional[Tensor]) -> Backend:
 def _by_head(bias: Tensor) -> Tensor:
     """One row for each head; the same memory for all of them where they share their biases."""
     return bias.t() if bias.stride() == (1, 0) else bias.t().contiguous()
-
-
-def check_edge_values(
-    num_edges: int, heads: int, bias: Optional[Tensor] = None, mask: Optional[Tensor] = None
-) -> None:
-    """Refuse biases and masks that do not fit the edges.
-
-    Raises:
-        ValueError: If there is not one value for each edge (of biases: and head).
-        TypeError: If a mask is not boolean, or biases are no real numbers.
-    """
-    if bias is not None:
-        check_tensor("bias", bias, (num_edges, heads), "real")
-    if mask is not None:
-        check_tensor("mask", mask, (num_edges,), "boolean")
-    for name, value in (("bias", bias), ("mask", mask)):
-        if value is not None and value.is_meta:
-            raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
-
-
-def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
-    named = (("query", query), ("key", key), ("value", value))
-    for name, tensor in named:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"'{name}' must be a tensor [N, H, C], got {type(tensor).__name__}")
-    shapes = [list(t.shape) for t in (query, key, value)]
-    if any(len(shape) != 3 for shape in shapes):
-        raise ValueError(f"queries, keys and values must have shape [N, H, C], got {shapes}")
-    if query.shape[1:] != key.shape[1:] or key.shape[:2] != value.shape[:2]:
-        raise ValueError(
-            f"queries [T, H, C], keys [S, H, C] and values [S, H, D] do not fit together, got {shapes}"
-        )
-    if query.size(2) == 0:
-        raise ValueError(f"queries and keys must have at least one channel, got shapes {shapes[:2]}")
-    if not query.device == key.device == value.device:
-        devices = [str(t.device) for t in (query, key, value)]
-        raise ValueError(f"queries, keys and values must be on one device, got {devices}")
-    if query.is_meta:
-        raise ValueError("queries, keys and values are on the meta device, which holds no numbers")
-    if not (query.is_floating_point() and key.is_floating_point() and value.is_floating_point()):
-        raise TypeError(f"expected floating-point tensors, got {query.dtype}, {key.dtype} and {value.dtype}")

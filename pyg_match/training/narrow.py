@@ -184,7 +184,7 @@ def narrow_from_settings(
         ValueError: If settings do not fit each other, or the target's name ends otherwise.
     """
     from pyg_match.training.data import make_datasets
-    from pyg_match.training.loop import check_detectors, make_matcher
+    from pyg_match.training.start import check_detectors, make_matcher
 
     file = user_path(target)
     if file.suffix != ".safetensors":  # said before keypoints are found

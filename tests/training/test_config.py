@@ -8,7 +8,7 @@ from training_pairs import Pairs
 from pyg_match import pretrained
 from pyg_match.training import Objective, config_from_dict, load_config, supervised_layers
 from pyg_match.training.config import PRESETS
-from pyg_match.training.loop import make_matcher
+from pyg_match.training.start import make_matcher
 from pyg_match.transforms import graph_from_recipe
 
 

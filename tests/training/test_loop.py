@@ -353,9 +353,9 @@ def test_a_line_that_was_cut_off_is_not_read(tmp_path):
 
 
 def test_a_run_from_before_a_setting_goes_on(tmp_path, monkeypatch):
-    from pyg_match.training import loop
+    from pyg_match.training import trainer
 
-    write = loop.save_checkpoint
+    write = trainer.save_checkpoint
 
     def without(path, state):
         del state["identity"]["data"]["unrelated"]
@@ -363,7 +363,7 @@ def test_a_run_from_before_a_setting_goes_on(tmp_path, monkeypatch):
 
     config = small_config(steps=2, checkpoint_every=1)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", without)
+        patch.setattr(trainer, "save_checkpoint", without)
         run(config, tmp_path / "old")
     run(config, tmp_path / "old")
     with pytest.raises(ValueError, match=r"other settings \(data\)"):

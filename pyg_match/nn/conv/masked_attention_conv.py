@@ -7,35 +7,17 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
-from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
-from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, shown, whole_number
+from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, whole_number
+from pyg_match.nn.conv.projection import Projection, check_features, check_rotation
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
+from pyg_match.ops.attention_checks import check_edge_values
 from pyg_match.ops.csr import check_indices
-from pyg_match.ops.linear import OrderedWeight, linear, onednn_type
-from pyg_match.ops.sparse_attention import check_edge_values
 
 MaskMode = Literal["remove", "zero"]
-
-
-class Projection(Linear):
-    """PyG's linear layer, faster in inference on the CPU unless the result has to be ``exact`` to the last bit."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Its weight for inference; see GraphMatcher.freeze.
-        self.ordered: Optional[OrderedWeight] = None
-
-    def forward(self, x: Tensor, exact: bool = False) -> Tensor:
-        """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
-        if exact or onednn_type(x, self.weight, self.bias) is None:
-            out: Tensor = super().forward(x)
-            return out
-        weight = self.weight if self.ordered is None else self.ordered.of(x, self.bias)
-        return linear(x, weight, self.bias)
 
 
 class MaskedAttentionConv(MessagePassing):
@@ -235,8 +217,8 @@ class MaskedAttentionConv(MessagePassing):
             key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
-            _check_rotation(target, x_target.size(0), self.out_channels)
-            _check_rotation(source, x_source.size(0), self.out_channels)
+            check_rotation(target, x_target.size(0), self.out_channels)
+            check_rotation(source, x_source.size(0), self.out_channels)
             in_place = self.in_place and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
             query, key = rotate(query, target, in_place), rotate(key, source, in_place)
         return query, key, value
@@ -335,51 +317,6 @@ class MaskedAttentionConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
-
-
-def check_features(
-    x: Union[Tensor, PairTensor], source_weight: Tensor, target_weight: Optional[Tensor] = None
-) -> PairTensor:
-    """The features of sources and targets, checked against the weights of the layers that they go into.
-
-    Raises:
-        TypeError: If they are no tensors of floating-point numbers, or of another precision than the weights.
-        ValueError: If they have another width than the layers expect, or lie on another device.
-    """
-    if not isinstance(x, Tensor) and not (isinstance(x, (list, tuple)) and len(x) == 2):
-        raise TypeError(
-            f"'x' must be a tensor of node features, or one of sources and one of targets, got {shown(x)}"
-        )
-    source, target = (x, x) if isinstance(x, Tensor) else x
-    for features, weight in ((source, source_weight), (target, target_weight)):
-        if not isinstance(features, Tensor):
-            raise TypeError(f"'x' must be a tensor of node features, got {type(features).__name__}")
-        # Layers of unknown width take it from the first features; autocast brings types together.
-        if weight is None or is_uninitialized_parameter(weight):
-            continue
-        check_tensor("x", features, (None, weight.size(1)))
-        if features.device != weight.device:
-            raise ValueError(
-                f"'x' must be on the device of the layer, {weight.device}, got {features.device}"
-            )
-        if features.dtype != weight.dtype and not torch.is_autocast_enabled(features.device.type):
-            raise TypeError(
-                f"'x' must have the type of the layer's weights, {weight.dtype}, got {features.dtype}"
-            )
-    return source, target
-
-
-def _check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
-    """Refuse rotations that do not fit queries or keys."""
-    if not isinstance(rotation, Tensor) or not rotation.is_complex():
-        kind = rotation.dtype if isinstance(rotation, Tensor) else type(rotation).__name__
-        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind}")
-    rows = num_nodes if rotation.dim() == 2 and rotation.size(0) != 1 else 1  # one turn may be that of all
-    if rotation.shape != (rows, channels // 2) or channels % 2 != 0:
-        raise ValueError(
-            f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "
-            f"got {list(rotation.shape)}"
-        )
 
 
 def _propagates(edge_index: Union[Adj, CSR, Blocks, Anchored]) -> bool:

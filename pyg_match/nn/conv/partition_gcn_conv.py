@@ -14,7 +14,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
-from pyg_match.nn.conv.masked_attention_conv import check_features
+from pyg_match.nn.conv.projection import check_features
 from pyg_match.ops.csr import check_indices
 
 

@@ -1,0 +1,347 @@
+"""A training run: its state, its steps, and what it writes."""
+
+import copy
+import io
+import math
+import random
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+from torch_geometric.data import Batch
+
+from pyg_match.files import write_whole
+from pyg_match.nn import GraphMatcher
+from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from pyg_match.training.config import TrainingConfig
+from pyg_match.training.monitor import Monitor
+from pyg_match.training.objective import Objective, supervised_layers
+from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
+from pyg_match.training.start import Pairs, make_matcher
+from pyg_match.training.validation import validate
+
+# Settings that change nothing in the course of training; a run may go on with others.
+_FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
+
+
+class Trainer:
+    """A training run: see :func:`train`.
+
+    Args:
+        fabric: Launched.
+        config: All settings.
+        out: Folder of the run.
+        train_pairs: Pairs with labels and edges.
+        valid_pairs: Pairs to validate on, with labels and edges.
+
+    Raises:
+        ValueError: If settings, weights and teacher do not fit each other, or a batch does not split evenly.
+    """
+
+    def __init__(
+        self, fabric: Fabric, config: TrainingConfig, out: Path, train_pairs: Pairs, valid_pairs: Pairs
+    ) -> None:
+        self.fabric, self.config, self.out = fabric, config, out
+        self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
+        self._sampler(0)
+        torch.manual_seed(config.seed)
+        np.random.seed(config.seed % (1 << 32))  # noqa: NPY002  (user code may draw from it)
+        random.seed(config.seed)
+        self.matcher = make_matcher(config).to(fabric.device)
+        self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
+        teacher = None
+        if config.teacher is not None and (config.loss.distill_assignment or config.loss.distill_descriptors):
+            half = config.precision == "bf16-mixed"
+            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, assign_on_edges=False)
+            teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
+        self.freeze_unused()
+        parameters = [p for p in self.matcher.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+        self.objective, self.optimizer = fabric.setup(
+            Objective(self.matcher, config.loss, teacher, config.teacher_edges), optimizer
+        )
+        self.average.to(next(self.matcher.parameters()).dtype)  # as the precision of the run made it
+        self.step, self.best, self.seconds = 0, -math.inf, 0.0
+        self.sums: dict[str, float] = {}
+        self.summed = 0  # steps that the sums are of
+        self.asked = False  # to stop, by a signal to this process
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the run goes on from."""
+        return self.out / "last.ckpt"
+
+    def freeze_unused(self) -> None:
+        """Switch off the gradient of heads that no loss reaches, which data-parallel training would wait for."""
+        config, depth = self.config, self.matcher.config.num_layers
+        if not config.loss.confidence or len(self.matcher.assignments) == 1:
+            self.matcher.confidences.requires_grad_(False)
+        if isinstance(config.loss.layers, str) and config.loss.layers.startswith("random"):
+            return
+        supervised = supervised_layers(config.loss.layers, depth, torch.Generator())
+        for i in range(depth):
+            if i not in supervised and len(self.matcher.assignments) > 1:
+                self.matcher.assignments[i].requires_grad_(False)
+                self.matcher.confidences[i].requires_grad_(False)
+
+    def run(self) -> Path:
+        """Train until the last step, or until asked to stop."""
+        config = self.config
+        resumed = self.checkpoint.is_file()
+        if resumed:
+            self.resume()
+        handlers = self._listen()
+        monitor = Monitor(self.out, config, self.step, enabled=self.fabric.is_global_zero)
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        batches = self._batches()
+        try:
+            if not resumed:
+                self._validate(monitor)
+            stopping = False
+            while self.step < config.steps and not stopping:
+                found = self._train_step(batches)
+                self.step += 1
+                self.seconds = time.monotonic() - began
+                for name, value in found.items():
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                self.summed += 1
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    means = {name: value / self.summed for name, value in self.sums.items()}
+                    monitor.log(self.step, self.seconds, means)
+                    self.sums, self.summed = {}, 0
+                monitor.advance(self.step)
+                last = self.step == config.steps
+                if last or (config.validate_every and self.step % config.validate_every == 0):
+                    self._validate(monitor)
+                due = config.checkpoint_every and self.step % config.checkpoint_every == 0
+                late = 0 < 60 * config.checkpoint_minutes < time.monotonic() - saved
+                stopping, late = self._any_process(self.asked, late)
+                if last or due or late or stopping:
+                    self.save()
+                    saved = time.monotonic()
+            if self.step < config.steps:
+                monitor.say(f"stopped after step {self.step}; run the same command to go on")
+                return self.checkpoint
+            return self._write_matcher("matcher.safetensors")
+        finally:
+            monitor.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint.
+
+        Raises:
+            ValueError: If it is damaged or belongs to a run with other settings or pairs.
+        """
+        state = load_checkpoint(self.checkpoint)
+        self._check_identity(state["identity"])
+        self.matcher.load_state_dict(state["matcher"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.sums = state["sums"]
+        # Checkpoints of earlier versions do not tell it: log_every was the same from the start then.
+        self.summed = state.get("summed", self.step % state["identity"]["log_every"])
+        set_random_state(state["random"])
+
+    def check_checkpoint(self) -> None:
+        """Say whether the run can go on from the checkpoint, if there is one, without doing so.
+
+        Raises:
+            ValueError: As :meth:`resume`.
+        """
+        if self.checkpoint.is_file():
+            self._check_identity(load_checkpoint(self.checkpoint)["identity"])
+
+    def _check_identity(self, before: dict[str, Any]) -> None:
+        # Checkpoints of earlier versions lack settings that came later, which stood as they stand by default.
+        before["data"] = {"unrelated": 0.0, **before.get("data", {})}
+        changed = sorted(
+            key for key, value in self._identity().items() if key not in _FREE and before.get(key) != value
+        )
+        if changed:
+            raise ValueError(
+                f"{self.out} holds a run with other settings ({', '.join(changed)}); "
+                "give the old ones to go on with it, or another folder"
+            )
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.fabric.barrier()
+        if not self.fabric.is_global_zero:
+            return
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "identity": self._identity(),
+                "matcher": self.matcher.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "seconds": self.seconds,
+                "sums": self.sums,
+                "summed": self.summed,
+                "random": random_state(),
+            },
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run must keep in order to go on."""
+        values = asdict(self.config)
+        values["data"] = {
+            key: value for key, value in values["data"].items() if key not in ("cache", "num_workers")
+        }
+        values["data"]["size"] = list(values["data"]["size"])
+        values["photos"] = [path.name for path in getattr(self.train_pairs, "paths", ())]
+        values["pairs"] = len(self.train_pairs)
+        return values
+
+    def _sampler(self, start: int) -> BatchSampler:
+        config, fabric = self.config, self.fabric
+        return BatchSampler(
+            start,
+            config.steps,
+            size=len(self.train_pairs),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            accumulate=config.accumulate,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+
+    def _batches(self) -> Any:
+        loader: Any = DataLoader(
+            self.train_pairs,  # type: ignore[arg-type]
+            batch_sampler=self._sampler(self.step),
+            collate_fn=Batch.from_data_list,
+            num_workers=self.config.data.num_workers,
+            generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
+        )
+        return iter(loader)
+
+    def _train_step(self, batches: Any) -> dict[str, float]:
+        config, fabric = self.config, self.fabric
+        rate = learning_rate(
+            self.step, config.steps, config.learning_rate, config.warmup, config.final_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + self.step) % (1 << 63))
+        layers = supervised_layers(config.loss.layers, self.matcher.config.num_layers, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: list[dict[str, torch.Tensor]] = []
+        seen = []
+        for number in range(config.accumulate):
+            batch = next(batches).to(fabric.device)
+            seen.append(batch)
+            with fabric.no_backward_sync(self.objective, enabled=number < config.accumulate - 1):
+                found = self.objective(batch, layers)
+                fabric.backward(found["total"] / config.accumulate)
+            parts.append({name: value.detach() for name, value in found.items()})
+        clipped: Any = fabric.clip_gradients(
+            self.objective, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+        )
+        norm = float(clipped)
+        names = list(parts[0])
+        values = torch.stack([torch.stack([part[name].double() for part in parts]).mean() for name in names])
+        reduced: Any = fabric.all_reduce(values, reduce_op="mean")
+        losses = dict(zip(names, reduced.tolist(), strict=True))
+        # Scaled half-precision gradients overflow now and then, and their steps are left out by the scaler.
+        finite = math.isfinite(norm) or config.precision == "16-mixed"
+        if not (finite and math.isfinite(losses["total"])):
+            self._dump(seen, losses, norm)
+        self.optimizer.step()
+        weights = [parameter.detach() for parameter in self.matcher.parameters()]
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all()):
+            self._dump(seen, losses, norm, "the weights are not finite after step")
+        if config.ema:
+            update_average(self.average, self.matcher, config.ema, self.step)
+        else:
+            self.average.load_state_dict(self.matcher.state_dict())
+        return {**losses, "gradient": norm, "learning_rate": rate}
+
+    def _any_process(self, *wishes: bool) -> list[bool]:
+        """For each wish whether some process has it: all must save, and stop, after the same step."""
+        flags = torch.tensor([float(wish) for wish in wishes], device=self.fabric.device)
+        reduced: Any = self.fabric.all_reduce(flags, reduce_op="sum")
+        return [flag > 0 for flag in reduced.tolist()]
+
+    def _dump(
+        self,
+        batches: list[Any],
+        losses: dict[str, float],
+        norm: float,
+        problem: str = "the loss or its gradient is not finite in step",
+    ) -> None:
+        """Write what led to a loss, or to weights, that are not finite, and stop.
+
+        Raises:
+            FloatingPointError: Always.
+        """
+        path = self.out / f"not-finite-step{self.step}-process{self.fabric.global_rank}.pt"
+        state = {
+            "step": self.step,
+            "losses": losses,
+            "gradient": norm,
+            "batches": [
+                {
+                    key: value.as_tensor() if hasattr(value, "as_tensor") else value
+                    for key, value in batch.to_dict().items()
+                    if isinstance(value, torch.Tensor)
+                }
+                for batch in batches
+            ],
+            "matcher": self.matcher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_whole(path, buffer.getvalue())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        raise FloatingPointError(
+            f"{problem} {self.step} ({shown}; gradient {norm:.4g}). The batch and the weights are in {path}; "
+            "try a lower learning_rate or precision 32-true"
+        )
+
+    def _validate(self, monitor: Monitor) -> None:
+        if self.fabric.is_global_zero and len(self.valid_pairs) > 0:
+            metrics = validate(self.average, self.valid_pairs)
+            monitor.log_validation(self.step, self.seconds, metrics)
+            monitor.draw(self.step, self.average, self.valid_pairs)
+            if metrics["recall"] > self.best:
+                self.best = metrics["recall"]
+                self._write_matcher("best.safetensors")
+        self.fabric.barrier()
+
+    def _write_matcher(self, name: str) -> Path:
+        path = self.out / name
+        if self.fabric.is_global_zero:
+            data = self.config.data
+            # How many keypoints are wanted is a question of its own where the matcher is used.
+            options = {k: v for k, v in data.extractor_options.items() if k != "detection_threshold"}
+            metadata = {"graph": self.config.graph, "extractor": data.extractor}
+            self.average.save(path, metadata=metadata | ({"extractor_options": options} if options else {}))
+        return path
+
+    def _listen(self) -> dict[int, Any]:
+        """Stop after the current step when asked to."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.asked = True
+
+        try:
+            return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread, where signals do not arrive
+            return {}
