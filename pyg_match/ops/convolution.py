@@ -1,6 +1,7 @@
 """Convolutions of images on the way to keypoints, plain and deformable."""
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 import torch
@@ -127,10 +128,14 @@ def convolve(
         - **offset:** :math:`(B, H, W, 2 S^2)`
         - **output:** :math:`(B, H, W, C')`
 
+    Raises:
+        ValueError: If shapes do not fit.
+
     Example:
         >>> convolve(torch.ones(1, 2, 2, 2), Convolution(torch.ones(1, 2, 3, 3))).flatten()
         tensor([8., 8., 8., 8.])
     """
+    _check(x.shape, convolution, {"shortcut": shortcut, "offset": offset})
     if has_kernels(x, convolution.weight, shortcut, offset):
         return _run(x, convolution, shortcut=shortcut, offset=offset)[0]
     return _convolve_in_torch(x, convolution, shortcut, offset)
@@ -154,7 +159,14 @@ def convolve_twice(
         - **x:** :math:`(B, H, W, C)`
         - **shortcut:** :math:`(B, H, W, C')`
         - **output:** :math:`(B, H, W, C')` and :math:`(B, H / \text{pool}, W / \text{pool}, C')`
+
+    Raises:
+        ValueError: If shapes do not fit.
     """
+    _check(x.shape, first, {})
+    _check((*x.shape[:3], first.out_channels), second, {"shortcut": shortcut})
+    if x.size(1) % pool or x.size(2) % pool:
+        raise ValueError(f"'pool' must divide the size {x.size(1)} x {x.size(2)} of the maps, got {pool}")
     if has_kernels(x, second.weight, shortcut):
         out, pooled = _run(x, second, before=first, shortcut=shortcut, pool=pool)
         assert pooled is not None
@@ -168,6 +180,16 @@ def pooled_maps(x: Tensor, pool: int) -> Tensor:
     return F.avg_pool2d(x.permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1)
 
 
+def _check(shape: Sequence[int], convolution: Convolution, others: Mapping[str, Optional[Tensor]]) -> None:
+    if len(shape) != 4 or shape[3] != convolution.channels:
+        raise ValueError(f"maps must have shape [B, H, W, {convolution.channels}], got {list(shape)}")
+    channels = {"shortcut": convolution.out_channels, "offset": 2 * convolution.side**2}
+    for name, tensor in others.items():
+        wanted = [*shape[:3], channels[name]]
+        if tensor is not None and list(tensor.shape) != wanted:
+            raise ValueError(f"'{name}' must have shape {wanted}, got {list(tensor.shape)}")
+
+
 def _run(
     x: Tensor,
     convolution: Convolution,
@@ -176,19 +198,7 @@ def _run(
     offset: Optional[Tensor] = None,
     pool: int = 0,
 ) -> tuple[Tensor, Optional[Tensor]]:
-    images, height, width, channels = x.shape
-    first = convolution if before is None else before
-    if channels != first.channels or (before is not None and before.out_channels != convolution.channels):
-        raise ValueError(f"maps of {channels} channels do not fit {first} and {convolution}")
-    if pool and (height % pool or width % pool):
-        raise ValueError(f"'pool' must divide the size {height} x {width} of the maps, got {pool}")
-    for name, tensor, size in (
-        ("shortcut", shortcut, convolution.out_channels), ("offset", offset, 2 * convolution.side**2)
-    ):  # fmt: skip
-        if tensor is not None and tensor.shape != (images, height, width, size):
-            raise ValueError(
-                f"'{name}' must have shape {[images, height, width, size]}, got {list(tensor.shape)}"
-            )
+    images, height, width, _ = x.shape
     x = x.contiguous()
     shortcut, offset = (None if t is None else t.contiguous() for t in (shortcut, offset))
     out = x.new_empty(images, height, width, convolution.out_channels)

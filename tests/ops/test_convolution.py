@@ -112,19 +112,20 @@ def test_no_pixels():
     assert convolve(torch.empty(1, 1, 0, 3), layer(8, 3, 1)).shape == (1, 1, 0, 8)
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_shapes_that_do_not_fit_are_refused(backend):
     x, convolution = torch.randn(1, 4, 5, 3), layer(8, 3, 3)
-    with pytest.raises(ValueError, match="maps of 4 channels do not fit"):
+    with pytest.raises(ValueError, match=r"maps must have shape \[B, H, W, 3\], got \[1, 4, 5, 4\]"):
         convolve(torch.randn(1, 4, 5, 4), convolution)
-    with pytest.raises(ValueError, match="maps of 3 channels do not fit"):
+    with pytest.raises(ValueError, match=r"maps must have shape \[B, H, W, 3\], got \[4, 5, 3\]"):
+        convolve(x[0], convolution)
+    with pytest.raises(ValueError, match=r"maps must have shape \[B, H, W, 3\], got \[1, 4, 5, 8\]"):
         convolve_twice(x, convolution, convolution, 2)
     with pytest.raises(ValueError, match=r"'shortcut' must have shape \[1, 4, 5, 8\], got \[1, 4, 5, 3\]"):
         convolve(x, convolution, shortcut=x)
+    with pytest.raises(ValueError, match=r"'shortcut' must have shape \[1, 4, 6, 8\], got \[1, 4, 5, 3\]"):
+        convolve_twice(torch.randn(1, 4, 6, 3), convolution, layer(8, 8, 3), 2, x)
     with pytest.raises(ValueError, match=r"'offset' must have shape \[1, 4, 5, 18\], got \[1, 4, 5, 3\]"):
         convolve(x, convolution, offset=x)
-
-
-def test_squares_that_do_not_fill_the_map_are_refused():
     with pytest.raises(ValueError, match="'pool' must divide the size 5 x 8 of the maps, got 2"):
         convolve_twice(torch.randn(2, 5, 8, 3), layer(8, 3, 3), layer(8, 8, 3), 2)
 
