@@ -6,6 +6,7 @@ from pyg_match.checks import real_number, shown, whole_number
 from pyg_match.features.aliked_network import ALIKEDNetwork
 from pyg_match.features.extractor import Extractor, single_precision
 from pyg_match.pretrained import load_weights
+from pyg_match.weight_state import weight_state
 
 MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
 
@@ -57,7 +58,7 @@ class ALIKED(Extractor):
         self.model.load_state_dict({"dkd.hw_grid": self.model.dkd.hw_grid, **weights})
         self._options = (self.max_num_keypoints, detection_threshold, nms_radius)
         self.network = ALIKEDNetwork(self.model, *self._options)
-        self._versions = self._weights()
+        self._state = weight_state(self.model)
         self.descriptor_dim = self.model.desc_head.sf_conv.out_channels
         self.freeze()
 
@@ -65,13 +66,8 @@ class ALIKED(Extractor):
         return self.detect_batch(image.unsqueeze(0))[0]
 
     def detect_batch(self, images: Tensor) -> list[dict[str, Tensor]]:
-        versions = self._weights()
-        if versions != self._versions:
-            self.network, self._versions = ALIKEDNetwork(self.model, *self._options).eval(), versions
+        state = weight_state(self.model)
+        if state != self._state:
+            self.network, self._state = ALIKEDNetwork(self.model, *self._options).eval(), state
         found: list[dict[str, Tensor]] = self.network(images)
         return found
-
-    def _weights(self) -> list[tuple[int, int]]:
-        """Where the weights of :attr:`model` are, and how often they have been changed in place."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]

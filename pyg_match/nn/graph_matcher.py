@@ -22,7 +22,6 @@ from pyg_match.nn.matcher_checks import (
     check_frozen,
     check_pair,
     check_scales,
-    version,
 )
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_layer import MatcherLayer
@@ -32,6 +31,7 @@ from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.saving import load_state, read_matcher, save_matcher
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.transforms.candidate_edges import candidate_edges
+from pyg_match.weight_state import weight_state
 
 
 class GraphMatcher(nn.Module):
@@ -102,7 +102,7 @@ class GraphMatcher(nn.Module):
         # Later layers may be less sure: LightGlue, section 3.3.
         thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
         self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
-        self._frozen: Optional[int] = None  # the version of the weights
+        self._frozen: Optional[list[tuple[int, int]]] = None  # the weights that it was frozen with
         self.register_load_state_dict_post_hook(_thawed)
 
     @classmethod
@@ -138,7 +138,7 @@ class GraphMatcher(nn.Module):
         """
         self.eval()
         freeze(self)
-        self._frozen = version(self)
+        self._frozen = weight_state(self)
         return self
 
     def train(self, mode: bool = True) -> "GraphMatcher":
@@ -154,7 +154,7 @@ class GraphMatcher(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._frozen = None if self._frozen is None else version(self)  # weights of copies are new
+        self._frozen = None if self._frozen is None else weight_state(self)  # weights of copies are new
 
     def save(
         self, path: Union[str, Path], half: bool = False, metadata: Optional[Mapping[str, Any]] = None

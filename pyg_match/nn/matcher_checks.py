@@ -10,6 +10,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.weight_state import weight_state
 
 
 @torch.compiler.disable
@@ -73,13 +74,8 @@ def check_assignments(i: int, log_assignments: Sequence[Tensor]) -> None:
             )
 
 
-def version(model: nn.Module) -> int:
-    """A number that grows when weights are changed in place."""
-    return sum(parameter._version for parameter in model.parameters() if not parameter.is_inference())
-
-
 @torch.compiler.disable
-def check_frozen(frozen: Optional[int], model: nn.Module) -> None:
-    """Refuse to compute with what was made of older weights."""
-    if frozen is not None and frozen != version(model):
+def check_frozen(frozen: Optional[list[tuple[int, int]]], model: nn.Module) -> None:
+    """Refuse to compute with what was made of other weights."""
+    if frozen is not None and frozen != weight_state(model):
         raise RuntimeError("weights have changed since freeze(); call freeze() again, or train() to undo it")

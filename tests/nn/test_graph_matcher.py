@@ -547,6 +547,11 @@ def test_frozen_matchers_never_use_old_weights():
         ):
             matcher(pair)
         changed = matcher.freeze()(pair).scores
+        out = matcher.layers[0].self_attn.lin_out
+        before, out.weight = out.weight, torch.nn.Parameter(out.weight + 1)
+        with pytest.raises(RuntimeError, match="weights have changed"):
+            matcher(pair)
+        out.weight = before
         assert not torch.allclose(changed, expected, atol=1e-4)
         assert torch.equal(matcher.eval().freeze()(pair).scores, changed)
         rounded = matcher.bfloat16().float()  # frozen anew
