@@ -1,6 +1,6 @@
 """The network of ALIKED, arranged for inference."""
 
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,8 @@ class ALIKEDNetwork(nn.Module):
         score = score_map(fine, heads, self.share, self.head, (self.score1, self.score2, self.score3))
         score = score[:, top : top + height, left : left + width]
         pos, score, image, counts = self.keypoints(score)
-        x = self.describe(fine, levels, self.share, image, pos, (top, left, top + height, left + width))
+        joint = _JointMap(fine, levels, self.share, (top, left, top + height, left + width))
+        x = self.describe(joint, image, pos)
         size = pos.new_tensor([width - 1, height - 1])
         parts = zip((size * (pos + 1) / 2).split(counts), x.split(counts), score.split(counts), strict=True)
         return [{"pos": pos, "x": x, "score": score} for pos, x, score in parts]
@@ -97,11 +98,11 @@ class ALIKEDNetwork(nn.Module):
         )
         places = torch.cat(chosen)
 
-        reach = torch.arange(-self.radius, self.radius + 1, device=score.device)
-        y, x = torch.meshgrid(reach, reach, indexing="ij")
-        window = score.reshape(-1)[(image * height * width + places).unsqueeze(1) + (y * width + x).flatten()]
+        near = _window(-self.radius, self.radius + 1, score.device)
+        steps = near[:, 1] * width + near[:, 0]
+        window = score.reshape(-1)[(image * height * width + places).unsqueeze(1) + steps]
         weight = ((window - window.amax(dim=1, keepdim=True)) / _TEMPERATURE).exp()
-        offset = weight @ torch.stack([x, y], dim=-1).view(-1, 2).to(weight) / weight.sum(dim=1, keepdim=True)
+        offset = weight @ near.to(weight) / weight.sum(dim=1, keepdim=True)
         at = torch.stack([places % width, places // width], dim=1) + offset
         pos = at / score.new_tensor([width - 1, height - 1]) * 2 - 1
         parts = zip(score.unsqueeze(1), at.split(counts), strict=True)
@@ -161,16 +162,8 @@ class _Description(nn.Module):
         weights = head.agg_weights.flatten(0, 1).t()
         self.all = Convolution(weights[..., None, None])
 
-    def forward(
-        self,
-        fine: Tensor,
-        levels: list[Tensor],
-        share: Convolution,
-        image: Tensor,
-        pos: Tensor,
-        frame: tuple[int, int, int, int],
-    ) -> Tensor:
-        top, left, bottom, right = frame
+    def forward(self, joint: "_JointMap", image: Tensor, pos: Tensor) -> Tensor:
+        top, left, bottom, right = joint.frame
         height, width = bottom - top, right - left
         origin, size = pos.new_tensor([left, top]), pos.new_tensor([width - 1, height - 1])
         pos = (pos / 2 + 0.5) * size
@@ -179,30 +172,36 @@ class _Description(nn.Module):
         # The window around a keypoint; it never reaches the last row and column.
         last = torch.tensor([width - 1 - self.side, height - 1 - self.side], device=pos.device)
         corner = (pos.long() - self.side / 2 + 1).long().clamp(min=0).minimum(last)
-        reach = torch.arange(self.side, device=pos.device)
-        y, x = torch.meshgrid(reach, reach, indexing="ij")
-        window = corner.unsqueeze(1) + torch.stack([x, y], dim=-1).view(-1, 2)
-        around = _at(fine, levels, share, image, window + origin, frame)
+        window = corner.unsqueeze(1) + _window(0, self.side, pos.device)
+        around = joint.at(image, window + origin)
         offset = convolve(convolve(around.view(1, 1, n, self.first.channels), self.first), self.second)
         most = max(height, width) / 4
         offset = offset.view(n, 2, self.num_positions).transpose(1, 2).clamp(-most, most)
 
-        features = _at(fine, levels, share, image, pos.unsqueeze(1) + offset + origin, frame)
+        features = joint.at(image, pos.unsqueeze(1) + offset + origin)
         features = convolve(features.view(1, n, self.num_positions, self.each.channels), self.each)
         x = convolve(features.view(1, 1, n, self.all.channels), self.all)
         return F.normalize(x.view(n, self.all.out_channels), dim=1)
 
 
-def _at(
-    fine: Tensor,
-    levels: list[Tensor],
-    share: Convolution,
-    image: Tensor,
-    pos: Tensor,
-    frame: tuple[int, int, int, int],
-) -> Tensor:
-    image = image.repeat_interleave(pos.size(1))
-    return features_at(fine, levels, share, image, pos.reshape(-1, 2), frame)
+class _JointMap(NamedTuple):
+    """The map of all levels, of which features are read between pixels; see :func:`features_at`."""
+
+    fine: Tensor
+    levels: list[Tensor]
+    share: Convolution
+    frame: tuple[int, int, int, int]
+
+    def at(self, image: Tensor, pos: Tensor) -> Tensor:
+        """Features at several positions for each keypoint, ``[N, K, 2]``, in its image; ``[N K, C]``."""
+        image = image.repeat_interleave(pos.size(1))
+        return features_at(self.fine, self.levels, self.share, image, pos.reshape(-1, 2), self.frame)
+
+
+def _window(start: int, stop: int, device: torch.device) -> Tensor:
+    """Steps in x and y to the pixels of a square, row by row."""
+    reach = torch.arange(start, stop, device=device)
+    return torch.cartesian_prod(reach, reach).flip(1).view(-1, 2)
 
 
 def _folded(block: Any, i: int) -> Convolution:
