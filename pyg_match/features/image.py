@@ -93,6 +93,9 @@ def load_resized(
     Shapes:
         - **output:** :math:`(3, H, W)`, :math:`(2)`
 
+    Raises:
+        ValueError: If an argument has an unexpected value, or as :func:`load_image`, which raises the others as well.
+
     Example:
         >>> import numpy as np
         >>> image, scale, size = load_resized(np.zeros((3000, 5000), dtype=np.uint8), 500)
@@ -243,7 +246,7 @@ def _from_pixels(pixels: Pixels, name: str, shrink: Shrink | None) -> tuple[Tens
     if dtype not in (np.bool_, np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
         raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {values.dtype}")
     values = values.astype(dtype, copy=False)
-    white = _white(torch.from_numpy(_readable(values)).movedim(2, 0), name)
+    white = _white_of_array(values, name)
     height, width = (length * factor for length in values.shape[:2])
     more = 1 if shrink is None else shrink(width, height) // factor
     if more > 1 and values.shape[2] < 4 and values.dtype in (np.uint8, np.uint16, np.float32, np.float64):
@@ -252,11 +255,12 @@ def _from_pixels(pixels: Pixels, name: str, shrink: Shrink | None) -> tuple[Tens
     return _to_rgb(_unit_range(torch.from_numpy(native), white)), width, height, factor
 
 
-def _readable(values: Array) -> Array:
-    """The same numbers as torch takes them, which are not written to."""
-    if values.flags.writeable and min(values.strides, default=0) >= 0:
-        return values
-    return values.copy()
+def _white_of_array(values: Array, name: str) -> float:
+    """:func:`_white`, without a copy where pixels are whole numbers."""
+    if values.size > 0 and values.dtype in (np.uint8, np.uint16):
+        return _white_of(int(values.max()), values.dtype == np.uint16, name)
+    # Torch takes neither arrays that are read-only without a warning nor those that run backwards.
+    return _white(torch.from_numpy(np.array(values)).movedim(2, 0), name)
 
 
 def _means(values: Array, side: int) -> Array:
@@ -297,7 +301,7 @@ def _white(image: Tensor, name: str) -> float:
     if image.dtype in (torch.uint8, torch.uint16):
         # Torch knows little of this type.
         high = int((image.to(torch.int32) if image.dtype == torch.uint16 else image).max())
-        return _white_of(high, image.dtype, name)
+        return _white_of(high, image.dtype == torch.uint16, name)
     if not image.is_floating_point():
         raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {image.dtype}")
     finite = torch.isfinite(image)
@@ -310,10 +314,10 @@ def _white(image: Tensor, name: str) -> float:
     return 1.0
 
 
-def _white_of(high: int, dtype: torch.dtype, name: str) -> float:
-    """The same for whole numbers, the largest of which is ``high``."""
-    white = 255.0 if dtype == torch.uint8 else 65535.0
-    if dtype == torch.uint16 and 0 < high < 1 << _DEPTHS[-1]:
+def _white_of(high: int, deep: bool, name: str) -> float:
+    """The same for whole numbers of 8 bits, or of 16 if ``deep``, the largest of which is ``high``."""
+    white = 65535.0 if deep else 255.0
+    if deep and 0 < high < 1 << _DEPTHS[-1]:
         bits = next(depth for depth in _DEPTHS if high < 1 << depth)
         white = float((1 << bits) - 1)
         warnings.warn(f"{name}: 16-bit pixels up to {high} are taken as numbers of {bits} bits", stacklevel=2)
