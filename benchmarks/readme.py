@@ -91,7 +91,10 @@ def caption(*results: Results) -> str:
         if (result["machine"], result["versions"]) != (first["machine"], first["versions"]):
             raise ValueError(f"`{result['command']}` ran on another machine or other versions: run it again")
     surroundings = first["machine"]
-    threads = first.get("settings", {}).get("threads", surroundings.get("threads"))
+    settings = first.get("settings", {})
+    threads = settings.get("threads", surroundings.get("threads"))
+    if "thread_counts" in settings:
+        threads = " or ".join(map(str, settings["thread_counts"]))
     cores = surroundings.get("cores", surroundings.get("cpus"))
     where = [str(surroundings[key]) for key in ("cpu", "simd", "system", "platform") if key in surroundings]
     where += [f"{cores} cores"] + ([f"{threads} threads"] if threads else [])

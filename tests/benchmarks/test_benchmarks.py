@@ -291,7 +291,7 @@ def test_end_to_end(load, tmp_path, capsys):
     assert {name for what, name in kinds if what == "detect"} == {
         *bench.DETECTORS, "aliked, kornia", "disk, kornia"
     }  # fmt: skip
-    assert all(row["mib"] >= 0 for row in results["memory"]) and len(results["targets"]) == 4
+    assert all(row["mib"] >= 0 for row in results["memory"]) and len(results["targets"]) == 5
     assert "peak memory aliked, kornia" in capsys.readouterr().out
     text.write_text("<!-- begin: end to end -->\n<!-- end: end to end -->\n")
     assert load("readme").main(["--results", str(tmp_path), "--readme", str(text)]) == 0
