@@ -1,16 +1,13 @@
 """The command line: parse, call, print."""
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Optional
 
 import typer
 
-from pyg_match.files import is_file, user_path
-
-_LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
+from pyg_match.commands import collections
+from pyg_match.commands.errors import error_line, refuse_inputs
+from pyg_match.files import user_path
 
 app = typer.Typer(
     help="Match local image features with graph networks.", add_completion=False, no_args_is_help=True
@@ -20,42 +17,6 @@ app = typer.Typer(
 @app.callback()
 def _commands() -> None:
     """Match local image features with graph networks."""
-
-
-@contextmanager
-def _told_in_a_line(needs_train: str = "") -> Iterator[None]:
-    """What is wrong with the input ends the command with a line and not with a traceback.
-
-    Args:
-        needs_train: What of the command needs the extra ``train``, if anything.
-    """
-    try:
-        yield
-    except (ImportError, OSError, ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:
-        missing = needs_train and isinstance(error, ModuleNotFoundError)
-        hint = f"; {needs_train} needs `pip install 'pyg-match[train]'`" if missing else ""
-        text = str(error) or type(error).__name__
-        text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:_LONGEST_WORD]}...", text)
-        text = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
-        typer.echo(f"error: {text}{hint}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]]) -> None:
-    """Refuse to write over what is read, under whatever name.
-
-    Args:
-        outputs: The files to write, by the names of their options.
-        inputs: The files to read; other words, such as names of weights, are no files.
-
-    Raises:
-        ValueError: If an output is an input.
-    """
-    read = [user_path(path) for path in inputs if is_file(path)]
-    for name, output in outputs.items():
-        written = None if output is None else user_path(output)
-        if written is not None and is_file(written) and any(written.samefile(path) for path in read):
-            raise ValueError(f"{name} would overwrite the input {written}; choose another file")
 
 
 @app.command()
@@ -103,7 +64,7 @@ def match(
     ] = None,
 ) -> None:
     """Match two images."""
-    with _told_in_a_line():
+    with error_line():
         _match(
             (image0, image1), out, save, weights, max_keypoints, resize, candidates, neighbors,
             geometry, estimator, threshold,
@@ -145,7 +106,7 @@ def _match(
         from pyg_match.visualization.canvas import check_format
 
         check_format(out)
-    _refuse_inputs({"--save": save, "--out": out}, [*images, weights])
+    refuse_inputs({"--save": save, "--out": out}, [*images, weights])
     for file in (save, out):
         if file is not None and not user_path(file).parent.is_dir():
             raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
@@ -204,7 +165,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a matcher on warped copies of photos."""
-    with _told_in_a_line(needs_train="training"):
+    with error_line(needs="training"):
         from pyg_match.training import load_config
 
         changes = [*(change or []), *([f"precision={precision}"] if precision else [])]
@@ -237,12 +198,12 @@ def narrow(
     ] = None,
 ) -> None:
     """Narrow the feed-forward networks of a matcher, so that it is faster and does nearly the same."""
-    with _told_in_a_line(needs_train="this"):
+    with error_line(needs="this"):
         from pyg_match.training import load_config
         from pyg_match.training.narrow import narrow_from_settings
 
         settings = load_config(config, [*(change or []), f"data.num_pairs={num_pairs}"])
-        _refuse_inputs({"OUT": target}, [config, settings.weights or "", settings.teacher or ""])
+        refuse_inputs({"OUT": target}, [config, settings.weights or "", settings.teacher or ""])
         narrow_from_settings(settings, images, target, ffn_channels)
         typer.echo(f"saved      {target}")
 
@@ -275,7 +236,7 @@ def export(
     ] = 1.0,
 ) -> None:
     """Copy a trained matcher to a file and print its SHA-256."""
-    with _told_in_a_line(needs_train="--graph"):
+    with error_line(needs="--graph"):
         from pyg_match.training.config import parse_yaml
         from pyg_match.training.export import export_matcher
 
@@ -312,7 +273,7 @@ def explore(
     max_megapixels: Annotated[float, typer.Option(min=0.1, help="Largest image.")] = 40,
 ) -> None:
     """See what attention does, in a browser: a page that only this machine can open."""
-    with _told_in_a_line():
+    with error_line():
         from pyg_match.app.server import launch, starting_choice
         from pyg_match.app.settings import Limits
         from pyg_match.checks import real_number
@@ -322,6 +283,9 @@ def explore(
         limits = Limits(int(max_megabytes * 2**20), int(max_megapixels * 1e6))
         choice = starting_choice(image0, image1, weights, max_keypoints, limits)
         launch(choice, limits, port or None, browser, resize=resize or None)
+
+
+collections.register(app)
 
 
 def main() -> None:

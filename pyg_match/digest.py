@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,3 +24,13 @@ def tensor_digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None
     for name, text in sorted((texts or {}).items()):
         digest.update(repr((name, text)).encode())
     return digest.hexdigest()
+
+
+def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """A digest of the names, types, shapes and numbers of arrays.
+
+    Example:
+        >>> len(array_digest({"x": np.zeros(3)}))
+        32
+    """
+    return tensor_digest({name: torch.from_numpy(value) for name, value in arrays.items()})

@@ -5,8 +5,9 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
+from typing import IO, Union
 
 _HOST = re.sub(r"\W", "-", socket.gethostname())
 _TEMPORARY = re.compile(r".+\.(?P<host>[\w-]+)\.(?P<process>\d+)\.tmp")  # see temporary_name
@@ -18,14 +19,17 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Union[str, Path], everything: bool = False) -> None:
+def sweep(folder: Union[str, Path], everything: bool = False, name: str = "") -> None:
     """Delete temporary files of writers that were killed: of this machine, or of others after an hour.
 
     Args:
         folder: Where to look.
+        name: Only those of the file of this name, if given.
         everything: Whether other temporary files that are an hour old go, too; for folders that are ours alone.
     """
     for file in Path(folder).glob("*.tmp"):
+        if not file.name.startswith(name):
+            continue
         written = _TEMPORARY.fullmatch(file.name)
         if written is None and not everything:
             continue
@@ -47,24 +51,6 @@ def _runs(process: int) -> bool:
     return True
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` in the place of a file, which is the old one until all of the new one is on disk.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind then.
-    """
-    temporary = temporary_name(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def is_file(path: Union[str, "os.PathLike[str]"]) -> bool:
     """Whether there is such a file; also of a name that no file can have, such as one too long."""
     return os.path.isfile(user_path(path))
@@ -75,16 +61,30 @@ def user_path(path: Union[str, "os.PathLike[str]"]) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_whole(path: Union[str, Path], content: bytes) -> None:
-    """Write a file such that a crash at any moment leaves the old one or the new one.
+@contextlib.contextmanager
+def whole_file(path: Union[str, Path]) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of ``path`` when the block ends; see :func:`whole_path`."""
+    with whole_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def whole_path(path: Union[str, Path]) -> Iterator[Path]:
+    """The name of a file to write, which takes the place of ``path`` when the block ends.
+
+    A crash at any moment leaves the old file or the new one; an error leaves the old one and nothing else.
 
     Raises:
         OSError: If it cannot be written, for example onto a full disk; it says whether there is an old file.
     """
-    path = Path(path)
+    path = user_path(path)
+    temporary = temporary_name(path)
     try:
-        replace_file(path, content)
+        with _replacing(path, temporary):
+            yield temporary
     except OSError as error:
+        if error.filename not in (None, str(temporary)):  # of another file, which the block reads
+            raise
         kept = "the one written before is intact" if path.exists() else "there is none from before"
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"cannot write {path} ({reason}); {kept}") from error
@@ -94,3 +94,37 @@ def write_whole(path: Union[str, Path], content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, temporary: Path) -> Iterator[None]:
+    """Put the file that the block writes in the place of another once all of it is on disk."""
+    try:
+        yield
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put ``content`` in the place of a file, which is the old one until all of the new one is on disk.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind then.
+    """
+    temporary = temporary_name(path)
+    with _replacing(path, temporary):
+        temporary.write_bytes(content)
+
+
+def write_whole(path: Union[str, Path], content: bytes) -> None:
+    """Write a file such that a crash at any moment leaves the old one or the new one.
+
+    Raises:
+        OSError: If it cannot be written, for example onto a full disk; it says whether there is an old file.
+    """
+    with whole_file(path) as file:
+        file.write(content)

@@ -216,6 +216,23 @@ def detector_of(name_or_path: str | os.PathLike[str]) -> str | None:
     return read_metadata(name_or_path).get("extractor") if known is None else known
 
 
+def weights_digest(name_or_path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file of weights.
+
+    Args:
+        name_or_path: See :func:`load_weights`.
+
+    Raises:
+        FileNotFoundError: As :func:`load_weights`.
+        ValueError: As :func:`load_weights`.
+
+    Example:
+        >>> len(weights_digest("aliked-sparse"))
+        64
+    """
+    return _seen_sha256(_resolve(name_or_path))
+
+
 def check_name(name_or_path: str | os.PathLike[str], what: str = "the name of weights") -> None:
     """Refuse what can be no weights: neither a name of :func:`available` nor the path of a file, there or not.
 

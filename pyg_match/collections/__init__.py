@@ -1,0 +1,35 @@
+"""Many images: features, pairs and matches in files of hloc and COLMAP, from a folder of photos to a reconstruction."""
+
+from pyg_match.collections.extraction import ExtractSummary, extract_features
+from pyg_match.collections.feature_files import FeatureFile, open_features
+from pyg_match.collections.hloc_matches import HlocMatches
+from pyg_match.collections.match_job import MatchJob
+from pyg_match.collections.match_pairs import MatchSummary, match_pairs
+from pyg_match.collections.pair_lists import (
+    exhaustive_pairs,
+    listed_pairs,
+    read_pairs,
+    sequential_pairs,
+    write_pairs,
+)
+from pyg_match.collections.plan import PairPlan, Shard
+from pyg_match.collections.shard_files import ShardFolder
+
+__all__ = [
+    "ExtractSummary",
+    "FeatureFile",
+    "HlocMatches",
+    "MatchJob",
+    "MatchSummary",
+    "PairPlan",
+    "Shard",
+    "ShardFolder",
+    "exhaustive_pairs",
+    "extract_features",
+    "listed_pairs",
+    "match_pairs",
+    "open_features",
+    "read_pairs",
+    "sequential_pairs",
+    "write_pairs",
+]

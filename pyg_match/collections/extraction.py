@@ -1,0 +1,173 @@
+"""Features of all images of a folder in one file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from pyg_match._version import __version__
+from pyg_match.collections.hloc_features import HlocFeatures, open_hdf5, write_keypoint_set
+from pyg_match.collections.progress import ProgressReport
+from pyg_match.collections.shard_files import check_settings
+from pyg_match.data import KeypointSet
+from pyg_match.datasets.sources import find_images
+from pyg_match.features import SIFT, Extractor
+from pyg_match.files import sweep, user_path, whole_path
+
+_SETTINGS = "pyg_match"  # attribute of the file
+_PART = 32  # images of a part, which is what an interrupted run loses at most
+_FAILURES = (OSError, ValueError, TypeError, MemoryError)  # of images that are none
+
+
+@dataclass
+class ExtractSummary:
+    """What :func:`extract_features` did.
+
+    Attributes:
+        output: The file of features.
+        num_images: Number of images that it has features of.
+        extracted: Number of images whose features were found this time.
+        failed: What is wrong with each image that was left out.
+        seconds: Time spent.
+    """
+
+    output: Path
+    num_images: int
+    extracted: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def extract_features(
+    images: str | Path,
+    output: str | Path,
+    extractor: Extractor,
+    resize: int | None = 1024,
+    half: bool = False,
+    progress: bool = False,
+) -> ExtractSummary:
+    """Find the keypoints of all images of a folder, and write them in hloc's layout.
+
+    Images whose features the file already has are left alone, so that the same call goes on where one was
+    interrupted, and adds what is new in the folder. Until all is there, features are kept in the folder
+    ``<output>.parts``.
+
+    Args:
+        images: The folder, with all its subfolders. The name of an image is its path in there.
+        output: The file.
+        extractor: The detector.
+        resize: Longer side of the image in pixels at which keypoints are detected; ``None`` for the original size.
+        half: Whether keypoints are written in half precision, as hloc does by default. Pixels beyond 1,024 are off by
+            up to half a pixel then. Descriptors and scores are in half precision anyway.
+        progress: Whether to report progress on standard error.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If no image can be used, or the file was made with other settings.
+        OSError: If features cannot be written. What is finished stays, and the same call goes on from there.
+    """
+    output = user_path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
+    paths, names = find_images(images)
+    settings = {"extractor": repr(extractor), "resize": resize, "half": half, "version": __version__}
+    parts = _Parts(output, settings)
+    done = parts.names()
+    missing = [(path, name) for path, name in zip(paths, names, strict=True) if name not in done]
+    summary = ExtractSummary(output, len(done))
+    with ProgressReport("images", len(names), shown=progress) as report:
+        report.skip(len(names) - len(missing))
+        for start in range(0, len(missing), _PART):
+            chosen = missing[start : start + _PART]
+            sets = dict(_extract(extractor, chosen, resize, summary.failed))
+            if sets:
+                parts.write(sets, isinstance(extractor, SIFT))
+            summary.extracted += len(sets)
+            report.advance(len(chosen))
+        summary.seconds = report.seconds
+    summary.num_images += summary.extracted
+    if summary.num_images == 0:
+        name, reason = next(iter(summary.failed.items()))
+        raise ValueError(f"none of the {len(names)} images can be used; {name!r}: {reason}")
+    parts.merge()
+    return summary
+
+
+def _extract(
+    extractor: Extractor, images: list[tuple[Path, str]], resize: int | None, failed: dict[str, str]
+) -> Iterator[tuple[str, KeypointSet]]:
+    """Names and features of images, those left out that are none."""
+    try:
+        yield from zip(
+            [name for _, name in images],
+            extractor.extract_batch([path for path, _ in images], resize=resize),
+            strict=True,
+        )
+        return
+    except _FAILURES:
+        pass  # one of them
+    for path, name in images:
+        try:
+            yield name, extractor.extract(path, resize=resize)
+        except _FAILURES as error:
+            failed[name] = str(error) or type(error).__name__
+
+
+class _Parts:
+    """A file of features that is put together from parts, each of which is a whole file."""
+
+    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
+        self.output = output
+        self.folder = output.with_name(f"{output.name}.parts")
+        self._settings = json.dumps(dict(settings), sort_keys=True)
+        self.folder.mkdir(exist_ok=True)
+        sweep(self.folder)
+        sweep(output.parent, name=output.name)
+        for file in self._files():
+            with open_hdf5(file) as opened:
+                if _SETTINGS not in opened.attrs:
+                    raise ValueError(f"{file} was not written by this command; choose another output")
+                check_settings(file, json.loads(opened.attrs[_SETTINGS]), settings)
+        self._half = bool(settings["half"])
+        self._resize = settings["resize"]
+
+    def _files(self) -> list[Path]:
+        written = [self.output] if self.output.exists() else []
+        return [*written, *sorted(self.folder.glob("*.h5"))]
+
+    def names(self) -> set[str]:
+        """The images whose features are there."""
+        names: set[str] = set()
+        for file in self._files():
+            with HlocFeatures(file) as features:
+                names.update(features.names())
+        return names
+
+    def write(self, sets: Mapping[str, KeypointSet], is_sift: bool) -> None:
+        """Keep the features of some images."""
+        numbers = [int(file.stem) for file in self.folder.glob("*.h5")]
+        part = self.folder / f"{max(numbers, default=-1) + 1:08d}.h5"
+        with whole_path(part) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+            file.attrs[_SETTINGS] = self._settings
+            for name, keypoints in sets.items():
+                longer = int(keypoints.image_size.max())
+                uncertainty = 1.0 if self._resize is None else longer / self._resize
+                write_keypoint_set(file, name, keypoints, self._half, uncertainty, is_sift)
+
+    def merge(self) -> None:
+        """Put all parts into the file, and delete them."""
+        files = self._files()
+        if files != [self.output]:
+            with whole_path(self.output) as temporary, h5py.File(temporary, "w", libver="latest") as merged:
+                merged.attrs[_SETTINGS] = self._settings
+                for path in files:
+                    with HlocFeatures(path) as features:
+                        for name in features.names():
+                            features.copy(name, merged)
+        for path in files:
+            if path != self.output:
+                path.unlink()
+        self.folder.rmdir()

@@ -1,0 +1,130 @@
+"""Features of many images, wherever they are kept."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import Self
+
+from pyg_match.data import KeypointSet
+from pyg_match.files import user_path
+
+_SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a file that its digest looks at, and bytes of each
+_HDF5, _SQLITE = b"\x89HDF\r\n\x1a\n", b"SQLite format 3\0"
+
+
+class FeatureFile(ABC):
+    """The features of a collection of images, read one image at a time; a context manager that closes it.
+
+    Subclasses read a format; :func:`open_features` chooses the one of a path.
+
+    Attributes:
+        path: Where the features are.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of all images, sorted."""
+
+    @abstractmethod
+    def num_keypoints(self, name: str) -> int | None:
+        """The number of keypoints of an image, ``None`` if the file has no such image.
+
+        Raises:
+            ValueError: If the file is damaged there.
+        """
+
+    @abstractmethod
+    def _read(self, name: str) -> KeypointSet:
+        """The features of an image that the file has."""
+
+    def read(self, name: str) -> KeypointSet:
+        """The features of an image.
+
+        Raises:
+            KeyError: If the file has no such image.
+            ValueError: If its features are damaged or lack what a matcher needs.
+        """
+        if self.num_keypoints(name) is None:
+            raise KeyError(f"{self.path} has no features of {name!r}")
+        with _named(self.path, name):
+            keypoints = self._read(name)
+            keypoints.validate()
+            if "image_size" not in keypoints:
+                raise ValueError("it has no 'image_size', by which positions are normalized")
+        return keypoints
+
+    def digest(self) -> str:
+        """A digest of the size of the file and of samples of it, the same for a copy."""
+        return sampled_digest(self.path)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def open_features(path: str | Path) -> FeatureFile:
+    """Open the features of a collection.
+
+    Args:
+        path: An HDF5 file in hloc's layout, a COLMAP database, or a folder with one ``.npz`` file for each image.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is none of these, or cannot be read.
+        ModuleNotFoundError: If the package is missing that reads it.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        from pyg_match.collections.npz_features import NpzFeatures
+
+        return NpzFeatures(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no features at {path}")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(_HDF5):
+        from pyg_match.collections.hloc_features import HlocFeatures
+
+        return HlocFeatures(path)
+    if head == _SQLITE:
+        from pyg_match.collections.colmap_features import ColmapFeatures
+
+        return ColmapFeatures(path)
+    raise ValueError(
+        f"{path} begins with {head!r}, expected an HDF5 file, a COLMAP database, or a folder of .npz files"
+    )
+
+
+def sampled_digest(path: Path) -> str:
+    """A digest of the size of a file and of samples spread over it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE) * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """Say of which image of which file something is wrong."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ValueError(f"the features of {name!r} in {path} cannot be used: {reason}") from error

@@ -1,0 +1,180 @@
+"""Matches in hloc's HDF5 layout: a group for each pair."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5p, h5s, h5t
+
+from pyg_match.collections.hloc_features import open_hdf5
+from pyg_match.collections.matching import PairMatches
+from pyg_match.files import user_path
+
+_SETTINGS = "pyg_match"  # attribute of the file
+_MOST_COMPACT = 60_000  # bytes of an array that is kept beside its description, which can take 64 KiB
+
+
+class HlocMatches:
+    r"""Matches that hloc or :func:`~pyg_match.collections.match_pairs` wrote; a context manager that closes the file.
+
+    The group of a pair, ``name0/name1`` where each ``/`` in names is written as ``-``, holds ``matches0`` and
+    ``matching_scores0``, each :math:`(N_0)`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no HDF5 file, or is cut off.
+
+    Attributes:
+        settings: What they were made with; empty if hloc wrote them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = user_path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there are no matches at {self.path}")
+        self._file = open_hdf5(self.path)
+        self.settings: dict[str, Any] = json.loads(self._file.attrs.get(_SETTINGS, "{}"))
+
+    def find(self, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Matches and scores of a pair, whichever image the file names first; ``None`` if it has neither.
+
+        Shapes:
+            - **output:** :math:`(M, 2)`, indices of keypoints of ``name0`` and ``name1``, and :math:`(M)`
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        first, second = group_name(name0), group_name(name1)
+        for separator in ("/", "_"):  # the latter in files of old versions of hloc
+            for reverse, pair in enumerate((f"{first}{separator}{second}", f"{second}{separator}{first}")):
+                group = self._file.get(pair)
+                if group is not None and "matches0" in group:
+                    return self._matches(pair, bool(reverse))
+        return None
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Names of the images of each pair as the file has them, with ``-`` for ``/``."""
+        for first, group in self._file.items():
+            for second in group:
+                yield first, second
+
+    def _matches(self, pair: str, reverse: bool) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            matches0 = np.asarray(self._file[pair]["matches0"]).astype(np.int64)
+            stored = self._file[pair].get("matching_scores0")
+            scores = np.ones(len(matches0), np.float32) if stored is None else np.asarray(stored, np.float32)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"the matches of {pair!r} in {self.path} are damaged: {error}") from error
+        if matches0.ndim != 1 or matches0.shape != scores.shape:
+            raise ValueError(
+                f"the matches of {pair!r} in {self.path} must be numbers and scores of each keypoint, got shapes "
+                f"{list(matches0.shape)} and {list(scores.shape)}"
+            )
+        matched = np.flatnonzero(matches0 >= 0)
+        columns = [matched, matches0[matched]]
+        return np.stack(columns[::-1] if reverse else columns, axis=1), scores[matched]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "HlocMatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HlocMatchesWriter:
+    """A new file of matches; a context manager that closes it.
+
+    It writes thousands of small arrays, so it calls HDF5 without the objects that h5py makes for each, and puts arrays
+    beside their descriptions. The same pairs in the same order give the same bytes.
+
+    Args:
+        path: The file.
+        settings: What the matches were made with, as JSON values.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._file = h5py.File(path, "w", libver="latest")
+        self._file.attrs[_SETTINGS] = json.dumps(settings, sort_keys=True)
+        self._links = h5p.create(h5p.LINK_CREATE)
+        self._links.set_char_encoding(h5t.CSET_UTF8)
+        self._groups = h5p.create(h5p.GROUP_CREATE)
+        self._compact, self._contiguous = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.DATASET_CREATE)
+        self._compact.set_layout(h5d.COMPACT)
+        for properties in (self._groups, self._compact, self._contiguous):
+            properties.set_obj_track_times(False)
+        self._first: tuple[str, Any] = ("", None)
+
+    def write(self, names: list[str], shard: PairMatches) -> int:
+        """Write the pairs of a shard that are not there yet, and return their number."""
+        ends = shard.num_keypoints0.astype(np.int64).cumsum()
+        starts = ends - shard.num_keypoints0
+        matches0 = np.full(ends[-1], -1, np.int16)
+        scores0 = np.zeros(ends[-1], np.float16)
+        keypoints = np.repeat(starts, shard.counts) + shard.matches[:, 0]
+        matches0[keypoints], scores0[keypoints] = shard.matches[:, 1], shard.scores
+        types = [(b"matches0", matches0, h5t.py_create(matches0.dtype))]
+        types += [(b"matching_scores0", scores0, h5t.py_create(scores0.dtype))]
+        spaces = {count: h5s.create_simple((count,)) for count in set(shard.num_keypoints0.tolist())}
+        groups = [group_name(name) for name in names]
+        written = 0
+        for (one, other), start, end in zip(
+            shard.pairs.tolist(), starts.tolist(), ends.tolist(), strict=True
+        ):
+            first, second = self._group(groups[one]), groups[other].encode()
+            if second in first:
+                continue
+            group = h5g.create(first, second, self._links, self._groups)
+            space = spaces[end - start]
+            layout = self._compact if 0 < 2 * (end - start) <= _MOST_COMPACT else self._contiguous
+            for name, values, dtype in types:
+                dataset = h5d.create(group, name, dtype, space, layout)
+                if end > start:
+                    dataset.write(space, space, values[start:end], dtype)
+            written += 1
+        return written
+
+    def _group(self, name: str) -> Any:
+        """The group of the first images of pairs."""
+        if self._first[0] != name:
+            root, encoded = self._file.id, name.encode()
+            group = (
+                h5g.open(root, encoded)
+                if encoded in root
+                else h5g.create(root, encoded, self._links, self._groups)
+            )
+            self._first = (name, group)
+        return self._first[1]
+
+    def __enter__(self) -> "HlocMatchesWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._first = ("", None)
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as failure:
+            if error is None:
+                raise OSError(getattr(failure, "errno", None) or 5, str(failure)) from failure
+
+
+def group_name(name: str) -> str:
+    """What hloc names an image in the name of a pair.
+
+    Example:
+        >>> group_name("left/0001.jpg")
+        'left-0001.jpg'
+    """
+    return name.replace("/", "-")

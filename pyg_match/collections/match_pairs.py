@@ -1,0 +1,181 @@
+"""Matching all pairs of a list."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pyg_match.collections.feature_files import open_features
+from pyg_match.collections.hloc_matches import HlocMatches, HlocMatchesWriter
+from pyg_match.collections.match_job import MatchJob, ShardMatcher
+from pyg_match.collections.matching import one_core_each
+from pyg_match.collections.plan import PairPlan, Shard
+from pyg_match.collections.progress import ProgressReport
+from pyg_match.collections.shard_files import ShardFolder, check_settings
+from pyg_match.files import sweep, user_path, whole_path
+
+_AHEAD = 2  # shards that are read before they are matched
+
+
+@dataclass
+class MatchSummary:
+    """What :func:`match_pairs` did.
+
+    Attributes:
+        output: The file or folder of matches.
+        num_pairs: Number of pairs in it.
+        repeated: Number of pairs that the list has more than once.
+        left_out: Number of pairs that name an image without features, or one image twice.
+        missing: Images without features, and the first line of the list that names each.
+        seconds: Time spent in matching and in writing the file; empty if the file was there already.
+        matched: Number of pairs that were matched this time.
+    """
+
+    output: Path
+    num_pairs: int
+    repeated: int = 0
+    left_out: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    matched: int = 0
+
+
+def match_pairs(
+    features: str | Path,
+    pairs: str | Path,
+    output: str | Path,
+    weights: str = "aliked-sparse",
+    device: str = "cpu",
+    batch_keypoints: int | None = None,
+    block: int = 32,
+    part: tuple[int, int] = (1, 1),
+    keep_shards: bool = False,
+    ray: str | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> MatchSummary:
+    """Match the pairs of a list, in packed batches, and write the matches in hloc's layout.
+
+    Pairs are matched in shards, each of which is a file in the folder ``<output>.shards`` as soon as it is finished. If
+    the work is interrupted, the same call goes on, and the file of matches is the same byte by byte. Memory does not
+    grow with the number of pairs.
+
+    Args:
+        features: See :func:`~pyg_match.collections.open_features`.
+        pairs: The list of pairs, a line ``name0 name1`` for each.
+        output: The file of matches.
+        weights: See :class:`~pyg_match.collections.MatchJob`.
+        device: See :class:`~pyg_match.collections.MatchJob`.
+        batch_keypoints: See :class:`~pyg_match.collections.MatchJob`.
+        block: Images of a block; a shard has at most its square of pairs.
+        part: ``(i, n)`` matches only the ``i``-th of ``n`` equal shares of the shards, as for arrays of jobs, and does
+            not put them together. Calls for all shares may run at the same time; another call without ``part`` then
+            puts all together.
+        keep_shards: Whether to leave the matches in shards, which :class:`~pyg_match.collections.ShardFolder` reads.
+        ray: Address of a Ray cluster that does the work, ``"local"`` for one on this machine.
+        progress: Whether to report progress on standard error.
+        **options: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
+
+    Raises:
+        FileNotFoundError: If there are no such features, pairs or weights.
+        ValueError: If one of them cannot be used, or the output was made of others.
+        OSError: If matches cannot be written. What is finished stays, and the same call goes on from there.
+    """
+    output = user_path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
+    number, count = part
+    if not 1 <= number <= count:
+        raise ValueError(f"the part must be a number from 1 to {count}, got {number}")
+    shards = ShardFolder(output.with_name(f"{output.name}.shards"))
+    job = MatchJob(user_path(features), shards.folder, str(weights), device, batch_keypoints, options)
+    with open_features(job.features) as collection:
+        plan = PairPlan(user_path(pairs), collection, block)
+        settings = {"features": collection.digest(), "pairs": plan.digest, "block": block, **job.settings()}
+        summary = MatchSummary(output, plan.num_pairs, plan.repeated, plan.left_out, plan.missing)
+        if output.exists():
+            with HlocMatches(output) as written:
+                check_settings(output, written.settings, settings)
+            return summary
+        shards.prepare(settings)
+        finished = set(shards.numbers())
+        mine = (shard for shard in plan if shard.number % count == number - 1)
+        with ProgressReport("pairs", -(-plan.num_pairs // count), shown=progress) as report:
+            todo = _unfinished(mine, finished, report)
+            for done in _run(job, todo, ray):
+                report.advance(done)
+                summary.matched += done
+            summary.seconds["match"] = report.seconds
+    if count > 1 or keep_shards:
+        summary.output = shards.folder
+        return summary
+    with ProgressReport("pairs written", plan.num_pairs, shown=progress) as report:
+        _merge(shards, output, settings, report)
+        summary.seconds["write"] = report.seconds
+    shards.delete()
+    return summary
+
+
+def _unfinished(shards: Iterable[Shard], finished: set[int], report: ProgressReport) -> Iterator[Shard]:
+    for shard in shards:
+        if shard.number in finished:
+            report.skip(len(shard.pairs))
+        else:
+            yield shard
+
+
+def _run(job: MatchJob, shards: Iterator[Shard], ray: str | None) -> Iterator[int]:
+    """Match shards, and give the number of pairs of each that is finished."""
+    if ray is not None:
+        from pyg_match.collections.ray_backend import match_on_ray
+
+        return match_on_ray(job, shards, ray)
+    return match_here(job, shards)
+
+
+def match_here(job: MatchJob, shards: Iterator[Shard]) -> Iterator[int]:
+    """Match shards in this process, while the next are read and the one before is written.
+
+    Args:
+        job: The job.
+        shards: The shards.
+
+    Yields:
+        The number of pairs of each shard that is finished.
+    """
+    first = next(shards, None)
+    if first is None:  # no matcher is loaded for nothing
+        return
+    with one_core_each() if job.on_cpu else nullcontext(1) as threads:
+        matcher = ShardMatcher(job, threads)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            ahead = [(first, reader.submit(matcher.read, first))]
+            ahead += [(shard, reader.submit(matcher.read, shard)) for shard in islice(shards, _AHEAD - 1)]
+            written: Future[None] | None = None
+            pairs = 0
+            while ahead:
+                shard, sets = ahead.pop(0)
+                read = sets.result()
+                more = next(shards, None)
+                if more is not None:
+                    ahead.append((more, reader.submit(matcher.read, more)))
+                matches = matcher.match(shard, read)
+                if written is not None:
+                    written.result()
+                    yield pairs
+                written, pairs = writer.submit(matcher.write, shard, matches), len(shard.pairs)
+            if written is not None:
+                written.result()
+                yield pairs
+        matcher.close()
+
+
+def _merge(shards: ShardFolder, output: Path, settings: Mapping[str, Any], report: ProgressReport) -> None:
+    """Put all shards into one file."""
+    sweep(output.parent, name=output.name)
+    with whole_path(output) as temporary, HlocMatchesWriter(temporary, dict(settings)) as writer:
+        for number in shards.numbers():
+            report.advance(writer.write(*shards.read(number)))

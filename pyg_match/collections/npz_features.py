@@ -1,0 +1,75 @@
+"""Features in a folder, one .npz file for each image."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyg_match.collections.feature_files import FeatureFile, sampled_digest
+from pyg_match.data import KeypointSet
+
+_NAMES = {"scores": "score", "scales": "scale", "oris": "orientation", "keypoint_scores": "score"}
+
+
+class NpzFeatures(FeatureFile):
+    r"""Features of other tools as arrays: the image ``a/b.jpg`` has the file ``a/b.jpg.npz``.
+
+    Each file holds ``keypoints`` :math:`(N, 2)`, ``descriptors`` :math:`(N, D)` or :math:`(D, N)`, ``image_size``, and
+    perhaps ``scores``, ``scales`` and ``oris``.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        files = (file.relative_to(self.path).as_posix() for file in self.path.rglob("*.npz"))
+        return sorted(name.removesuffix(".npz") for name in files)
+
+    def num_keypoints(self, name: str) -> int | None:
+        return len(self._arrays(name)["keypoints"]) if self._file(name).is_file() else None
+
+    def _read(self, name: str) -> KeypointSet:
+        arrays = self._arrays(name)
+        missing = [key for key in ("keypoints", "descriptors", "image_size") if key not in arrays]
+        if missing:
+            raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(arrays)}")
+        count, descriptors = len(arrays["keypoints"]), arrays["descriptors"]
+        if descriptors.ndim == 2 and descriptors.shape[0] != count:
+            descriptors = descriptors.T
+        optional = {_NAMES[key]: value for key, value in arrays.items() if key in _NAMES}
+        return KeypointSet(
+            pos=_tensor(arrays["keypoints"]),
+            x=_tensor(descriptors),
+            image_size=arrays["image_size"].reshape(-1).tolist(),
+            **{key: _tensor(value) for key, value in optional.items()},
+        )
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for name in self.names():
+            digest.update(f"{name} {sampled_digest(self._file(name))} ".encode())
+        return digest.hexdigest()[:32]
+
+    def close(self) -> None:
+        pass  # files are open only while they are read
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.npz"
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self._file(name)) as file:
+                arrays = dict(file)
+        except Exception as error:  # zip files and headers fail in many ways
+            raise ValueError(f"{self._file(name)} is not a readable .npz file: {error}") from error
+        if "keypoints" not in arrays:
+            raise ValueError(f"{self._file(name)} lacks 'keypoints', got {', '.join(arrays)}")
+        return arrays
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

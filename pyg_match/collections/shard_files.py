@@ -1,0 +1,128 @@
+"""Finished shards: a file of matches for each."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pyg_match.collections.matching import PairMatches
+from pyg_match.digest import array_digest
+from pyg_match.files import sweep, user_path, write_whole
+
+_SETTINGS = "settings.json"
+
+
+class ShardFolder:
+    """A folder of finished shards. A file that is there is whole, whatever happens to the process that wrote it.
+
+    A shard is a safetensors file with the arrays of :class:`~pyg_match.collections.matching.PairMatches`; its metadata
+    holds the names of its images.
+
+    Args:
+        folder: The folder; :meth:`prepare` makes it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = user_path(folder)
+
+    def prepare(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder, or see that what it holds was made with the same settings.
+
+        Raises:
+            ValueError: If it was not.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
+        file = self.folder / _SETTINGS
+        if not file.exists():
+            write_whole(file, json.dumps(dict(settings), sort_keys=True).encode())
+        check_settings(self.folder, self.settings(), settings)
+
+    def settings(self) -> dict[str, Any]:
+        """What the shards were made with.
+
+        Raises:
+            FileNotFoundError: If there is no such folder of shards.
+            ValueError: If it is damaged.
+        """
+        file = self.folder / _SETTINGS
+        if not file.is_file():
+            raise FileNotFoundError(f"{self.folder} holds no shards of matches")
+        try:
+            return dict(json.loads(file.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+
+    def file(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.folder / f"{number:08d}.safetensors"
+
+    def numbers(self) -> list[int]:
+        """The shards that are finished."""
+        files = (file.stem for file in self.folder.glob("*.safetensors"))
+        return sorted(int(stem) for stem in files if stem.isdecimal())
+
+    def write(self, number: int, names: tuple[str, ...], matches: PairMatches) -> None:
+        """Keep a shard.
+
+        Raises:
+            OSError: If it cannot be written; nothing of it is left behind then.
+        """
+        arrays = vars(matches)
+        metadata = {"names": json.dumps(names), "digest": array_digest(arrays)}
+        write_whole(self.file(number), save(arrays, metadata))
+
+    def read(self, number: int) -> tuple[list[str], PairMatches]:
+        """Names of images and matches of a shard.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        file = self.file(number)
+        try:
+            with safe_open(str(file), framework="numpy") as shard:
+                arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+                metadata = shard.metadata() or {}
+            if metadata.get("digest") != array_digest(arrays):
+                raise ValueError("its numbers do not agree with their digest")
+            return json.loads(metadata["names"]), PairMatches(**arrays)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"the shard {file} cannot be used: {error}; delete it, and run the command again, which makes it anew"
+            ) from error
+
+    def pairs(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+        """Names, matches :math:`(M, 2)` and scores :math:`(M)` of each pair of all shards."""
+        for number in self.numbers():
+            names, shard = self.read(number)
+            ends = shard.counts.cumsum().tolist()
+            for (one, other), start, end in zip(shard.pairs.tolist(), [0, *ends], ends, strict=False):
+                yield names[one], names[other], shard.matches[start:end], shard.scores[start:end]
+
+    def delete(self) -> None:
+        """Delete all shards, and the folder if nothing else is in it."""
+        for file in [*map(self.file, self.numbers()), *self.folder.glob("*.tmp")]:
+            file.unlink(missing_ok=True)
+        (self.folder / _SETTINGS).unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def check_settings(path: Path, written: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with what was made with other settings.
+
+    Raises:
+        ValueError: If it was.
+    """
+    names = sorted({*written, *settings})
+    different = [name for name in names if written.get(name) != settings.get(name)]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{path} was made with {name}={written.get(name)!r}, now it is {settings.get(name)!r}; delete it or choose "
+            "another output"
+        )

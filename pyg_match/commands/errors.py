@@ -1,0 +1,50 @@
+"""How commands end when something is wrong."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional, Union
+
+import typer
+
+from pyg_match.files import is_file, user_path
+
+_LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
+
+
+@contextmanager
+def error_line(needs: str = "", extra: str = "train") -> Iterator[None]:
+    """What is wrong with the input ends the command with a line and not with a traceback.
+
+    Args:
+        needs: What of the command needs an extra, if anything.
+        extra: The name of the extra.
+    """
+    try:
+        yield
+    except (ImportError, OSError, ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:
+        missing = needs and isinstance(error, ModuleNotFoundError)
+        hint = f"; {needs} needs `pip install 'pyg-match[{extra}]'`" if missing else ""
+        text = str(error) or type(error).__name__
+        text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:_LONGEST_WORD]}...", text)
+        text = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+        typer.echo(f"error: {text}{hint}", err=True)
+        raise typer.Exit(1) from None
+
+
+def refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]]) -> None:
+    """Refuse to write over what is read, under whatever name.
+
+    Args:
+        outputs: The files to write, by the names of their options.
+        inputs: The files to read; other words, such as names of weights, are no files.
+
+    Raises:
+        ValueError: If an output is an input.
+    """
+    read = [user_path(path) for path in inputs if is_file(path)]
+    for name, output in outputs.items():
+        written = None if output is None else user_path(output)
+        if written is not None and is_file(written) and any(written.samefile(path) for path in read):
+            raise ValueError(f"{name} would overwrite the input {written}; choose another file")
