@@ -20,7 +20,8 @@ def tensor_digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        if value.numel() > 0:  # strides of tensors without numbers cannot be viewed as bytes
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     for name, text in sorted((texts or {}).items()):
         digest.update(repr((name, text)).encode())
     return digest.hexdigest()

@@ -1,10 +1,10 @@
 """Many images: features, pairs and matches in files of hloc and COLMAP, from a folder of photos to a reconstruction."""
 
 from pyg_match.collections.extraction import ExtractSummary, extract_features
-from pyg_match.collections.feature_files import FeatureFile, open_features
+from pyg_match.collections.feature_file import FeatureFile
+from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.hloc_matches import HlocMatches
 from pyg_match.collections.match_job import MatchJob
-from pyg_match.collections.match_pairs import MatchSummary, match_pairs
 from pyg_match.collections.pair_lists import (
     exhaustive_pairs,
     listed_pairs,
@@ -12,6 +12,7 @@ from pyg_match.collections.pair_lists import (
     sequential_pairs,
     write_pairs,
 )
+from pyg_match.collections.pair_matching import MatchSummary, match_pairs
 from pyg_match.collections.plan import PairPlan, Shard
 from pyg_match.collections.shard_files import ShardFolder
 

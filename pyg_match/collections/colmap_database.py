@@ -12,7 +12,8 @@ import numpy as np
 import pycolmap
 
 from pyg_match.checks import one_of
-from pyg_match.collections.feature_files import FeatureFile, open_features
+from pyg_match.collections.feature_file import FeatureFile
+from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.hloc_matches import HlocMatches, group_name
 from pyg_match.collections.pair_lists import read_pairs
 from pyg_match.collections.progress import ProgressReport

@@ -6,7 +6,7 @@ import numpy as np
 import pycolmap
 import torch
 
-from pyg_match.collections.feature_files import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.data import KeypointSet
 
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from pyg_match._version import __version__
-from pyg_match.collections.hloc_features import HlocFeatures, open_hdf5, write_keypoint_set
+from pyg_match.collections.hloc_features import HlocFeatures, new_hdf5, open_hdf5, write_keypoint_set
 from pyg_match.collections.progress import ProgressReport
 from pyg_match.collections.shard_files import check_settings
 from pyg_match.data import KeypointSet
@@ -150,7 +148,7 @@ class _Parts:
         """Keep the features of some images."""
         numbers = [int(file.stem) for file in self.folder.glob("*.h5")]
         part = self.folder / f"{max(numbers, default=-1) + 1:08d}.h5"
-        with whole_path(part) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        with whole_path(part) as temporary, new_hdf5(temporary) as file:
             file.attrs[_SETTINGS] = self._settings
             for name, keypoints in sets.items():
                 longer = int(keypoints.image_size.max())
@@ -161,7 +159,7 @@ class _Parts:
         """Put all parts into the file, and delete them."""
         files = self._files()
         if files != [self.output]:
-            with whole_path(self.output) as temporary, h5py.File(temporary, "w", libver="latest") as merged:
+            with whole_path(self.output) as temporary, new_hdf5(temporary) as merged:
                 merged.attrs[_SETTINGS] = self._settings
                 for path in files:
                     with HlocFeatures(path) as features:

@@ -1,5 +1,7 @@
 """Features in hloc's HDF5 layout: a group for each image."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from pyg_match.collections.feature_files import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.data import KeypointSet
 
 
@@ -123,6 +125,23 @@ def open_hdf5(path: Path) -> Any:
         return h5py.File(path, "r", libver="latest")
     except OSError as error:
         raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[Any]:
+    """A new HDF5 file.
+
+    Raises:
+        OSError: If it cannot be written, for example onto a full disk.
+    """
+    try:
+        with h5py.File(path, "w", libver="latest") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))  # in several lines of HDF5's own
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Matches in hloc's HDF5 layout: a group for each pair."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
@@ -93,19 +91,19 @@ class HlocMatches:
 
 
 class HlocMatchesWriter:
-    """A new file of matches; a context manager that closes it.
+    """Writes matches to a new file.
 
     It writes thousands of small arrays, so it calls HDF5 without the objects that h5py makes for each, and puts arrays
     beside their descriptions. The same pairs in the same order give the same bytes.
 
     Args:
-        path: The file.
+        file: The open :class:`h5py.File`.
         settings: What the matches were made with, as JSON values.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._file = h5py.File(path, "w", libver="latest")
-        self._file.attrs[_SETTINGS] = json.dumps(settings, sort_keys=True)
+    def __init__(self, file: Any, settings: Mapping[str, Any]) -> None:
+        self._file = file
+        self._file.attrs[_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
         self._links = h5p.create(h5p.LINK_CREATE)
         self._links.set_char_encoding(h5t.CSET_UTF8)
         self._groups = h5p.create(h5p.GROUP_CREATE)
@@ -155,19 +153,6 @@ class HlocMatchesWriter:
             )
             self._first = (name, group)
         return self._first[1]
-
-    def __enter__(self) -> "HlocMatchesWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._first = ("", None)
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as failure:
-            if error is None:
-                raise OSError(getattr(failure, "errno", None) or 5, str(failure)) from failure
 
 
 def group_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyg_match.checks import usable_device, whole_number
-from pyg_match.collections.feature_files import open_features
+from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.matching import PairMatches, match_images
 from pyg_match.collections.plan import Shard
 from pyg_match.collections.shard_files import ShardFolder

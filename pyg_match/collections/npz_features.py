@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyg_match.collections.feature_files import FeatureFile, sampled_digest
+from pyg_match.collections.feature_file import FeatureFile, sampled_digest
 from pyg_match.data import KeypointSet
 
 _NAMES = {"scores": "score", "scales": "scale", "oris": "orientation", "keypoint_scores": "score"}

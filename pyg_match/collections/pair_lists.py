@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pyg_match.checks import whole_number
-from pyg_match.collections.feature_files import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.files import user_path, whole_file
 
 Pair = tuple[str, str]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyg_match.checks import whole_number
-from pyg_match.collections.feature_files import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.pair_lists import read_pairs
 
 MOST_KEYPOINTS = 32_767  # of an image, as hloc's layout names keypoints in 16 bits

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import whole_number
-from pyg_match.collections.feature_files import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.pair_lists import Pair
 
 _SAMPLE = 200_000  # descriptors that words are learned from

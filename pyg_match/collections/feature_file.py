@@ -1,4 +1,4 @@
-"""Features of many images, wherever they are kept."""
+"""Features of a collection of images: what all formats have in common."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing_extensions import Self
 
 from pyg_match.data import KeypointSet
-from pyg_match.files import user_path
 
 _SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a file that its digest looks at, and bytes of each
-_HDF5, _SQLITE = b"\x89HDF\r\n\x1a\n", b"SQLite format 3\0"
 
 
 class FeatureFile(ABC):
     """The features of a collection of images, read one image at a time; a context manager that closes it.
 
-    Subclasses read a format; :func:`open_features` chooses the one of a path.
+    Subclasses read a format; :func:`~pyg_match.collections.open_features` chooses the one of a path.
 
     Attributes:
         path: Where the features are.
@@ -74,39 +72,6 @@ class FeatureFile(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
-
-
-def open_features(path: str | Path) -> FeatureFile:
-    """Open the features of a collection.
-
-    Args:
-        path: An HDF5 file in hloc's layout, a COLMAP database, or a folder with one ``.npz`` file for each image.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is none of these, or cannot be read.
-        ModuleNotFoundError: If the package is missing that reads it.
-    """
-    path = user_path(path)
-    if path.is_dir():
-        from pyg_match.collections.npz_features import NpzFeatures
-
-        return NpzFeatures(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no features at {path}")
-    with path.open("rb") as file:
-        head = file.read(16)
-    if head.startswith(_HDF5):
-        from pyg_match.collections.hloc_features import HlocFeatures
-
-        return HlocFeatures(path)
-    if head == _SQLITE:
-        from pyg_match.collections.colmap_features import ColmapFeatures
-
-        return ColmapFeatures(path)
-    raise ValueError(
-        f"{path} begins with {head!r}, expected an HDF5 file, a COLMAP database, or a folder of .npz files"
-    )
 
 
 def sampled_digest(path: Path) -> str:

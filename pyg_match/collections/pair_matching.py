@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pyg_match.collections.feature_files import open_features
+from pyg_match.collections.feature_formats import open_features
+from pyg_match.collections.hloc_features import new_hdf5
 from pyg_match.collections.hloc_matches import HlocMatches, HlocMatchesWriter
 from pyg_match.collections.match_job import MatchJob, ShardMatcher
 from pyg_match.collections.matching import one_core_each
@@ -176,6 +177,7 @@ def match_here(job: MatchJob, shards: Iterator[Shard]) -> Iterator[int]:
 def _merge(shards: ShardFolder, output: Path, settings: Mapping[str, Any], report: ProgressReport) -> None:
     """Put all shards into one file."""
     sweep(output.parent, name=output.name)
-    with whole_path(output) as temporary, HlocMatchesWriter(temporary, dict(settings)) as writer:
+    with whole_path(output) as temporary, new_hdf5(temporary) as file:
+        writer = HlocMatchesWriter(file, settings)
         for number in shards.numbers():
             report.advance(writer.write(*shards.read(number)))

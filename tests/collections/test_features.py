@@ -1,0 +1,227 @@
+"""Reading and writing features in the layouts of hloc, COLMAP and plain arrays."""
+
+import h5py
+import numpy as np
+import pycolmap
+import pytest
+import torch
+from hloc_files import COUNTS, write_hloc_features
+from PIL import Image
+from skimage import data
+
+from pyg_match.collections import extract_features, open_features
+from pyg_match.features import SIFT, extractor, load_image
+
+
+def test_hloc_layout_is_read(features):
+    with open_features(features) as opened, h5py.File(features) as plain:
+        assert opened.names() == sorted(COUNTS)
+        for name, count in COUNTS.items():
+            keypoints = opened.read(name)
+            assert opened.num_keypoints(name) == keypoints.num_keypoints == count
+            assert np.array_equal(keypoints.pos, plain[name]["keypoints"])
+            assert np.array_equal(keypoints.x, plain[name]["descriptors"][()].T)
+            assert np.array_equal(keypoints.score, plain[name]["keypoint_scores"])
+            assert keypoints.image_size.tolist() == [[640, 480]]
+        for absent in ("left", "c.jpg", "", "/", ".", "a.jpg/keypoints"):
+            assert opened.num_keypoints(absent) is None
+            with pytest.raises(KeyError, match="no features of"):
+                opened.read(absent)
+
+
+def test_half_precision_and_names_of_sift_are_read(tmp_path):
+    path = write_hloc_features(tmp_path / "f.h5", {"a.jpg": 5}, dtype=np.float16)
+    with h5py.File(path, "a") as file:
+        file["a.jpg"].move("keypoint_scores", "scores")
+        file["a.jpg"]["scales"] = np.arange(1, 6, dtype=np.float16)
+        file["a.jpg"]["oris"] = np.linspace(0, 3, 5).astype(np.float16)
+    with open_features(path) as opened:
+        keypoints = opened.read("a.jpg")
+    assert keypoints.pos.dtype == keypoints.x.dtype == torch.float
+    assert keypoints.scale.tolist() == [1, 2, 3, 4, 5] and {"score", "orientation"} <= set(keypoints.keys())
+
+
+def test_an_image_inside_the_group_of_another(tmp_path):
+    path = write_hloc_features(tmp_path / "f.h5", {"a": 3, "a/b": 4})
+    with open_features(path) as opened:
+        assert opened.names() == ["a", "a/b"]
+        assert [opened.read(name).num_keypoints for name in opened.names()] == [3, 4]
+
+
+def test_damaged_features_are_refused(features, tmp_path):
+    whole = features.read_bytes()
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.h5 is not a whole HDF5 file"):
+        open_features(cut)
+    (tmp_path / "text.h5").write_text("keypoints")
+    with pytest.raises(ValueError, match="begins with b'keypoints', expected an HDF5 file"):
+        open_features(tmp_path / "text.h5")
+    with pytest.raises(FileNotFoundError, match=r"no features at .*absent\.h5"):
+        open_features(tmp_path / "absent.h5")
+    with h5py.File(features, "a") as file:
+        del file["a.jpg"]["image_size"]
+        file["b.jpg"]["keypoints"][3, 1] = np.nan
+        del file["one.jpg"]["descriptors"]
+        file["one.jpg"]["descriptors"] = np.zeros((16, 2), np.float32)
+    with open_features(features) as opened:
+        with pytest.raises(
+            ValueError, match=r"'a.jpg' in .*: it lacks 'image_size', got descriptors, keypoint_scores"
+        ):
+            opened.read("a.jpg")
+        with pytest.raises(ValueError, match=r"'b.jpg' in .* NaN"):
+            opened.read("b.jpg")
+        with pytest.raises(ValueError, match=r"'one.jpg' in "):
+            opened.read("one.jpg")
+
+
+def test_arrays_in_a_folder(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "f/left").mkdir(parents=True)
+    arrays = {
+        "keypoints": generator.random((7, 2)) * 100,
+        "descriptors": generator.random((7, 16)),
+        "scores": generator.random(7),
+        "image_size": np.array([100, 80]),
+    }
+    np.savez(tmp_path / "f/left/a.jpg.npz", **arrays)
+    np.savez(tmp_path / "f/b.jpg.npz", **{**arrays, "descriptors": arrays["descriptors"].T})
+    with open_features(tmp_path / "f") as opened:
+        assert opened.names() == ["b.jpg", "left/a.jpg"] and opened.num_keypoints("left/a.jpg") == 7
+        assert opened.num_keypoints("a.jpg") is None
+        one, other = opened.read("left/a.jpg"), opened.read("b.jpg")
+        assert torch.equal(one.x, other.x) and torch.equal(
+            one.score, torch.from_numpy(arrays["scores"]).float()
+        )
+        before = opened.digest()
+        (tmp_path / "f/b.jpg.npz").write_bytes(b"PK")
+        assert opened.digest() != before
+        with pytest.raises(ValueError, match=r"b\.jpg\.npz is not a readable \.npz file"):
+            opened.num_keypoints("b.jpg")
+
+
+def write_sift_database(path, folder):
+    pycolmap.extract_features(path, folder, device=pycolmap.Device.cpu)
+    return path
+
+
+def test_sift_in_a_colmap_database(tmp_path):
+    photo = data.camera()[::2, ::2]
+    Image.fromarray(photo).save(tmp_path / "camera.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "camera.png").rename(tmp_path / "images/camera.png")
+    path = write_sift_database(tmp_path / "colmap.db", tmp_path / "images")
+    with open_features(path) as opened:
+        assert opened.names() == ["camera.png"] and opened.num_keypoints("absent.png") is None
+        keypoints = opened.read("camera.png")
+    assert keypoints.num_keypoints > 100 and keypoints.image_size.tolist() == [[256, 256]]
+    assert torch.allclose(keypoints.x.norm(dim=1), torch.ones(len(keypoints.x)))
+    # OpenCV's detector, whose pixels count from the centre of the first one, finds the same places.
+    ours = SIFT(max_num_keypoints=None).extract(photo, resize=None)
+    nearest = torch.cdist(keypoints.pos, ours.pos).min(dim=1)
+    close = nearest.values < 0.5
+    assert close.float().mean() > 0.4
+    offset = (keypoints.pos - ours.pos[nearest.indices])[close].median(dim=0).values
+    assert offset.abs().max() < 0.1
+    similarity = (
+        keypoints.x * (ours.x.abs() / ours.x.abs().sum(1, keepdim=True)).sqrt()[nearest.indices]
+    ).sum(1)
+    assert similarity[close].median() > 0.8
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "left").mkdir(parents=True)
+    Image.fromarray(data.astronaut()[:200, :240]).save(folder / "a.png")
+    Image.fromarray(data.camera()[100:200, 150:270]).save(folder / "left/b c.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photo")
+    return folder
+
+
+def test_extracted_features_have_hlocs_layout(photos, tmp_path):
+    summary = extract_features(photos, tmp_path / "f.h5", extractor("sift", 50), resize=160)
+    assert (summary.num_images, summary.extracted) == (2, 2) and list(summary.failed) == ["broken.jpg"]
+    assert not (tmp_path / "f.h5.parts").exists()
+    with h5py.File(tmp_path / "f.h5") as file:
+        group = file["left/b c.png"]
+        kinds = {key: (item.dtype.str[1:], item.shape) for key, item in group.items()}
+        count = len(group["keypoints"])
+        assert 10 < count <= 50
+        assert kinds == {
+            "keypoints": ("f4", (count, 2)),
+            "descriptors": ("f2", (128, count)),
+            "scores": ("f2", (count,)),
+            "scales": ("f2", (count,)),
+            "oris": ("f2", (count,)),
+            "image_size": ("i8", (2,)),
+        }
+        assert group["image_size"][()].tolist() == [120, 100]
+        assert group["keypoints"].attrs["uncertainty"] == 120 / 160
+    expected = extractor("sift", 50).extract(photos / "left/b c.png", resize=160)
+    with open_features(tmp_path / "f.h5") as opened:
+        assert torch.equal(opened.read("left/b c.png").pos, expected.pos)
+    extract_features(photos, tmp_path / "half.h5", extractor("aliked", 20), half=True)
+    with h5py.File(tmp_path / "half.h5") as file:
+        assert file["a.png"]["keypoints"].dtype == np.float16
+        assert set(file["a.png"]) == {"keypoints", "descriptors", "keypoint_scores", "image_size"}
+
+
+def test_extraction_goes_on_where_it_was_interrupted(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyg_match.collections.extraction._PART", 1)
+    target = tmp_path / "f.h5"
+
+    class Interrupted(SIFT):
+        seen = 0
+
+        def detect(self, image):
+            Interrupted.seen += 1
+            if Interrupted.seen == 2:
+                raise KeyboardInterrupt
+            return super().detect(image)
+
+        def __repr__(self):
+            return "SIFT(max_num_keypoints=50)"
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(photos, target, Interrupted(50), resize=160)
+    assert not target.exists() and len(list((tmp_path / "f.h5.parts").glob("*.h5"))) == 1
+    summary = extract_features(photos, target, SIFT(50), resize=160)
+    assert (summary.num_images, summary.extracted) == (2, 1)
+    # A new photo is added, the others stay as they are.
+    with h5py.File(target) as file:
+        before = file["a.png"]["descriptors"][()]
+    Image.fromarray(data.coffee()[:100, :120]).save(photos / "new.png")
+    summary = extract_features(photos, target, SIFT(50), resize=160)
+    assert (summary.num_images, summary.extracted) == (3, 1)
+    with h5py.File(target) as file:
+        assert np.array_equal(file["a.png"]["descriptors"], before)
+        assert file["a.png"]["keypoints"].attrs["uncertainty"] == 240 / 160
+    assert extract_features(photos, target, SIFT(50), resize=160).extracted == 0
+    with pytest.raises(ValueError, match=r"f\.h5 was made with resize=160, now it is 200; delete it"):
+        extract_features(photos, target, SIFT(50), resize=200)
+
+
+def test_foreign_files_and_folders_without_photos_are_refused(photos, features, tmp_path):
+    before = features.read_bytes()
+    with pytest.raises(ValueError, match="was not written by this command"):
+        extract_features(photos, features, SIFT(50))
+    assert features.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        extract_features(photos, tmp_path / "absent/f.h5", SIFT(50))
+    for name in ("a.png", "left/b c.png"):
+        (photos / name).unlink()
+    with pytest.raises(ValueError, match=r"none of the 1 images can be used; 'broken\.jpg'"):
+        extract_features(photos, tmp_path / "f.h5", SIFT(50))
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_pixels_of_large_photos_keep_their_fractions(tmp_path):
+    photo = np.asarray(Image.fromarray(data.astronaut()).resize((2400, 1600)))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo).save(tmp_path / "photos/a.png")
+    extract_features(tmp_path / "photos", tmp_path / "f.h5", SIFT(100), resize=640)
+    expected = SIFT(100).extract(tmp_path / "photos/a.png", resize=640)
+    with open_features(tmp_path / "f.h5") as opened:
+        assert torch.equal(opened.read("a.png").pos, expected.pos)
+    assert load_image(tmp_path / "photos/a.png").shape == (3, 1600, 2400)
