@@ -103,11 +103,19 @@ def write_colmap(
             raise FileNotFoundError(
                 f"there is no image {missing_files[0]!r} in {images} ({len(missing_files)} of {len(names)} are missing)"
             )
-        pycolmap.Database.open(database).close()
-        pycolmap.import_images(database, images, mode, names, reader)
-        with pycolmap.Database.open(database) as opened:
+        is_new = not database.exists()
+        try:
+            pycolmap.Database.open(database).close()
+            pycolmap.import_images(database, images, mode, names, reader)
+            opened = pycolmap.Database.open(database)
             writer = _Writer(opened, collection, options if verify else None)
             writer.write_keypoints(names)
+        except (ValueError, RuntimeError):
+            if is_new:  # with images, but without what there is to know of them
+                for ending in ("", "-journal", "-shm", "-wal"):
+                    database.with_name(f"{database.name}{ending}").unlink(missing_ok=True)
+            raise
+        with opened:
             summary = ColmapSummary(database, len(names), missing=source.missing)
             with ProgressReport("pairs", source.count(), shown=progress) as report:
                 todo = source.matches()

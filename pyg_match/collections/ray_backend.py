@@ -1,5 +1,6 @@
 """Shards on a Ray cluster: an actor for each device, a task for each shard."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -14,6 +15,7 @@ from pyg_match.collections.plan import Shard
 
 _AHEAD = 2  # shards that an actor is given at once, so that it never waits for the next
 _RESTARTS = 10  # of an actor whose node or process ends
+_PATIENCE = 10.0  # seconds until an address does not answer
 _WAIT = 5.0  # seconds without a finished shard until idle actors repeat those of others
 
 
@@ -56,8 +58,11 @@ def match_on_ray(job: MatchJob, shards: Iterator[Shard], address: str = "local")
 def _connect(address: str) -> None:
     options = {"include_dashboard": False} if address == "local" else {}
     try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal() and "/" not in host:  # Ray itself tries for many minutes
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(f"no Ray cluster can be had at {address!r}: {error}") from error
 
 

@@ -1,0 +1,184 @@
+"""From a folder of photos to a sparse model: features, pairs, matches, and COLMAP's incremental mapper.
+
+    python examples/reconstruct.py PHOTOS --out outputs/scene
+    python examples/reconstruct.py PHOTOS --out outputs/scene --pairs retrieval --camera-mode auto
+    python examples/reconstruct.py PHOTOS --out outputs/scene --cameras PHOTOS/cameras.txt --compare aliked-lightglue
+
+The folder of the results holds the features, pairs, matches and database of `pyg-match extract`, `pairs`, `match-pairs`
+and `to-colmap`, and the model for COLMAP in `sparse`. What is there is not computed again.
+
+Where cameras are known, in lines of `name K[9] world_to_camera[16]`, poses are compared with them: for each pair of
+photos the angle between the estimated and the known relative rotation, and between the directions from one camera to
+the other, which do not depend on how models are aligned. A photo that is not registered counts as wrong by 180 degrees.
+`--compare` does all after the features a second time with other weights for the same detector.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from pyg_match.collections import (
+    exhaustive_pairs,
+    extract_features,
+    match_pairs,
+    open_features,
+    sequential_pairs,
+    write_pairs,
+)
+from pyg_match.collections.colmap_database import CAMERA_MODES, write_colmap
+from pyg_match.collections.retrieval import retrieval_pairs
+from pyg_match.features import extractor
+from pyg_match.pretrained import detector_of
+
+Poses = dict[str, np.ndarray]
+
+
+def write_pair_list(features: Path, target: Path, method: str, top_k: int) -> int:
+    """List the pairs to match, unless they are listed already."""
+    with open_features(features) as opened:
+        if method == "exhaustive":
+            return write_pairs(target, exhaustive_pairs(opened.names()))
+        if method == "sequential":
+            return write_pairs(target, sequential_pairs(opened.names(), top_k))
+        return write_pairs(target, retrieval_pairs(opened, top_k))
+
+
+def reconstruct(database: Path, images: Path, target: Path) -> Any:
+    """The model with the most photos, written to a folder; ``None`` if there is none."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = 0
+    models = pycolmap.incremental_mapping(database, images, target, options)
+    return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+
+
+def read_cameras(path: Path) -> Poses:
+    """Poses from world to camera, [4, 4], by name of image."""
+    poses = {}
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, *numbers = line.split()
+            if len(numbers) != 25:
+                raise ValueError(f"a line of {path} must hold a name and 25 numbers, got {len(numbers)}")
+            poses[name] = np.array(numbers[9:], dtype=np.float64).reshape(4, 4)
+    return poses
+
+
+def poses_of(model: Any) -> Poses:
+    """Poses from world to camera, [4, 4], of the registered images."""
+    poses = {}
+    for image in model.images.values():
+        if image.has_pose:
+            poses[image.name] = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+    return poses
+
+
+def pose_errors(estimated: Poses, known: Poses) -> tuple[np.ndarray, np.ndarray]:
+    """Angles in degrees between relative rotations, and between directions of translation, of all pairs."""
+    rotations, directions = [], []
+    for a, b in itertools.combinations(sorted(known), 2):
+        if a not in estimated or b not in estimated:
+            rotations.append(180.0)
+            directions.append(180.0)
+            continue
+        one, other = (poses[b] @ np.linalg.inv(poses[a]) for poses in (estimated, known))
+        rotations.append(angle((np.trace(one[:3, :3].T @ other[:3, :3]) - 1) / 2))
+        t0, t1 = one[:3, 3], other[:3, 3]
+        directions.append(angle(t0 @ t1 / max(np.linalg.norm(t0) * np.linalg.norm(t1), 1e-12)))
+    return np.array(rotations), np.array(directions)
+
+
+def angle(cosine: float) -> float:
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
+    """Match, verify and reconstruct with some weights, print what came out of it, and return it."""
+    out: Path = args.out
+    matches, database = out / f"matches-{weights}.h5", out / f"{weights}.db"
+    seconds = {}
+    start = time.perf_counter()
+    summary = match_pairs(
+        out / "features.h5", out / "pairs.txt", matches, weights, args.device, progress=True
+    )
+    seconds["match"] = time.perf_counter() - start
+    start = time.perf_counter()
+    written = write_colmap(out / "features.h5", matches, database, args.images, camera_mode=args.camera_mode)
+    seconds["verify"] = time.perf_counter() - start
+    start = time.perf_counter()
+    model = reconstruct(database, args.images, out / "sparse" / weights)
+    seconds["map"] = time.perf_counter() - start
+    registered = 0 if model is None else model.num_reg_images()
+    result: dict[str, Any] = {"weights": weights, "pairs": summary.num_pairs, "images": written.num_images}
+    result |= {"registered": registered, "seconds": {k: round(v, 1) for k, v in seconds.items()}}
+    print(f"\n{weights}")
+    print(f"registered    {registered} of {written.num_images} images")
+    if model is not None:
+        result |= {"points": model.num_points3D(), "observations": model.compute_num_observations()}
+        result["track_length"] = model.compute_mean_track_length()
+        result["reprojection_error"] = model.compute_mean_reprojection_error()
+        print(f"points        {result['points']}, seen in {result['track_length']:.1f} images each")
+        print(f"reprojection  {result['reprojection_error']:.2f} px")
+    if args.cameras is not None:
+        rotation, direction = pose_errors(
+            {} if model is None else poses_of(model), read_cameras(args.cameras)
+        )
+        worse = np.maximum(rotation, direction)
+        result["pose_error"] = float(np.median(worse))
+        result["rotation_error"], result["direction_error"] = (
+            float(np.median(rotation)),
+            float(np.median(direction)),
+        )
+        print(
+            f"pose error    median {np.median(worse):.3f} degrees (rotation {np.median(rotation):.3f}, direction "
+            f"{np.median(direction):.3f}), worst {worse.max():.2f}"
+        )
+    print("seconds       " + " ".join(f"{stage}={value:.1f}" for stage, value in seconds.items()))
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path, help="folder of photos")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--weights", default="aliked-sparse", help="pretrained matcher (%(default)s)")
+    parser.add_argument("--compare", help="other weights for the same detector, such as aliked-lightglue")
+    parser.add_argument("--pairs", default="exhaustive", choices=["exhaustive", "sequential", "retrieval"])
+    parser.add_argument("--top-k", type=int, default=20, help="images that each is paired with (%(default)s)")
+    parser.add_argument("--max-keypoints", type=int, default=2048)
+    parser.add_argument("--resize", type=int, default=1024, help="longer side for detection (%(default)s)")
+    parser.add_argument("--camera-mode", default="single", choices=CAMERA_MODES, help="(%(default)s)")
+    parser.add_argument("--cameras", type=Path, help="known cameras")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    pycolmap.logging.minloglevel = pycolmap.logging.WARNING.value
+    start = time.perf_counter()
+    detector = extractor(detector_of(args.weights) or "aliked", max_num_keypoints=args.max_keypoints)
+    found = extract_features(
+        args.images, args.out / "features.h5", detector.to(args.device), args.resize, progress=True
+    )
+    for name, reason in found.failed.items():
+        print(f"left out {name}: {reason}")
+    write_pair_list(args.out / "features.h5", args.out / "pairs.txt", args.pairs, args.top_k)
+    print(f"features of {found.num_images} images in {time.perf_counter() - start:.1f} s")
+    results = [
+        from_features(args, weights) for weights in [args.weights, *([args.compare] if args.compare else [])]
+    ]
+    (args.out / "reconstruction.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()
