@@ -35,7 +35,7 @@ class MatchJob:
         options: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
 
     Raises:
-        ValueError: If there is no such device, or ``batch_keypoints`` is no positive whole number.
+        ValueError: If ``batch_keypoints`` is no positive whole number.
     """
 
     features: Path
@@ -46,7 +46,6 @@ class MatchJob:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        usable_device(self.device)
         if self.batch_keypoints is not None:
             whole_number("batch_keypoints", self.batch_keypoints)
 
@@ -79,10 +78,11 @@ class ShardMatcher:
 
     Raises:
         FileNotFoundError: If there are no such features or weights.
-        ValueError: If they cannot be read.
+        ValueError: If they cannot be read, or there is no such device.
     """
 
     def __init__(self, job: MatchJob, threads: int = 1) -> None:
+        device = usable_device(job.device)
         self.job = job
         self.threads = threads
         self.features = open_features(job.features)
@@ -90,7 +90,7 @@ class ShardMatcher:
         recipe = None if job.weights in DETECTORS else read_metadata(job.weights).get("graph")
         self._transform = None if recipe is None else graph_from_recipe(recipe)
         matcher = GraphMatcher.from_pretrained(job.weights, **job.options)
-        self._matcher = matcher.to(usable_device(job.device)).freeze()
+        self._matcher = matcher.to(device).freeze()
 
     def read(self, shard: Shard) -> list[KeypointSet]:
         """The keypoints of the images of a shard.

@@ -165,7 +165,7 @@ def match_pairs(
             pairs,
             out,
             weights,
-            str(_chosen_device(device)),
+            device if ray and device != "auto" else str(_chosen_device(device)),  # of the cluster's machines
             batch_keypoints,
             block,
             _part(shard),
