@@ -13,6 +13,7 @@ from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.transforms import (
     AnchorEdges,
+    CandidateEdges,
     DiverseKNN,
     EqualPartition,
     KNNGraph,
@@ -105,6 +106,36 @@ class ImageGraphs:
         Shapes:
             - **pairs:** :math:`(B, 2)`
         """
+        pair = self._gather(pairs)
+        for step in self._transform:
+            pair = step(pair)
+        return pair
+
+    def take_self_step(
+        self, step: Callable[[Iterator[KeypointPair]], Iterator[Tensor | None]], batch: int
+    ) -> None:
+        """Take the first step of a matcher once for each image, if edges within images are all drawn.
+
+        Args:
+            step: Gives the descriptors after :meth:`pyg_match.nn.GraphMatcher.self_step` of each batch of images.
+            batch: Most keypoints of a batch of images.
+        """
+        drawn = all(
+            type(later) is CandidateEdges or (type(later) is AnchorEdges and later.cross)
+            for later in self._transform
+        )
+        if not drawn:
+            return
+        numbers = torch.arange(len(self.counts))
+        # The last of an odd number twice; what is too many is cut off.
+        pairs = torch.cat([numbers, numbers[-1:]])[: len(numbers) + len(numbers) % 2].view(-1, 2)
+        batches = (self._gather(pairs[slice(*bounds)]) for bounds in self.batches(pairs, batch))
+        stepped = [x for x in step(batches) if x is not None]
+        if stepped:
+            self._nodes["self_step"] = torch.cat(stepped)[: int(self.counts.sum())]
+
+    def _gather(self, pairs: Tensor) -> KeypointPair:
+        """Pairs of the images with their edges within images."""
         images = pairs.reshape(-1)
         counts = self.counts[images]
         total = int(counts.sum())
@@ -123,10 +154,7 @@ class ImageGraphs:
             target = torch.repeat_interleave(degree, output_size=num_edges)
             values[key] = sorted_edges(torch.stack([source, target]), total, is_sorted=True)
         values |= {name: value[taken[key]] for name, (key, value) in self._of_edges.items()}
-        pair = KeypointPair(num_keypoints=counts.view(-1, 2), image_size=self._sizes[images], **values)
-        for step in self._transform:
-            pair = step(pair)
-        return pair
+        return KeypointPair(num_keypoints=counts.view(-1, 2), image_size=self._sizes[images], **values)
 
 
 def _ranges(start: Tensor, count: Tensor, total: int) -> tuple[Tensor, Tensor]:

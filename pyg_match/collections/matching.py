@@ -72,7 +72,9 @@ def match_images(
         return [value.cpu().numpy() for value in _matches(pair, matcher(pair))]
 
     batches = images.batches(numbers, batch_keypoints)
+    self_step = torch.inference_mode()(matcher.self_step)
     with ThreadPoolExecutor(threads) as pool:
+        images.take_self_step(lambda batches: pool.map(self_step, batches), batch_keypoints)
         counts, matches, scores = zip(*pool.map(match_batch, batches), strict=True)
     return PairMatches(
         pairs=pairs.astype(np.int32),

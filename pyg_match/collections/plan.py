@@ -14,7 +14,7 @@ from pyg_match.collections.pair_lists import read_pairs
 
 MOST_KEYPOINTS = 32_767  # of an image, as hloc's layout names keypoints in 16 bits
 _WINDOW = 1 << 22  # pairs that are put in order at once
-_MOST_IMAGES = 8  # images of a shard, in blocks
+_MOST_IMAGES = 4  # images of a shard, in blocks
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_po
 from pyg_match.nn.frozen import freeze, thaw
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.matcher_checks import (
+    allows_self_step,
     check_assignments,
     check_descriptors,
     check_frozen,
     check_pair,
     check_scales,
+    check_self_step,
 )
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_layer import MatcherLayer
@@ -199,10 +201,13 @@ class GraphMatcher(nn.Module):
         descriptors: list[Tensor] = []
         penalties: list[Tensor] = []
         values = ValueSource(self.config.value_source, self.config.value_steps)
+        stepped = pair.get("self_step")
+        if stepped is not None:
+            x = check_self_step(stepped, x, self.config)
         last = self.config.num_layers - 1
         for i, layer in enumerate(self.layers):
             with self._precision(x.device):
-                x, penalty = layer(x, graph, rotation, values)
+                x, penalty = layer(x, graph, rotation, values, stepped=i == 0 and stepped is not None)
             penalties += [] if penalty is None else [penalty]
             output.depth[graph.nodes] = i + 1
             if return_descriptors:
@@ -235,6 +240,31 @@ class GraphMatcher(nn.Module):
         output.descriptors = descriptors if return_descriptors else None
         output.orthogonality = torch.stack(penalties).mean() if penalties else None
         return output
+
+    @torch.no_grad()
+    def self_step(self, pair: KeypointPair) -> Optional[Tensor]:
+        """Descriptors after the self step of the first layer, which depend on one image alone.
+
+        For images of which many pairs are matched: a pair that has them as ``self_step``, for all its nodes, is matched
+        without this step, and gives the same up to rounding. Without gradients.
+
+        Args:
+            pair: Images with their edges within images; edges between images play no part.
+
+        Shapes:
+            - **output:** :math:`(N, D)`; ``None`` where later layers need what is before this step, with values that
+              are not current and with a branch of several scales
+        """
+        if not allows_self_step(self.config):
+            return None
+        check_frozen(self._frozen, self)
+        x, rotation = self._embed(pair)
+        graph = PairGraph.from_data(pair)
+        check_scales(graph, self.config)
+        layer: Any = self.layers[0]
+        with self._precision(x.device):
+            out: Tensor = layer.self_step(x, graph, rotation, ValueSource())[0]
+        return out.to(x.dtype)
 
     def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
         """Initial descriptors, and rotations if positions enter that way."""

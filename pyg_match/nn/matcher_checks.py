@@ -6,6 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from pyg_match.checks import check_tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.nn.matcher_config import MatcherConfig
@@ -42,6 +43,21 @@ def check_descriptors(i: int, x: Tensor, nodes: Tensor) -> None:
             f"after layer {i} the descriptors of {int((~finite).sum())} of {x.size(0)} keypoints are NaN or infinite, "
             f"first of node {int(nodes[~finite][0])}: the weights are not finite, or the values too large for {x.dtype}"
         )
+
+
+def allows_self_step(config: MatcherConfig) -> bool:
+    """Whether later layers need nothing of what is before the self step of the first layer."""
+    return config.value_source == "current" and config.branch is None
+
+
+def check_self_step(stepped: Tensor, x: Tensor, config: MatcherConfig) -> Tensor:
+    """Refuse descriptors after the first self step that do not fit the pair or the configuration."""
+    if not allows_self_step(config):
+        raise ValueError(
+            f"'self_step' needs value_source='current' and no branch, got value_source={config.value_source!r} and "
+            f"branch={config.branch!r}"
+        )
+    return check_tensor("self_step", stepped, tuple(x.shape)).to(x.dtype)
 
 
 def check_scales(graph: PairGraph, config: MatcherConfig) -> None:

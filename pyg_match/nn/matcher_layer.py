@@ -124,9 +124,26 @@ class MatcherLayer(nn.Module):
         self.cross_attn = AttentionBlock(channels, heads, mask_mode, True, ffn_channels)
 
     def forward(
+        self,
+        x: Tensor,
+        graph: PairGraph,
+        rotation: Optional[Tensor],
+        values: ValueSource,
+        stepped: bool = False,
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Update the descriptors of all nodes along all edge sets; also say how much the scales overlap.
+
+        With ``stepped=True`` they have taken the self step already.
+        """
+        x, penalty = (x, None) if stepped else self.self_step(x, graph, rotation, values)
+        mask, bias = graph.cross_edge_mask, graph.cross_edge_bias
+        x = self.cross_attn(x, graph.cross_edges, None, mask, values.take("cross", x), None, bias)
+        return x, penalty
+
+    def self_step(
         self, x: Tensor, graph: PairGraph, rotation: Optional[Tensor], values: ValueSource
     ) -> tuple[Tensor, Optional[Tensor]]:
-        """Update the descriptors of all nodes along all edge sets; also say how much the scales overlap."""
+        """Update the descriptors of all nodes along edges within images."""
         extra, penalty = (None, None) if self.branch is None else self.branch(x, graph.scales, rotation)
         edges, mask, bias = (
             (graph.edges, graph.edge_mask, graph.edge_bias)
@@ -134,6 +151,4 @@ class MatcherLayer(nn.Module):
             else (graph.scales[self.scale], None, None)
         )
         x = self.self_attn(x, edges, rotation, mask, values.take("self", x), extra, bias)
-        mask, bias = graph.cross_edge_mask, graph.cross_edge_bias
-        x = self.cross_attn(x, graph.cross_edges, None, mask, values.take("cross", x), None, bias)
         return x, penalty

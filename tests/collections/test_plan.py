@@ -64,7 +64,7 @@ def test_every_pair_is_in_one_shard(pairs, block, window, tmp_path, monkeypatch)
     assert plan.repeated == len(pairs) - len(got) - plan.left_out
     assert [shard.number for shard in shards] == list(range(len(shards)))
     for shard in shards:
-        assert 0 < len(shard.pairs) <= block**2 and len(shard.names) <= 8 * block
+        assert 0 < len(shard.pairs) <= block**2 and len(shard.names) <= 4 * block
         assert sorted(set(shard.pairs.flatten().tolist())) == list(range(len(shard.names)))
     again = PairPlan(path, Known(NAMES), block)
     assert planned(again) == got and again.digest == plan.digest
