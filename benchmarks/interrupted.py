@@ -81,6 +81,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = options().parse_args(arguments)
     bench = Bench(__file__, args, arguments)
+    bench.command = bench.command.replace(str(args.images), args.images.name)
     draw, targets = random.Random(args.seed), []
     with TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary)

@@ -503,14 +503,23 @@ def costs(folder: Path) -> tuple[str, list[Results]] | None:
              f"{hours * 1e3 / 24 / 365:,.1f}"]
         )  # fmt: skip
     parts = [
-        f"A core costs {CORE_HOUR:.2f} dollars an hour here, an assumption to replace by your own. Descriptors have 128 "
-        "numbers. All else follows from the records.",
+        f"A core costs {CORE_HOUR:.2f} dollars an hour here, an assumption to replace by your own. Descriptors have "
+        "128 numbers. All else follows from the records.",
         table(
             ["N", "core hours for 10⁶ pairs", "dollars for 10⁶ pairs", "features of 10³ images, MB",
              "one file of 10⁶ pairs, GB", "shards of 10⁶ pairs, GB at most", "core years for 10⁹ pairs"],
             lines,
         ),
     ]  # fmt: skip
+    size = max(rates)
+    read_bytes = 64 / 1024 * size * (8 + 2 * 128 + 2) / 1e3
+    writer = next(row["pairs_per_second"] for row in results["rates"] if row["peer"] == "write: ours")
+    parts.append(
+        f"A shard of 64 images and 1,024 pairs of {size} keypoints reads {read_bytes * 1024 / 1e3:.0f} MB. A thousand "
+        f"such pairs a second would read {read_bytes:.0f} MB and write {(4 * size + overhead) / 1e3:.0f} MB a second. "
+        f"One process writes {writer:,.0f} pairs of 256 keypoints a second into one file. A billion pairs in one file are "
+        f"{(4 * size + overhead) / 1e3:.0f} TB."
+    )
     return "\n\n".join(parts), [results]
 
 
@@ -521,10 +530,10 @@ def interrupted(folder: Path) -> tuple[str, list[Results]] | None:
     row, settings = results["rows"][0], results["settings"]
     same = "the same file byte by byte" if row["same_file"] else "another file"
     text = (
-        f"{row['n']} photos, each with every other one: {row['pairs']:,} pairs of {settings['max_keypoints']} keypoints in "
-        f"{row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one pair takes "
-        f"{row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and called again each "
-        f"time, the command wrote {same}."
+        f"{row['n']} photos, each with every other one: {row['pairs']:,} pairs of {settings['max_keypoints']} keypoints "
+        f"in {row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one pair takes "
+        f"{row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and called again "
+        f"each time, the command wrote {same}."
     )
     return text, [results]
 

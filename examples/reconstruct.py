@@ -5,7 +5,7 @@
     python examples/reconstruct.py PHOTOS --out outputs/scene --cameras PHOTOS/cameras.txt --compare aliked-lightglue
 
 The folder of the results holds the features, pairs, matches and database of `pyg-match extract`, `pairs`, `match-pairs`
-and `to-colmap`, and the model for COLMAP in `sparse`. What is there is not computed again.
+and `to-colmap`, and the model for COLMAP in `sparse`. Features and matches that are there are not computed again.
 
 Where cameras are known, in lines of `name K[9] world_to_camera[16]`, poses are compared with them: for each pair of
 photos the angle between the estimated and the known relative rotation, and between the directions from one camera to
@@ -42,7 +42,7 @@ Poses = dict[str, np.ndarray]
 
 
 def write_pair_list(features: Path, target: Path, method: str, top_k: int) -> int:
-    """List the pairs to match, unless they are listed already."""
+    """List the pairs to match."""
     with open_features(features) as opened:
         if method == "exhaustive":
             return write_pairs(target, exhaustive_pairs(opened.names()))
@@ -104,7 +104,8 @@ def angle(cosine: float) -> float:
 def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     """Match, verify and reconstruct with some weights, print what came out of it, and return it."""
     out: Path = args.out
-    matches, database = out / f"matches-{weights}.h5", out / f"{weights}.db"
+    name = Path(weights).stem
+    matches, database = out / f"matches-{name}.h5", out / f"{name}.db"
     seconds = {}
     start = time.perf_counter()
     summary = match_pairs(
@@ -115,7 +116,7 @@ def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     written = write_colmap(out / "features.h5", matches, database, args.images, camera_mode=args.camera_mode)
     seconds["verify"] = time.perf_counter() - start
     start = time.perf_counter()
-    model = reconstruct(database, args.images, out / "sparse" / weights)
+    model = reconstruct(database, args.images, out / "sparse" / name)
     seconds["map"] = time.perf_counter() - start
     registered = 0 if model is None else model.num_reg_images()
     result: dict[str, Any] = {"weights": weights, "pairs": summary.num_pairs, "images": written.num_images}

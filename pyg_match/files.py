@@ -101,7 +101,7 @@ def _replacing(path: Path, temporary: Path) -> Iterator[None]:
     """Put the file that the block writes in the place of another once all of it is on disk."""
     try:
         yield
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

@@ -1,9 +1,9 @@
 """COLMAP databases of features and matches."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,16 @@ import numpy as np
 import pycolmap
 
 from pyg_match.checks import one_of
+from pyg_match.collections.exif import exif_orientation, to_file
 from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.feature_formats import open_features
-from pyg_match.collections.hloc_matches import HlocMatches, group_name
-from pyg_match.collections.pair_lists import read_pairs
+from pyg_match.collections.match_sources import Matches, open_matches
 from pyg_match.collections.progress import ProgressReport
-from pyg_match.collections.shard_files import ShardFolder
 from pyg_match.files import user_path
 
 CAMERA_MODES = ("auto", "single", "per-folder", "per-image")
 _TOGETHER = 1024  # pairs of a transaction
-
-Matches = tuple[str, str, np.ndarray]
+_KEPT = 1024  # images whose keypoints stay in memory
 
 
 @dataclass
@@ -95,9 +93,12 @@ def write_colmap(
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.max_error = max_error
     options.ransac.random_seed = seed
-    with open_features(features) as collection:
-        source = _open_matches(user_path(matches), pairs, collection)
+    with ExitStack() as stack:
+        collection = stack.enter_context(open_features(features))
+        source = stack.enter_context(closing(open_matches(matches, collection, pairs)))
         names = sorted(source.names())
+        if not names:
+            raise ValueError(f"{matches} has no pair of images that {features} has features of")
         missing_files = [name for name in names if not (images / name).is_file()]
         if missing_files:
             raise FileNotFoundError(
@@ -107,160 +108,115 @@ def write_colmap(
         try:
             pycolmap.Database.open(database).close()
             pycolmap.import_images(database, images, mode, names, reader)
-            opened = pycolmap.Database.open(database)
-            writer = _Writer(opened, collection, options if verify else None)
+            opened = stack.enter_context(pycolmap.Database.open(database))
+            writer = _Writer(opened, collection, images, options if verify else None)
             writer.write_keypoints(names)
-        except (ValueError, RuntimeError):
+        except BaseException:
             if is_new:  # with images, but without what there is to know of them
+                stack.close()
                 for ending in ("", "-journal", "-shm", "-wal"):
                     database.with_name(f"{database.name}{ending}").unlink(missing_ok=True)
             raise
-        with opened:
-            summary = ColmapSummary(database, len(names), missing=source.missing)
-            with ProgressReport("pairs", source.count(), shown=progress) as report:
-                todo = source.matches()
-                while some := list(islice(todo, _TOGETHER)):
-                    writer.write_pairs(some, summary)
-                    report.advance(len(some))
+        summary = ColmapSummary(database, len(names), missing=source.missing)
+        with ProgressReport("pairs", source.count(), shown=progress) as report:
+            todo = source.pairs()
+            while some := list(islice(todo, _TOGETHER)):
+                writer.write_pairs(some, summary)
+                report.advance(len(some))
     return summary
-
-
-def _open_matches(path: Path, pairs: str | Path | None, features: FeatureFile) -> "_Source":
-    if not path.is_dir():
-        return _OneFile(path, pairs, features)
-    if pairs is not None:
-        raise ValueError(f"a list of pairs chooses from a file of matches, got the folder {path}")
-    return _Shards(path, features)
-
-
-class _Source(ABC):
-    """Matches of a collection from wherever they are; pairs of images without features are left out."""
-
-    def __init__(self, features: FeatureFile) -> None:
-        self.missing: list[tuple[str, str]] = []
-        self._features = features
-
-    @abstractmethod
-    def names(self) -> set[str]:
-        """Names of the images of all pairs."""
-
-    @abstractmethod
-    def count(self) -> int:
-        """Number of pairs."""
-
-    @abstractmethod
-    def matches(self) -> Iterator[Matches]:
-        """Names and matches of each pair."""
-
-
-class _Shards(_Source):
-    """Matches in shards, of which one at a time is in memory."""
-
-    def __init__(self, folder: Path, features: FeatureFile) -> None:
-        super().__init__(features)
-        self._shards = ShardFolder(folder)
-        self._shards.settings()  # refuses other folders
-
-    def names(self) -> set[str]:
-        return {name for number in self._shards.numbers() for name in self._shards.read(number)[0]}
-
-    def count(self) -> int:
-        return sum(len(self._shards.read(number)[1].pairs) for number in self._shards.numbers())
-
-    def matches(self) -> Iterator[Matches]:
-        for name0, name1, matches, _ in self._shards.pairs():
-            yield name0, name1, matches
-
-
-class _OneFile(_Source):
-    """Matches in a file, of a list of pairs or of all that it has."""
-
-    def __init__(self, path: Path, pairs: str | Path | None, features: FeatureFile) -> None:
-        super().__init__(features)
-        self._file = HlocMatches(path)
-        listed = self._all() if pairs is None else (pair for _, pair in read_pairs(pairs))
-        self._pairs: list[tuple[str, str]] = []
-        for pair in listed:
-            known = all(features.num_keypoints(name) is not None for name in pair)
-            (self._pairs if known else self.missing).append(pair)
-
-    def _all(self) -> Iterator[tuple[str, str]]:
-        names: dict[str, str] = {}
-        for name in self._features.names():
-            other = names.setdefault(group_name(name), name)
-            if other != name:
-                raise ValueError(
-                    f"{other!r} and {name!r} share a name in {self._file.path}; give a list of pairs"
-                )
-        for first, second in self._file.pairs():
-            yield names.get(first, first), names.get(second, second)
-
-    def names(self) -> set[str]:
-        return {name for pair in self._pairs for name in pair}
-
-    def count(self) -> int:
-        return len(self._pairs)
-
-    def matches(self) -> Iterator[Matches]:
-        for pair in self._pairs:
-            found = self._file.find(*pair)
-            if found is None:
-                self.missing.append(pair)
-            else:
-                yield (*pair, found[0])
 
 
 class _Writer:
     """An open database with its images by name."""
 
-    def __init__(self, database: Any, features: FeatureFile, options: Any) -> None:
+    def __init__(self, database: Any, features: FeatureFile, images: Path, options: Any) -> None:
         self._database = database
         self._features = features
+        self._folder = images
         self._options = options
         self._images = {image.name: image for image in database.read_all_images()}
         self._cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-        self._keypoints: dict[str, np.ndarray] = {}
+        self._keypoints = lru_cache(_KEPT)(self._read_keypoints)
 
     def write_keypoints(self, names: list[str]) -> None:
-        """Write the keypoints of images that have none, in COLMAP's pixels."""
+        """Write the keypoints of images that have none, in COLMAP's pixels.
+
+        Raises:
+            ValueError: If the database has no such image or other keypoints, or an image has another size than its
+                features say.
+        """
+        absent = [name for name in names if name not in self._images]
+        if absent:
+            raise ValueError(
+                f"COLMAP left out {len(absent)} of {len(names)} images, such as {absent[0]!r}: images that share a "
+                "camera by camera_mode='single' or 'per-folder' must have one size; use 'auto' or 'per-image'"
+            )
         with pycolmap.DatabaseTransaction(self._database):
             for name in names:
-                image = self._images[name]
-                keypoints = self._features.read(name)
-                camera = self._cameras[image.camera_id]
-                size = tuple(keypoints.image_size.view(-1).tolist())
-                if size != (camera.width, camera.height):
+                number, keypoints = self._images[name].image_id, self._read_keypoints(name)
+                if not self._database.exists_keypoints(number):
+                    self._database.write_keypoints(number, keypoints)
+                    continue
+                stored = self._database.read_keypoints(number)
+                if stored[:, :2].shape != keypoints.shape or not np.allclose(
+                    stored[:, :2], keypoints, atol=1e-3
+                ):
                     raise ValueError(
-                        f"{name!r} has {camera.width} x {camera.height} pixels as COLMAP reads it, but its features "
-                        f"are of an image of {size[0]:g} x {size[1]:g}; is it turned by its EXIF data?"
+                        f"the database has other keypoints of {name!r} than {self._features.path}; write to another one"
                     )
-                # COLMAP counts from the corner of the first pixel, not from its centre.
-                self._keypoints[name] = keypoints.pos.numpy() + np.float32(0.5)
-                if not self._database.exists_keypoints(image.image_id):
-                    self._database.write_keypoints(image.image_id, self._keypoints[name])
+
+    def _read_keypoints(self, name: str) -> np.ndarray:
+        """Keypoints of an image as COLMAP reads it, counted from the corner of its first pixel."""
+        keypoints = self._features.read(name)
+        camera = self._cameras[self._images[name].camera_id]
+        size = tuple(int(side) for side in keypoints.image_size.view(-1).tolist())
+        points, in_file = keypoints.pos.numpy(), (camera.width, camera.height)
+        # This package turns photos upright before it looks at them; COLMAP and hloc do not.
+        orientation = exif_orientation(self._folder / name) if self._features.upright else 1
+        if size != (in_file if orientation < 5 else in_file[::-1]):
+            raise ValueError(
+                f"{name!r} has {in_file[0]} x {in_file[1]} pixels as COLMAP reads it, but its features are of an image "
+                f"of {size[0]} x {size[1]}"
+            )
+        return to_file(points, orientation, *in_file).astype(np.float32) + np.float32(0.5)
 
     def write_pairs(self, pairs: list[Matches], summary: ColmapSummary) -> None:
-        """Write pairs that the database has not, in one transaction."""
-        numbers = [(self._images[one].image_id, self._images[other].image_id) for one, other, _ in pairs]
-        new = [not self._database.exists_matches(*number) for number in numbers]
-        summary.present += len(pairs) - sum(new)
-        chosen = [(number, pair) for number, pair, is_new in zip(numbers, pairs, new, strict=True) if is_new]
-        geometries: list[Any] = [None] * len(chosen)
-        if self._options is not None:
-            with ThreadPoolExecutor() as pool:
-                geometries = list(pool.map(self._geometry, (pair for _, pair in chosen)))
+        """Write what the database lacks of some pairs, in one transaction."""
+        chosen: dict[frozenset[str], tuple[Matches, bool, bool]] = {}
+        for pair in pairs:
+            numbers = [self._images[name].image_id for name in pair[:2]]
+            matches = not self._database.exists_matches(*numbers)
+            geometry = self._options is not None and not self._database.exists_two_view_geometry(*numbers)
+            if matches or geometry:
+                chosen.setdefault(frozenset(pair[:2]), (pair, matches, geometry))
+            else:
+                summary.present += 1
+        todo = list(chosen.values())
+        with ThreadPoolExecutor() as pool:
+            geometries = list(pool.map(lambda item: self._geometry(item[0]), todo))
+        # A transaction that ends with an error is written all the same: what says that a pair is finished comes last.
         with pycolmap.DatabaseTransaction(self._database):
-            for (number, (_, _, matches)), geometry in zip(chosen, geometries, strict=True):
-                self._database.write_matches(*number, matches.astype(np.uint32))
-                if geometry is not None:
-                    self._database.write_two_view_geometry(*number, geometry)
+            for (pair, matches, needs_geometry), geometry in zip(todo, geometries, strict=True):
+                numbers = [self._images[name].image_id for name in pair[:2]]
+                if needs_geometry:
+                    self._database.write_two_view_geometry(*numbers, geometry)
                     summary.verified += len(geometry.inlier_matches) > 0
-        summary.num_pairs += len(chosen)
+                if matches:
+                    self._database.write_matches(*numbers, pair[2].astype(np.uint32))
+        summary.num_pairs += len(todo)
 
     def _geometry(self, pair: Matches) -> Any:
         name0, name1, matches = pair
+        points = [self._keypoints(name).astype(np.float64) for name in (name0, name1)]
+        for name, position, indices in zip((name0, name1), points, matches.T, strict=True):
+            if len(indices) > 0 and not 0 <= indices.min() <= indices.max() < len(position):
+                raise ValueError(
+                    f"the matches of {name0!r} and {name1!r} name keypoint {indices.max()} of {name!r}, which has "
+                    f"{len(position)} in {self._features.path}"
+                )
+        if self._options is None:
+            return None
         cameras = [self._cameras[self._images[name].camera_id] for name in (name0, name1)]
-        points = [self._keypoints[name].astype(np.float64) for name in (name0, name1)]
         return pycolmap.estimate_two_view_geometry(
             cameras[0], points[0], cameras[1], points[1], matches.astype(np.uint32), self._options
         )

@@ -1,5 +1,6 @@
 """Features in a COLMAP database."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.data import KeypointSet
 
+_SAMPLES = 64  # images whose numbers a digest looks at
+
 
 class ColmapFeatures(FeatureFile):
     """Features that COLMAP extracted: SIFT, with scales and orientations, or its learned ones.
 
-    COLMAP counts pixels from the corner of the image; here the centre of the first pixel is (0, 0).
+    COLMAP opens a database for writing, even if nothing is written. It counts pixels from the corner of the image; here
+    the centre of the first pixel is (0, 0).
 
     Args:
         path: The database.
@@ -58,6 +62,18 @@ class ColmapFeatures(FeatureFile):
             image_size=(camera.width, camera.height),
             **{key: torch.from_numpy(value) for key, value in shape.items()},
         )
+
+    def digest(self) -> str:
+        # The bytes of a database change whenever COLMAP opens it.
+        digest = hashlib.sha256()
+        names = self.names()
+        for i, name in enumerate(names):
+            digest.update(f"{name} {self.num_keypoints(name)} ".encode())
+            if i % -(-len(names) // _SAMPLES) == 0:
+                image = self._images[name].image_id
+                digest.update(np.ascontiguousarray(self._database.read_keypoints(image)).tobytes())
+                digest.update(np.ascontiguousarray(self._database.read_descriptors(image).data).tobytes())
+        return digest.hexdigest()[:32]
 
     def close(self) -> None:
         self._database.close()

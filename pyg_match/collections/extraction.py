@@ -1,23 +1,34 @@
 """Features of all images of a folder in one file."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyg_match._version import __version__
-from pyg_match.collections.hloc_features import HlocFeatures, new_hdf5, open_hdf5, write_keypoint_set
+from pyg_match.collections.hloc_features import (
+    SETTINGS,
+    HlocFeatures,
+    new_hdf5,
+    open_hdf5,
+    write_keypoint_set,
+)
 from pyg_match.collections.progress import ProgressReport
 from pyg_match.collections.shard_files import check_settings
 from pyg_match.data import KeypointSet
-from pyg_match.datasets.sources import find_images
+from pyg_match.datasets.sources import describe_module, find_images
 from pyg_match.features import SIFT, Extractor
 from pyg_match.files import sweep, user_path, whole_path
 
-_SETTINGS = "pyg_match"  # attribute of the file
 _PART = 32  # images of a part, which is what an interrupted run loses at most
-_FAILURES = (OSError, ValueError, TypeError, MemoryError)  # of images that are none
+# Of images that are none, or are too large for the memory.
+_FAILURES = (OSError, ValueError, TypeError, MemoryError, torch.cuda.OutOfMemoryError)
 
 
 @dataclass
@@ -71,7 +82,7 @@ def extract_features(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
     paths, names = find_images(images)
-    settings = {"extractor": repr(extractor), "resize": resize, "half": half, "version": __version__}
+    settings = {"extractor": _described(extractor), "resize": resize, "half": half, "version": __version__}
     parts = _Parts(output, settings)
     done = parts.names()
     missing = [(path, name) for path, name in zip(paths, names, strict=True) if name not in done]
@@ -92,6 +103,12 @@ def extract_features(
         raise ValueError(f"none of the {len(names)} images can be used; {name!r}: {reason}")
     parts.merge()
     return summary
+
+
+def _described(extractor: Extractor) -> str:
+    """A detector with a digest of all that its keypoints depend on."""
+    description = json.dumps(describe_module(extractor), sort_keys=True)
+    return f"{extractor!r} {hashlib.sha256(description.encode()).hexdigest()[:12]}"
 
 
 def _extract(
@@ -121,14 +138,13 @@ class _Parts:
         self.output = output
         self.folder = output.with_name(f"{output.name}.parts")
         self._settings = json.dumps(dict(settings), sort_keys=True)
-        self.folder.mkdir(exist_ok=True)
         sweep(self.folder)
         sweep(output.parent, name=output.name)
         for file in self._files():
             with open_hdf5(file) as opened:
-                if _SETTINGS not in opened.attrs:
+                if SETTINGS not in opened.attrs:
                     raise ValueError(f"{file} was not written by this command; choose another output")
-                check_settings(file, json.loads(opened.attrs[_SETTINGS]), settings)
+                check_settings(file, json.loads(opened.attrs[SETTINGS]), settings)
         self._half = bool(settings["half"])
         self._resize = settings["resize"]
 
@@ -146,10 +162,11 @@ class _Parts:
 
     def write(self, sets: Mapping[str, KeypointSet], is_sift: bool) -> None:
         """Keep the features of some images."""
-        numbers = [int(file.stem) for file in self.folder.glob("*.h5")]
-        part = self.folder / f"{max(numbers, default=-1) + 1:08d}.h5"
+        self.folder.mkdir(exist_ok=True)
+        count = sum(1 for _ in self.folder.glob("*.h5"))
+        part = self.folder / f"{count:08d}-{os.getpid()}.h5"  # another process may do the same
         with whole_path(part) as temporary, new_hdf5(temporary) as file:
-            file.attrs[_SETTINGS] = self._settings
+            file.attrs[SETTINGS] = self._settings
             for name, keypoints in sets.items():
                 longer = int(keypoints.image_size.max())
                 uncertainty = 1.0 if self._resize is None else longer / self._resize
@@ -160,12 +177,16 @@ class _Parts:
         files = self._files()
         if files != [self.output]:
             with whole_path(self.output) as temporary, new_hdf5(temporary) as merged:
-                merged.attrs[_SETTINGS] = self._settings
+                merged.attrs[SETTINGS] = self._settings
                 for path in files:
                     with HlocFeatures(path) as features:
                         for name in features.names():
-                            features.copy(name, merged)
+                            if (
+                                f"{name}/keypoints" not in merged
+                            ):  # else a call ended before it could delete parts
+                                features.copy(name, merged)
         for path in files:
             if path != self.output:
-                path.unlink()
-        self.folder.rmdir()
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()

@@ -20,9 +20,11 @@ class FeatureFile(ABC):
 
     Attributes:
         path: Where the features are.
+        upright: Whether photos were turned upright by their EXIF data before keypoints were found.
     """
 
     path: Path
+    upright: bool = False
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -14,6 +14,8 @@ import torch
 from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.data import KeypointSet
 
+SETTINGS = "pyg_match"  # attribute of files that this package wrote
+
 
 class HlocFeatures(FeatureFile):
     r"""Features that hloc or :func:`~pyg_match.collections.extract_features` wrote.
@@ -32,6 +34,7 @@ class HlocFeatures(FeatureFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_hdf5(path)
+        self.upright = SETTINGS in self._file.attrs
 
     def names(self) -> list[str]:
         names: list[str] = []

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from pyg_match.collections.hloc_features import open_hdf5
+from pyg_match.collections.hloc_features import SETTINGS, open_hdf5
 from pyg_match.collections.matching import PairMatches
 from pyg_match.files import user_path
 
-_SETTINGS = "pyg_match"  # attribute of the file
 _MOST_COMPACT = 60_000  # bytes of an array that is kept beside its description, which can take 64 KiB
 
 
@@ -38,7 +37,7 @@ class HlocMatches:
         if not self.path.is_file():
             raise FileNotFoundError(f"there are no matches at {self.path}")
         self._file = open_hdf5(self.path)
-        self.settings: dict[str, Any] = json.loads(self._file.attrs.get(_SETTINGS, "{}"))
+        self.settings: dict[str, Any] = json.loads(self._file.attrs.get(SETTINGS, "{}"))
 
     def find(self, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Matches and scores of a pair, whichever image the file names first; ``None`` if it has neither.
@@ -58,8 +57,16 @@ class HlocMatches:
         return None
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Names of the images of each pair as the file has them, with ``-`` for ``/``."""
+        """Names of the images of each pair as the file has them, with ``-`` for ``/``.
+
+        Raises:
+            ValueError: If a group is named as by old versions of hloc, which does not tell names apart.
+        """
         for first, group in self._file.items():
+            if "matches0" in group:
+                raise ValueError(
+                    f"{first!r} in {self.path} does not tell which names it is of; give a list of pairs"
+                )
             for second in group:
                 yield first, second
 
@@ -103,7 +110,7 @@ class HlocMatchesWriter:
 
     def __init__(self, file: Any, settings: Mapping[str, Any]) -> None:
         self._file = file
-        self._file.attrs[_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
+        self._file.attrs[SETTINGS] = json.dumps(dict(settings), sort_keys=True)
         self._links = h5p.create(h5p.LINK_CREATE)
         self._links.set_char_encoding(h5t.CSET_UTF8)
         self._groups = h5p.create(h5p.GROUP_CREATE)
@@ -130,7 +137,7 @@ class HlocMatchesWriter:
             shard.pairs.tolist(), starts.tolist(), ends.tolist(), strict=True
         ):
             first, second = self._group(groups[one]), groups[other].encode()
-            if second in first:
+            if second in first or self._has(second, groups[one]):
                 continue
             group = h5g.create(first, second, self._links, self._groups)
             space = spaces[end - start]
@@ -141,6 +148,11 @@ class HlocMatchesWriter:
                     dataset.write(space, space, values[start:end], dtype)
             written += 1
         return written
+
+    def _has(self, first: bytes, second: str) -> bool:
+        """Whether there is a pair already."""
+        root = self._file.id
+        return first in root and second.encode() in h5g.open(root, first)
 
     def _group(self, name: str) -> Any:
         """The group of the first images of pairs."""

@@ -106,36 +106,31 @@ class ImageGraphs:
         Shapes:
             - **pairs:** :math:`(B, 2)`
         """
-        pair = self._gather(pairs)
+        pair = self.images(pairs)
         for step in self._transform:
             pair = step(pair)
         return pair
 
-    def take_self_step(
-        self, step: Callable[[Iterator[KeypointPair]], Iterator[Tensor | None]], batch: int
-    ) -> None:
-        """Take the first step of a matcher once for each image, if edges within images are all drawn.
+    @property
+    def all_pairs_once(self) -> Tensor:
+        r"""All images as if they were pairs, :math:`(\lceil I / 2 \rceil, 2)`, the last of an odd number twice."""
+        numbers = torch.arange(len(self.counts))
+        return torch.cat([numbers, numbers[-1:]])[: len(numbers) + len(numbers) % 2].view(-1, 2)
 
-        Args:
-            step: Gives the descriptors after :meth:`pyg_match.nn.GraphMatcher.self_step` of each batch of images.
-            batch: Most keypoints of a batch of images.
-        """
-        drawn = all(
+    @property
+    def edges_within_are_drawn(self) -> bool:
+        """Whether batches get no other edges within images than :meth:`images` has."""
+        return all(
             type(later) is CandidateEdges or (type(later) is AnchorEdges and later.cross)
             for later in self._transform
         )
-        if not drawn:
-            return
-        numbers = torch.arange(len(self.counts))
-        # The last of an odd number twice; what is too many is cut off.
-        pairs = torch.cat([numbers, numbers[-1:]])[: len(numbers) + len(numbers) % 2].view(-1, 2)
-        batches = (self._gather(pairs[slice(*bounds)]) for bounds in self.batches(pairs, batch))
-        stepped = [x for x in step(batches) if x is not None]
-        if stepped:
-            self._nodes["self_step"] = torch.cat(stepped)[: int(self.counts.sum())]
 
-    def _gather(self, pairs: Tensor) -> KeypointPair:
-        """Pairs of the images with their edges within images."""
+    def set_self_step(self, stepped: Tensor) -> None:
+        """Give all images in :attr:`all_pairs_once` the descriptors after a matcher's first self step."""
+        self._nodes["self_step"] = stepped[: int(self.counts.sum())]
+
+    def images(self, pairs: Tensor) -> KeypointPair:
+        """Pairs of the images with their edges within images alone; see :meth:`batch`."""
         images = pairs.reshape(-1)
         counts = self.counts[images]
         total = int(counts.sum())

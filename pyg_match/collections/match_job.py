@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyg_match._version import __version__
 from pyg_match.checks import usable_device, whole_number
 from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.matching import PairMatches, match_images
@@ -60,6 +61,8 @@ class MatchJob:
             "weights": weights_digest(self.weights),
             "options": dict(self.options),
             "batch_keypoints": self.most_keypoints,
+            "device": torch.device(self.device).type,
+            "version": __version__,
         }
 
     @property

@@ -67,14 +67,21 @@ def match_images(
     numbers = torch.from_numpy(pairs.astype(np.int64))
 
     @torch.inference_mode()
+    def first_step(bounds: tuple[int, int]) -> Tensor | None:
+        return matcher.self_step(images.images(images.all_pairs_once[slice(*bounds)]))
+
+    @torch.inference_mode()
     def match_batch(bounds: tuple[int, int]) -> list[np.ndarray]:
         pair = images.batch(numbers[slice(*bounds)])
         return [value.cpu().numpy() for value in _matches(pair, matcher(pair))]
 
-    batches = images.batches(numbers, batch_keypoints)
-    self_step = torch.inference_mode()(matcher.self_step)
     with ThreadPoolExecutor(threads) as pool:
-        images.take_self_step(lambda batches: pool.map(self_step, batches), batch_keypoints)
+        if images.edges_within_are_drawn:
+            steps = pool.map(first_step, images.batches(images.all_pairs_once, batch_keypoints))
+            stepped = [x for x in steps if x is not None]
+            if stepped:
+                images.set_self_step(torch.cat(stepped))
+        batches = images.batches(numbers, batch_keypoints)
         counts, matches, scores = zip(*pool.map(match_batch, batches), strict=True)
     return PairMatches(
         pairs=pairs.astype(np.int32),

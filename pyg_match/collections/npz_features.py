@@ -30,7 +30,7 @@ class NpzFeatures(FeatureFile):
         return sorted(name.removesuffix(".npz") for name in files)
 
     def num_keypoints(self, name: str) -> int | None:
-        return len(self._arrays(name)["keypoints"]) if self._file(name).is_file() else None
+        return len(self._arrays(name, "keypoints")["keypoints"]) if self._file(name).is_file() else None
 
     def _read(self, name: str) -> KeypointSet:
         arrays = self._arrays(name)
@@ -38,7 +38,7 @@ class NpzFeatures(FeatureFile):
         if missing:
             raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(arrays)}")
         count, descriptors = len(arrays["keypoints"]), arrays["descriptors"]
-        if descriptors.ndim == 2 and descriptors.shape[0] != count:
+        if descriptors.ndim == 2 and not _is_by_keypoint(descriptors, count):
             descriptors = descriptors.T
         optional = {_NAMES[key]: value for key, value in arrays.items() if key in _NAMES}
         return KeypointSet(
@@ -60,15 +60,27 @@ class NpzFeatures(FeatureFile):
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.npz"
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+    def _arrays(self, name: str, *keys: str) -> dict[str, np.ndarray]:
         try:
             with np.load(self._file(name)) as file:
-                arrays = dict(file)
+                arrays = {key: file[key] for key in file.files if not keys or key in keys}
         except Exception as error:  # zip files and headers fail in many ways
             raise ValueError(f"{self._file(name)} is not a readable .npz file: {error}") from error
         if "keypoints" not in arrays:
             raise ValueError(f"{self._file(name)} lacks 'keypoints', got {', '.join(arrays)}")
         return arrays
+
+
+def _is_by_keypoint(descriptors: np.ndarray, count: int) -> bool:
+    """Whether descriptors are in rows, of which there are as many as keypoints; of a square array by their length."""
+    if descriptors.shape != (count, count):
+        return descriptors.shape[0] == count
+    rows, columns = (np.allclose(np.linalg.norm(descriptors, axis=axis), 1, atol=1e-2) for axis in (1, 0))
+    if rows == columns:
+        raise ValueError(
+            f"'descriptors' of shape [{count}, {count}] do not tell whether they are in rows or columns"
+        )
+    return bool(rows)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Matching all pairs of a list."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -91,33 +91,46 @@ def match_pairs(
     number, count = part
     if not 1 <= number <= count:
         raise ValueError(f"the part must be a number from 1 to {count}, got {number}")
-    shards = ShardFolder(output.with_name(f"{output.name}.shards"))
+    shards = _shards_of(output)
     job = MatchJob(user_path(features), shards.folder, str(weights), device, batch_keypoints, options)
     with open_features(job.features) as collection:
         plan = PairPlan(user_path(pairs), collection, block)
         settings = {"features": collection.digest(), "pairs": plan.digest, "block": block, **job.settings()}
         summary = MatchSummary(output, plan.num_pairs, plan.repeated, plan.left_out, plan.missing)
-        if output.exists():
-            with HlocMatches(output) as written:
-                check_settings(output, written.settings, settings)
+        if output.exists() and not keep_shards:
+            _check_written(output, settings)
             return summary
         shards.prepare(settings)
         finished = set(shards.numbers())
         mine = (shard for shard in plan if shard.number % count == number - 1)
         with ProgressReport("pairs", -(-plan.num_pairs // count), shown=progress) as report:
             todo = _unfinished(mine, finished, report)
-            for done in _run(job, todo, ray):
-                report.advance(done)
-                summary.matched += done
+            with closing(_run(job, todo, ray)) as run:
+                for done in run:
+                    report.advance(done)
+                    summary.matched += done
             summary.seconds["match"] = report.seconds
-    if count > 1 or keep_shards:
-        summary.output = shards.folder
-        return summary
-    with ProgressReport("pairs written", plan.num_pairs, shown=progress) as report:
-        _merge(shards, output, settings, report)
-        summary.seconds["write"] = report.seconds
-    shards.delete()
+        if count > 1 or keep_shards:
+            summary.output = shards.folder
+            return summary
+        with ProgressReport("pairs written", plan.num_pairs, shown=progress) as report:
+            _merge(shards, plan, output, settings, report)
+            summary.seconds["write"] = report.seconds
     return summary
+
+
+def _check_written(output: Path, settings: Mapping[str, Any]) -> None:
+    """See that a file of matches is the one to write, and delete shards of it that a killed process has left."""
+    with HlocMatches(output) as written:
+        check_settings(output, written.settings, settings)
+    shards = _shards_of(output)
+    with suppress(FileNotFoundError, ValueError):
+        check_settings(shards.folder, shards.settings(), settings)
+        shards.delete()
+
+
+def _shards_of(output: Path) -> ShardFolder:
+    return ShardFolder(output.with_name(f"{output.name}.shards"))
 
 
 def _unfinished(shards: Iterable[Shard], finished: set[int], report: ProgressReport) -> Iterator[Shard]:
@@ -128,7 +141,7 @@ def _unfinished(shards: Iterable[Shard], finished: set[int], report: ProgressRep
             yield shard
 
 
-def _run(job: MatchJob, shards: Iterator[Shard], ray: str | None) -> Iterator[int]:
+def _run(job: MatchJob, shards: Iterator[Shard], ray: str | None) -> Generator[int, None, None]:
     """Match shards, and give the number of pairs of each that is finished."""
     if ray is not None:
         from pyg_match.collections.ray_backend import match_on_ray
@@ -137,7 +150,7 @@ def _run(job: MatchJob, shards: Iterator[Shard], ray: str | None) -> Iterator[in
     return match_here(job, shards)
 
 
-def match_here(job: MatchJob, shards: Iterator[Shard]) -> Iterator[int]:
+def match_here(job: MatchJob, shards: Iterator[Shard]) -> Generator[int, None, None]:
     """Match shards in this process, while the next are read and the one before is written.
 
     Args:
@@ -150,34 +163,40 @@ def match_here(job: MatchJob, shards: Iterator[Shard]) -> Iterator[int]:
     first = next(shards, None)
     if first is None:  # no matcher is loaded for nothing
         return
-    with one_core_each() if job.on_cpu else nullcontext(1) as threads:
-        matcher = ShardMatcher(job, threads)
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            ahead = [(first, reader.submit(matcher.read, first))]
-            ahead += [(shard, reader.submit(matcher.read, shard)) for shard in islice(shards, _AHEAD - 1)]
-            written: Future[None] | None = None
-            pairs = 0
-            while ahead:
-                shard, sets = ahead.pop(0)
-                read = sets.result()
-                more = next(shards, None)
-                if more is not None:
-                    ahead.append((more, reader.submit(matcher.read, more)))
-                matches = matcher.match(shard, read)
-                if written is not None:
-                    written.result()
-                    yield pairs
-                written, pairs = writer.submit(matcher.write, shard, matches), len(shard.pairs)
+    with ExitStack() as stack:
+        threads = stack.enter_context(one_core_each()) if job.on_cpu else 1
+        matcher = stack.enter_context(closing(ShardMatcher(job, threads)))
+        reader, writer = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+        ahead = [
+            (shard, reader.submit(matcher.read, shard)) for shard in (first, *islice(shards, _AHEAD - 1))
+        ]
+        written: Future[None] | None = None
+        pairs = 0
+        while ahead:
+            shard, sets = ahead.pop(0)
+            read = sets.result()
+            ahead += [(more, reader.submit(matcher.read, more)) for more in islice(shards, 1)]
+            matches = matcher.match(shard, read)
             if written is not None:
                 written.result()
                 yield pairs
-        matcher.close()
+            written, pairs = writer.submit(matcher.write, shard, matches), len(shard.pairs)
+        if written is not None:
+            written.result()
+            yield pairs
 
 
-def _merge(shards: ShardFolder, output: Path, settings: Mapping[str, Any], report: ProgressReport) -> None:
-    """Put all shards into one file."""
-    sweep(output.parent, name=output.name)
-    with whole_path(output) as temporary, new_hdf5(temporary) as file:
-        writer = HlocMatchesWriter(file, settings)
-        for number in shards.numbers():
-            report.advance(writer.write(*shards.read(number)))
+def _merge(
+    shards: ShardFolder, plan: PairPlan, output: Path, settings: Mapping[str, Any], report: ProgressReport
+) -> None:
+    """Put all shards into one file, and delete them, unless another process has done so meanwhile."""
+    with shards.locked() as present:
+        if not present or output.exists():
+            _check_written(output, settings)
+            return
+        sweep(output.parent, name=output.name)
+        with whole_path(output) as temporary, new_hdf5(temporary) as file:
+            writer = HlocMatchesWriter(file, settings)
+            for number in range(plan.num_shards):
+                report.advance(writer.write(*shards.read(number)))
+        shards.delete()

@@ -40,7 +40,8 @@ class PairPlan:
     than four million pairs are put in order a part at a time.
 
     The same list gives the same shards. A pair that is listed again, in either order, is left out, and so is an image
-    paired with itself.
+    paired with itself. Pairs that are listed again more than four million pairs later are matched again, and written
+    once.
 
     Args:
         path: The list of pairs.
@@ -49,6 +50,7 @@ class PairPlan:
 
     Attributes:
         num_pairs: Number of pairs to match.
+        num_shards: Number of shards.
         repeated: Number of pairs that are listed more than once.
         missing: Images without features, and the first line that names each; their pairs are left out.
         left_out: Number of pairs that are left out for that, or as they pair an image with itself.
@@ -70,12 +72,13 @@ class PairPlan:
         self._groups: dict[str, str] = {}
         self._features = features
         listed = 0
-        self.num_pairs = 0
+        self.num_pairs = self.num_shards = 0
         digest = hashlib.sha256()
         for pairs in self._windows():
             listed += len(pairs)
             pairs = _in_order(pairs, self.block)
             self.num_pairs += len(pairs)
+            self.num_shards += sum(1 for _ in _cuts(pairs, self.block))
             digest.update(np.ascontiguousarray(pairs).tobytes())
         digest.update("\n".join(self._names).encode())
         self.repeated = listed - self.num_pairs

@@ -1,7 +1,8 @@
 """Shards on a Ray cluster: an actor for each device, a task for each shard."""
 
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -12,6 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from pyg_match.collections.match_job import MatchJob, ShardMatcher
 from pyg_match.collections.plan import Shard
+from pyg_match.files import is_file, user_path
+from pyg_match.nn import GraphMatcher
 
 _AHEAD = 2  # shards that an actor is given at once, so that it never waits for the next
 _RESTARTS = 10  # of an actor whose node or process ends
@@ -19,7 +22,9 @@ _PATIENCE = 10.0  # seconds until an address does not answer
 _WAIT = 5.0  # seconds without a finished shard until idle actors repeat those of others
 
 
-def match_on_ray(job: MatchJob, shards: Iterator[Shard], address: str = "local") -> Iterator[int]:
+def match_on_ray(
+    job: MatchJob, shards: Iterator[Shard], address: str = "local"
+) -> Generator[int, None, None]:
     """Match shards on a cluster. Features and shards must be on paths that all machines share.
 
     There is an actor for each GPU, or for each core if the job is one for the CPU. An actor that ends with its node is
@@ -42,15 +47,18 @@ def match_on_ray(job: MatchJob, shards: Iterator[Shard], address: str = "local")
     first = next(shards, None)
     if first is None:
         return
-    started = not ray.is_initialized()
+    GraphMatcher.from_pretrained(job.weights, **job.options)  # what is wrong with them is said here
+    started, actors = not ray.is_initialized(), list[Any]()
     if started:
         _connect(address)
     try:
-        actors = _start_actors(replace(job, features=job.features.resolve(), folder=job.folder.resolve()))
+        weights = str(user_path(job.weights).resolve()) if is_file(job.weights) else job.weights
+        here = replace(job, features=job.features.resolve(), folder=job.folder.resolve(), weights=weights)
+        actors = _start_actors(here)
         yield from _schedule(actors, chain([first], shards))
+    finally:
         for actor in actors:
             ray.kill(actor)
-    finally:
         if started:
             ray.shutdown()
 
@@ -97,18 +105,20 @@ def _schedule(actors: list[Any], shards: Iterator[Shard]) -> Iterator[int]:
     unfinished: dict[int, Shard] = {}
     again: list[Shard] = []  # shards that failed with their actor
     alive = set(range(len(actors)))
+    copies = Counter[int]()  # how often each shard has been given
     stalled = False
     while True:
         for number in sorted(alive):
             own = [shard.number for actor, shard in given.values() if actor == number]
             while len(own) < _AHEAD:
                 shard = again.pop() if again else next(shards, None)
-                if shard is None and stalled and not own:
-                    shard = next((other for other in unfinished.values() if other.number not in own), None)
+                if shard is None and stalled and not own:  # the one that fewest have been given
+                    shard = min(unfinished.values(), key=lambda one: copies[one.number], default=None)
                 if shard is None:
                     break
                 own.append(shard.number)
                 unfinished[shard.number] = shard
+                copies[shard.number] += 1
                 given[actors[number].run.remote(shard)] = (number, shard)
         if not unfinished:
             return

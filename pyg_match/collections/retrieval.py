@@ -11,7 +11,7 @@ from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.pair_lists import Pair
 
 _SAMPLE = 200_000  # descriptors that words are learned from
-_CHUNK = 1024  # images that are compared with all others at once
+_CHUNK = 1 << 26  # similarities that are held at once
 
 
 def retrieval_pairs(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from safetensors.numpy import save
 from pyg_match.collections.matching import PairMatches
 from pyg_match.digest import array_digest
 from pyg_match.files import sweep, user_path, write_whole
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _SETTINGS = "settings.json"
 
@@ -38,9 +44,22 @@ class ShardFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
         file = self.folder / _SETTINGS
-        if not file.exists():
+        if not file.exists() or not self.numbers():
             write_whole(file, json.dumps(dict(settings), sort_keys=True).encode())
         check_settings(self.folder, self.settings(), settings)
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Keep other processes of this machine out that ask the same; ``False`` if the folder is gone by then."""
+        try:
+            file = (self.folder / _SETTINGS).open("rb")
+        except FileNotFoundError:
+            yield False
+            return
+        with file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield (self.folder / _SETTINGS).exists()
 
     def settings(self) -> dict[str, Any]:
         """What the shards were made with.
@@ -82,18 +101,32 @@ class ShardFolder:
         Raises:
             ValueError: If it is damaged.
         """
-        file = self.file(number)
-        try:
-            with safe_open(str(file), framework="numpy") as shard:
+        with self._damage(number):
+            with safe_open(str(self.file(number)), framework="numpy") as shard:
                 arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
                 metadata = shard.metadata() or {}
             if metadata.get("digest") != array_digest(arrays):
                 raise ValueError("its numbers do not agree with their digest")
             return json.loads(metadata["names"]), PairMatches(**arrays)
+
+    @contextmanager
+    def _damage(self, number: int) -> Iterator[None]:
+        try:
+            yield
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"the shard {file} cannot be used: {error}; delete it, and run the command again, which makes it anew"
+                f"the shard {self.file(number)} cannot be used: {error}; delete it, and run the command again, which "
+                "makes it anew"
             ) from error
+
+    def header(self, number: int) -> tuple[list[str], int]:
+        """Names of images and number of pairs of a shard.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        with self._damage(number), safe_open(str(self.file(number)), framework="numpy") as shard:
+            return json.loads(shard.metadata()["names"]), shard.get_slice("counts").get_shape()[0]
 
     def pairs(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
         """Names, matches :math:`(M, 2)` and scores :math:`(M)` of each pair of all shards."""
@@ -108,7 +141,7 @@ class ShardFolder:
         for file in [*map(self.file, self.numbers()), *self.folder.glob("*.tmp")]:
             file.unlink(missing_ok=True)
         (self.folder / _SETTINGS).unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        with suppress(OSError):  # something else is in it
             self.folder.rmdir()
 
 
@@ -118,6 +151,7 @@ def check_settings(path: Path, written: Mapping[str, Any], settings: Mapping[str
     Raises:
         ValueError: If it was.
     """
+    settings = json.loads(json.dumps(dict(settings)))  # as it is written: tuples are lists
     names = sorted({*written, *settings})
     different = [name for name in names if written.get(name) != settings.get(name)]
     if different:

@@ -497,3 +497,31 @@ def test_readme_takes_what_the_benchmarks_write(load, tmp_path):
         not math.isnan(float(line.split("|")[2]))
         and "python benchmarks/layers.py --sizes 16" in text.read_text()
     )
+
+
+def test_many_pairs(load, tmp_path):
+    out = tmp_path / "pairs.json"
+    words = ("--sizes", "32", "--pairs", "8", "--written", "20", "--out", str(out))
+    load("many_pairs").main([*FAST, *words])
+    results = read(out)
+    assert [(row["what"], row["peer"]) for row in results["rows"]] == [
+        ("match", "packed"),
+        ("match", "one by one"),
+        ("write", "ours"),
+        ("write", "h5py, one file"),
+        ("write", "h5py, opened for each pair"),
+    ]
+    assert all(row["pairs_per_second"] > 0 for row in results["rates"]) and len(results["rates"]) == 5
+
+
+def test_interrupted(load, tmp_path):
+    from PIL import Image
+    from skimage import data
+
+    for i in range(6):
+        Image.fromarray(data.astronaut()[10 * i :, 5 * i :]).save(tmp_path / f"{i}.png")
+    out = tmp_path / "out.json"
+    words = ("--images", str(tmp_path), "--sizes", "6", "--kills", "1", "--resize", "160", "--out", str(out))
+    load("interrupted").main([*FAST, *words])
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["same_file"] and row["pairs"] == 15 and 0 < row["gib_of_one_pair"] < row["gib"] + 0.1

@@ -1,11 +1,13 @@
 """COLMAP databases, read back with COLMAP."""
 
+import itertools
+
 import h5py
 import numpy as np
 import pycolmap
 import pytest
 from hloc_files import COUNTS, write_hloc_features
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pyg_match.collections import HlocMatches, exhaustive_pairs, match_pairs, open_features, write_pairs
 from pyg_match.collections.colmap_database import write_colmap
@@ -132,6 +134,11 @@ def test_what_does_not_fit_is_refused(features, pairs, weights, images, tmp_path
     with pytest.raises(ValueError, match=r"'b.jpg' has 480 x 640 pixels as COLMAP reads it, .* of 640 x 480"):
         write_colmap(*arguments)
     assert not list(tmp_path.glob("c.db*"))
+    with pytest.raises(
+        ValueError, match=r"COLMAP left out \d of 7 images, .* must have one size; use 'auto'"
+    ):
+        write_colmap(*arguments, camera_mode="single")
+    assert not list(tmp_path.glob("c.db*"))
     (images / "b.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"no image 'b.jpg' in .* \(1 of 7 are missing\)"):
         write_colmap(*arguments)
@@ -148,3 +155,66 @@ def test_names_that_matches_do_not_tell_apart(tmp_path, images):
     write_pairs(tmp_path / "pairs.txt", [("left/0001.png", "a.jpg")])
     summary = write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images, tmp_path / "pairs.txt")
     assert summary.num_pairs == 1
+
+
+def test_other_features_than_those_that_were_matched_are_refused(features, pairs, weights, images, tmp_path):
+    match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images)
+    other = write_hloc_features(tmp_path / "other.h5", {name: count // 2 for name, count in COUNTS.items()})
+    with pytest.raises(
+        ValueError, match=r"matches in .*m\.h5 were made of other features than those in .*other\.h5"
+    ):
+        write_colmap(other, tmp_path / "m.h5", tmp_path / "d.db", images)
+    with h5py.File(tmp_path / "m.h5", "a") as file:  # as hloc writes it, which does not tell
+        del file.attrs["pyg_match"]
+    with pytest.raises(
+        ValueError, match=r"the matches of .* name keypoint \d+ of .*, which has \d+ in .*other\.h5"
+    ):
+        write_colmap(other, tmp_path / "m.h5", tmp_path / "d.db", images, verify=False)
+    with pytest.raises(ValueError, match=r"the database has other keypoints of 'a.jpg' than .*other\.h5"):
+        write_colmap(other, tmp_path / "m.h5", tmp_path / "c.db", images)
+    assert len(read_database(tmp_path / "c.db")[1]["a.jpg"]) == COUNTS["a.jpg"]
+
+
+def test_pairs_that_are_listed_twice_are_written_once(features, pairs, weights, images, tmp_path):
+    match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    few = tmp_path / "few.txt"
+    few.write_text("a.jpg b.jpg\nb.jpg a.jpg\na.jpg b.jpg\n")
+    assert write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images, pairs=few).num_pairs == 1
+
+
+def test_geometries_are_added_to_matches(features, pairs, weights, images, tmp_path):
+    match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    arguments = (features, tmp_path / "m.h5", tmp_path / "c.db", images)
+    assert write_colmap(*arguments, verify=False).num_pairs == 21
+    with pycolmap.Database.open(tmp_path / "c.db") as database:
+        assert database.num_verified_image_pairs() == 0
+    assert write_colmap(*arguments).num_pairs == 21
+    with pycolmap.Database.open(tmp_path / "c.db") as database:
+        numbers = [image.image_id for image in database.read_all_images()]
+        assert all(database.exists_two_view_geometry(i, j) for i, j in itertools.combinations(numbers, 2))
+    assert write_colmap(*arguments).num_pairs == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_keypoints_of_turned_photos_lie_where_colmap_sees_them(orientation, tmp_path):
+    """A bright spot is where the keypoint is, in the file as in the photo that was turned upright."""
+    stored = np.zeros((40, 60), np.uint8)
+    stored[7, 11] = 255
+    exif = Image.Exif()
+    exif[274] = orientation
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(stored).save(tmp_path / "images" / name, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "images/a.png")))
+    y, x = np.unravel_index(upright.argmax(), upright.shape)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for name in ("a.png", "b.png"):
+            file[f"{name}/keypoints"] = np.array([[x, y]], np.float32)
+            file[f"{name}/descriptors"] = np.ones((4, 1), np.float32)
+            file[f"{name}/image_size"] = upright.shape[::-1]
+        file.attrs["pyg_match"] = "{}"
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["a.png/b.png/matches0"] = np.array([0], np.int16)
+    write_colmap(tmp_path / "f.h5", tmp_path / "m.h5", tmp_path / "c.db", tmp_path / "images")
+    assert read_database(tmp_path / "c.db")[1]["a.png"].tolist() == [[11.5, 7.5]]

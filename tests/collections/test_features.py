@@ -96,6 +96,17 @@ def test_arrays_in_a_folder(tmp_path):
         before = opened.digest()
         (tmp_path / "f/b.jpg.npz").write_bytes(b"PK")
         assert opened.digest() != before
+        square = np.eye(7) + 0.1
+        by_keypoint = square / np.linalg.norm(square, axis=1, keepdims=True)
+        by_keypoint[0] = by_keypoint[1]  # columns are not of length 1
+        for name, descriptors in (("rows", by_keypoint), ("columns", by_keypoint.T), ("either", np.eye(7))):
+            np.savez(tmp_path / f"f/{name}.npz", **{**arrays, "descriptors": descriptors})
+        for name in ("rows", "columns"):
+            assert torch.equal(opened.read(name).x, torch.from_numpy(by_keypoint).float())
+        with pytest.raises(
+            ValueError, match=r"'either' in .* do not tell whether they are in rows or columns"
+        ):
+            opened.read("either")
         with pytest.raises(ValueError, match=r"b\.jpg\.npz is not a readable \.npz file"):
             opened.num_keypoints("b.jpg")
 
@@ -114,6 +125,9 @@ def test_sift_in_a_colmap_database(tmp_path):
     with open_features(path) as opened:
         assert opened.names() == ["camera.png"] and opened.num_keypoints("absent.png") is None
         keypoints = opened.read("camera.png")
+        digest = opened.digest()
+    with open_features(path) as opened:  # whose bytes COLMAP changes
+        assert opened.digest() == digest
     assert keypoints.num_keypoints > 100 and keypoints.image_size.tolist() == [[256, 256]]
     assert torch.allclose(keypoints.x.norm(dim=1), torch.ones(len(keypoints.x)))
     # OpenCV's detector, whose pixels count from the centre of the first one, finds the same places.
@@ -171,20 +185,18 @@ def test_extraction_goes_on_where_it_was_interrupted(photos, tmp_path, monkeypat
     monkeypatch.setattr("pyg_match.collections.extraction._PART", 1)
     target = tmp_path / "f.h5"
 
-    class Interrupted(SIFT):
-        seen = 0
+    seen, detect = [], SIFT.detect
 
-        def detect(self, image):
-            Interrupted.seen += 1
-            if Interrupted.seen == 2:
-                raise KeyboardInterrupt
-            return super().detect(image)
+    def interrupted(self, image):
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return detect(self, image)
 
-        def __repr__(self):
-            return "SIFT(max_num_keypoints=50)"
-
+    monkeypatch.setattr(SIFT, "detect", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        extract_features(photos, target, Interrupted(50), resize=160)
+        extract_features(photos, target, SIFT(50), resize=160)
+    monkeypatch.setattr(SIFT, "detect", detect)
     assert not target.exists() and len(list((tmp_path / "f.h5.parts").glob("*.h5"))) == 1
     summary = extract_features(photos, target, SIFT(50), resize=160)
     assert (summary.num_images, summary.extracted) == (2, 1)
@@ -200,6 +212,14 @@ def test_extraction_goes_on_where_it_was_interrupted(photos, tmp_path, monkeypat
     assert extract_features(photos, target, SIFT(50), resize=160).extracted == 0
     with pytest.raises(ValueError, match=r"f\.h5 was made with resize=160, now it is 200; delete it"):
         extract_features(photos, target, SIFT(50), resize=200)
+    with pytest.raises(ValueError, match=r"f\.h5 was made with extractor='SIFT.*, now it is 'SIFT"):
+        extract_features(photos, target, SIFT(50, detection_threshold=0.05), resize=160)
+    # A run that ended between the last step and the one before.
+    parts = tmp_path / "f.h5.parts"
+    parts.mkdir()
+    (parts / "00000000-1.h5").write_bytes(target.read_bytes())
+    assert extract_features(photos, target, SIFT(50), resize=160).num_images == 3
+    assert not parts.exists()
 
 
 def test_foreign_files_and_folders_without_photos_are_refused(photos, features, tmp_path):

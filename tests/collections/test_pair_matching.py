@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -252,3 +253,40 @@ def test_arguments(features, pairs, weights, tmp_path):
     with pytest.raises(TypeError, match="treshold"):
         match_pairs(features, pairs, tmp_path / "m.h5", weights, filter_treshold=0.5)
     assert not (tmp_path / "m.h5").exists()
+    # A call that came to nothing does not stand in the way of a right one.
+    assert match_pairs(features, pairs, tmp_path / "m.h5", weights, layer_scales=None).matched == 21
+
+
+def test_two_that_put_shards_together(features, pairs, weights, tmp_path):
+    whole, output = tmp_path / "whole.h5", tmp_path / "m.h5"
+    match_pairs(features, pairs, whole, weights, block=1)
+    match_pairs(features, pairs, output, weights, block=1, keep_shards=True)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(match_pairs, features, pairs, output, weights, block=1) for _ in range(4)]
+        assert [call.result().num_pairs for call in calls] == [21] * 4
+    assert output.read_bytes() == whole.read_bytes() and not (tmp_path / "m.h5.shards").exists()
+    # A process that was killed while it deleted shards leaves some.
+    match_pairs(features, pairs, tmp_path / "n.h5", weights, block=1, keep_shards=True)
+    (tmp_path / "n.h5.shards").rename(tmp_path / "m.h5.shards")
+    ShardFolder(tmp_path / "m.h5.shards").file(0).unlink()
+    assert match_pairs(features, pairs, output, weights, block=1).matched == 0
+    assert output.read_bytes() == whole.read_bytes() and not (tmp_path / "m.h5.shards").exists()
+
+
+def test_a_missing_shard_is_no_smaller_file(features, pairs, weights, tmp_path, monkeypatch):
+    written = ShardFolder.write
+    monkeypatch.setattr(
+        ShardFolder, "write", lambda self, number, *args: number != 2 and written(self, number, *args)
+    )
+    with pytest.raises(ValueError, match=r"00000002\.safetensors cannot be used"):
+        match_pairs(features, pairs, tmp_path / "m.h5", weights, block=1)
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_pairs_that_are_listed_again_much_later_are_written_once(features, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyg_match.collections.plan._WINDOW", 2)
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("a.jpg b.jpg\na.jpg one.jpg\nb.jpg a.jpg\none.jpg b.jpg\na.jpg b.jpg\n")
+    match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    with HlocMatches(tmp_path / "m.h5") as file:
+        assert sorted(file.pairs()) == [("a.jpg", "b.jpg"), ("a.jpg", "one.jpg"), ("one.jpg", "b.jpg")]

@@ -39,7 +39,7 @@ def scenes(tmp_path):
 
 
 def test_images_of_a_scene_are_found(scenes, monkeypatch):
-    monkeypatch.setattr("pyg_match.collections.retrieval._CHUNK", 5)
+    monkeypatch.setattr("pyg_match.collections.retrieval._CHUNK", 60)
     with open_features(scenes) as opened:
         pairs = list(retrieval_pairs(opened, top_k=3, num_words=8))
         assert len(pairs) == len(set(pairs)) == 18  # all pairs of each scene, and no others
