@@ -517,8 +517,8 @@ def costs(folder: Path) -> tuple[str, list[Results]] | None:
     parts.append(
         f"A shard of 64 images and 1,024 pairs of {size} keypoints reads {read_bytes * 1024 / 1e3:.0f} MB. A thousand "
         f"such pairs a second would read {read_bytes:.0f} MB and write {(4 * size + overhead) / 1e3:.0f} MB a second. "
-        f"One process writes {writer:,.0f} pairs of 256 keypoints a second into one file. A billion pairs in one file are "
-        f"{(4 * size + overhead) / 1e3:.0f} TB."
+        f"One process writes {writer:,.0f} pairs of 256 keypoints a second into one file. A billion pairs in one file "
+        f"are {(4 * size + overhead) / 1e3:.0f} TB."
     )
     return "\n\n".join(parts), [results]
 
@@ -530,10 +530,10 @@ def interrupted(folder: Path) -> tuple[str, list[Results]] | None:
     row, settings = results["rows"][0], results["settings"]
     same = "the same file byte by byte" if row["same_file"] else "another file"
     text = (
-        f"{row['n']} photos, each with every other one: {row['pairs']:,} pairs of {settings['max_keypoints']} keypoints "
-        f"in {row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one pair takes "
-        f"{row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and called again "
-        f"each time, the command wrote {same}."
+        f"{row['n']} photos, each with every other one: {row['pairs']:,} pairs of {settings['max_keypoints']} "
+        f"keypoints in {row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one pair "
+        f"takes {row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and called "
+        f"again each time, the command wrote {same}."
     )
     return text, [results]
 
@@ -547,10 +547,11 @@ def scenes(folder: Path) -> tuple[str, list[Results]] | None:
         stages = row["stages"]
         lines.append(
             [f"{row['scene']}, {row['peer']}", f"{row['registered']} of {row['images']}", f"{row['points']:,}",
-             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}",
+             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", f"{row['pairs_within_5_degrees']:.0%}",
              f"{stages['match']:.0f} / {stages['verify']:.0f} / {stages['map']:.0f}"]
         )  # fmt: skip
     header = ["scene, matcher", "photos registered", "points", "reprojection, px", "pose error, degrees"]
+    header += ["pairs within 5 degrees"]
     header += ["seconds: matching / verification / mapping"]
     return table(header, lines), [results]
 

@@ -135,13 +135,14 @@ def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
         )
         worse = np.maximum(rotation, direction)
         result["pose_error"] = float(np.median(worse))
+        result["pairs_within_5_degrees"] = float((worse < 5).mean())
         result["rotation_error"], result["direction_error"] = (
             float(np.median(rotation)),
             float(np.median(direction)),
         )
         print(
             f"pose error    median {np.median(worse):.3f} degrees (rotation {np.median(rotation):.3f}, direction "
-            f"{np.median(direction):.3f}), worst {worse.max():.2f}"
+            f"{np.median(direction):.3f}), {(worse < 5).mean():.1%} of pairs within 5, worst {worse.max():.2f}"
         )
     print("seconds       " + " ".join(f"{stage}={value:.1f}" for stage, value in seconds.items()))
     return result
