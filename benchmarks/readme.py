@@ -531,9 +531,9 @@ def interrupted(folder: Path) -> tuple[str, list[Results]] | None:
     same = "the same file byte by byte" if row["same_file"] else "another file"
     text = (
         f"{row['n']} photos, each with every other one: {row['pairs']:,} pairs of {settings['max_keypoints']} "
-        f"keypoints in {row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one pair "
-        f"takes {row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and called "
-        f"again each time, the command wrote {same}."
+        f"keypoints in {row['seconds'] / 60:.0f} minutes, with at most {row['gib']:.2f} GiB of memory, of which one "
+        f"pair takes {row['gib_of_one_pair']:.2f}. Killed {len(row['killed_after'])} times at random moments and "
+        f"called again each time, the command wrote {same}."
     )
     return text, [results]
 

@@ -1,4 +1,7 @@
-"""Files in hloc's layout, written without this package."""
+"""Files in hloc's layout, written without this package, and limits of files."""
+
+import resource
+import signal
 
 import h5py
 import numpy as np
@@ -32,3 +35,9 @@ def write_hloc_features(path, counts, seed=0, dtype=np.float32):
             group.create_dataset("image_size", data=np.array([640, 480]))
             group["keypoints"].attrs["uncertainty"] = 1.0
     return path
+
+
+def limit_files(size):
+    """Files of this process may not become larger than so many bytes, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -423,7 +423,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
         "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
         and "| photos (3) | complete |" in written
     )
-    assert written.count("STALE") == 5 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert written.count("STALE") == 9 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
 
@@ -525,3 +525,22 @@ def test_interrupted(load, tmp_path):
     load("interrupted").main([*FAST, *words])
     (row,) = json.loads(out.read_text())["rows"]
     assert row["same_file"] and row["pairs"] == 15 and 0 < row["gib_of_one_pair"] < row["gib"] + 0.1
+
+
+def test_tables_of_many_images(load):
+    readme, folder = load("readme"), FOLDER / "results"
+    records = {
+        name: json.loads((folder / f"{name}.json").read_text()) for name in ("many_pairs", "reconstruction")
+    }
+    rates = {(row["n"], row["peer"]): row["pairs_per_second"] for row in records["many_pairs"]["rates"]}
+    packed, one = rates[256, "packed"], rates[256, "one by one"]
+    assert f"| 256 | {packed:.1f} | {one:.1f} | {packed / one:.1f}× |" in readme.many_pairs(folder)[0]
+    # A core costs 4 cents an hour; 2 cores match so many pairs in a second.
+    assert f"| {1e6 / packed * 2 / 3600 * 0.04:.2f} |" in readme.costs(folder)[0]
+    assert "101,025 pairs" in readme.interrupted(folder)[0]
+    lines = readme.scenes(folder)[0].splitlines()
+    assert len(lines) == 2 + len(records["reconstruction"]["rows"])
+    for row, line in zip(records["reconstruction"]["rows"], lines[2:], strict=True):
+        assert f"| {row['pose_error']:.3f} |" in line and line.startswith(
+            f"| {row['scene']}, {row['peer']} |"
+        )

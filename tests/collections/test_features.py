@@ -1,11 +1,14 @@
 """Reading and writing features in the layouts of hloc, COLMAP and plain arrays."""
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pycolmap
 import pytest
 import torch
-from hloc_files import COUNTS, write_hloc_features
+from hloc_files import COUNTS, limit_files, write_hloc_features
 from PIL import Image
 from skimage import data
 
@@ -245,3 +248,27 @@ def test_pixels_of_large_photos_keep_their_fractions(tmp_path):
     with open_features(tmp_path / "f.h5") as opened:
         assert torch.equal(opened.read("a.png").pos, expected.pos)
     assert load_image(tmp_path / "photos/a.png").shape == (3, 1600, 2400)
+
+
+def test_nothing_is_lost_on_a_full_disk(photos, tmp_path):
+    """What is found first stays, and a call with room goes on from there."""
+    target = tmp_path / "f.h5"
+    command = [
+        sys.executable,
+        "-c",
+        "from pyg_match.cli import main; main()",
+        "extract",
+        photos,
+        "-o",
+        target,
+    ]
+    process = subprocess.run(
+        [*map(str, command), "--detector", "sift", "--resize", "160", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: limit_files(2000),
+        check=False,
+    )
+    assert process.returncode == 1 and "(File too large); there is none from before" in process.stderr
+    assert not target.exists() and not list(tmp_path.rglob("*.tmp"))
+    assert extract_features(photos, target, SIFT(2048), resize=160).num_images == 2

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hloc_files import COUNTS, write_hloc_features
+from hloc_files import COUNTS, limit_files, write_hloc_features
 
 from pyg_match.collections import (
     HlocMatches,
@@ -164,12 +163,6 @@ def test_a_killed_run_goes_on(weights, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("m.")) == ["m.h5"]
 
 
-def limited(size):
-    """Files of this process may not become larger, as on a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX's")
 @pytest.mark.parametrize("size", [200, 3_000])  # in a shard, in the file of matches
 def test_nothing_is_lost_on_a_full_disk(size, features, pairs, weights, tmp_path):
@@ -179,7 +172,7 @@ def test_nothing_is_lost_on_a_full_disk(size, features, pairs, weights, tmp_path
     match_pairs(features, pairs, output, weights, block=1, part=(1, 2))
     done = len(ShardFolder(tmp_path / "m.h5.shards").numbers())
     process = subprocess.run(
-        arguments, capture_output=True, text=True, preexec_fn=lambda: limited(size), check=False
+        arguments, capture_output=True, text=True, preexec_fn=lambda: limit_files(size), check=False
     )
     assert process.returncode == 1
     last = process.stderr.strip().splitlines()[-1]
