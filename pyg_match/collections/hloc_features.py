@@ -1,7 +1,5 @@
 """Features in hloc's HDF5 layout: a group for each image."""
 
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,14 +135,52 @@ def new_hdf5(path: Path) -> Iterator[Any]:
     Raises:
         OSError: If it cannot be written, for example onto a full disk.
     """
-    try:
-        with h5py.File(path, "w", libver="latest") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))  # in several lines of HDF5's own
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    with open(path, "w+b", buffering=0) as plain:
+        trying = _TryingFile(plain)
+        try:
+            with h5py.File(trying, "w", libver="latest") as file:
+                yield file
+        except (OSError, RuntimeError, KeyError):  # may come of what could not be written
+            if trying.error is None:
+                raise
+        if trying.error is not None:
+            raise trying.error
+
+
+class _TryingFile:
+    """A file that remembers that it could not be written instead of telling HDF5, which can end the process then.
+
+    Args:
+        file: An open file without a buffer.
+
+    Attributes:
+        error: The first error.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: OSError | None = None
+        self.read, self.readinto = file.read, file.readinto
+        self.seek, self.tell, self.flush = file.seek, file.tell, file.flush
+
+    def write(self, content: Any) -> int:
+        """Write, unless it has failed before."""
+        left = memoryview(content)
+        while len(left) > 0 and self.error is None:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        """Change the size, unless writing has failed before."""
+        if self.error is None:
+            try:
+                self._file.truncate(size)
+            except OSError as error:
+                self.error = error
+        return size
 
 
 @contextmanager

@@ -250,8 +250,9 @@ def test_pixels_of_large_photos_keep_their_fractions(tmp_path):
     assert load_image(tmp_path / "photos/a.png").shape == (3, 1600, 2400)
 
 
-def test_nothing_is_lost_on_a_full_disk(photos, tmp_path):
-    """What is found first stays, and a call with room goes on from there."""
+@pytest.mark.parametrize("size", [0, 2_000, 20_000, 50_000])
+def test_nothing_is_lost_on_a_full_disk(size, photos, tmp_path):
+    """HDF5 itself would end the process; a call with room goes on."""
     target = tmp_path / "f.h5"
     command = [
         sys.executable,
@@ -266,7 +267,7 @@ def test_nothing_is_lost_on_a_full_disk(photos, tmp_path):
         [*map(str, command), "--detector", "sift", "--resize", "160", "--device", "cpu"],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: limit_files(2000),
+        preexec_fn=lambda: limit_files(size),
         check=False,
     )
     assert process.returncode == 1 and "(File too large); there is none from before" in process.stderr

@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on(weights, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX's")
-@pytest.mark.parametrize("size", [200, 3_000])  # in a shard, in the file of matches
+@pytest.mark.parametrize("size", [200, 3_000, 10_000])  # in a shard, in the file of matches
 def test_nothing_is_lost_on_a_full_disk(size, features, pairs, weights, tmp_path):
     whole, output = tmp_path / "whole.h5", tmp_path / "m.h5"
     match_pairs(features, pairs, whole, weights, block=1)
