@@ -2,15 +2,20 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from typing_extensions import Self
 
 from pyg_match.data import KeypointSet
 
 _SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a file that its digest looks at, and bytes of each
+
+# hloc's names, of which a later one counts where there are several.
+_OPTIONAL = {"scores": "score", "keypoint_scores": "score", "scales": "scale", "oris": "orientation"}
 
 
 class FeatureFile(ABC):
@@ -74,6 +79,36 @@ class FeatureFile(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays of an image, by hloc's names, that lack what a matcher needs.
+
+    Raises:
+        ValueError: If they do.
+    """
+    missing = [key for key in ("keypoints", "descriptors", "image_size") if key not in arrays]
+    if missing:
+        raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(arrays)}")
+
+
+def keypoint_set(arrays: Mapping[str, np.ndarray], descriptors: np.ndarray) -> KeypointSet:
+    """The features of an image of arrays by hloc's names.
+
+    Args:
+        arrays: See :func:`check_arrays`.
+        descriptors: The descriptors, one row for each keypoint.
+
+    Shapes:
+        - **descriptors:** :math:`(N, D)`
+    """
+    optional = {name: _float(arrays[key]) for key, name in _OPTIONAL.items() if key in arrays}
+    size = arrays["image_size"].reshape(-1).tolist()
+    return KeypointSet(pos=_float(arrays["keypoints"]), x=_float(descriptors), image_size=size, **optional)
+
+
+def _float(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def sampled_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from pyg_match.collections.feature_file import FeatureFile
+from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set
 from pyg_match.data import KeypointSet
 
 SETTINGS = "pyg_match"  # attribute of files that this package wrote
@@ -54,20 +54,8 @@ class HlocFeatures(FeatureFile):
     def _read(self, name: str) -> KeypointSet:
         group = self._file[name]
         datasets = {key: np.asarray(item) for key, item in group.items() if isinstance(item, h5py.Dataset)}
-        missing = [key for key in ("keypoints", "descriptors", "image_size") if key not in datasets]
-        if missing:
-            raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(datasets)}")
-        optional = {
-            "score": datasets.get("keypoint_scores", datasets.get("scores")),
-            "scale": datasets.get("scales"),
-            "orientation": datasets.get("oris"),
-        }
-        return KeypointSet(
-            pos=_float(datasets["keypoints"]),
-            x=_float(datasets["descriptors"].T),
-            image_size=datasets["image_size"].tolist(),
-            **{key: _float(value) for key, value in optional.items() if value is not None},
-        )
+        check_arrays(datasets)
+        return keypoint_set(datasets, datasets["descriptors"].T)
 
     def copy(self, name: str, target: Any) -> None:
         """Copy the features of an image as they are to an open :class:`h5py.File` that has none of it."""
@@ -189,10 +177,6 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _float(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def _numpy(tensor: torch.Tensor, dtype: Any) -> np.ndarray:

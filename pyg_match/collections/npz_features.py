@@ -4,12 +4,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from pyg_match.collections.feature_file import FeatureFile, sampled_digest
+from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set, sampled_digest
 from pyg_match.data import KeypointSet
-
-_NAMES = {"scores": "score", "scales": "scale", "oris": "orientation", "keypoint_scores": "score"}
 
 
 class NpzFeatures(FeatureFile):
@@ -34,19 +31,11 @@ class NpzFeatures(FeatureFile):
 
     def _read(self, name: str) -> KeypointSet:
         arrays = self._arrays(name)
-        missing = [key for key in ("keypoints", "descriptors", "image_size") if key not in arrays]
-        if missing:
-            raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(arrays)}")
-        count, descriptors = len(arrays["keypoints"]), arrays["descriptors"]
-        if descriptors.ndim == 2 and not _is_by_keypoint(descriptors, count):
+        check_arrays(arrays)
+        descriptors = arrays["descriptors"]
+        if descriptors.ndim == 2 and not _is_by_keypoint(descriptors, len(arrays["keypoints"])):
             descriptors = descriptors.T
-        optional = {_NAMES[key]: value for key, value in arrays.items() if key in _NAMES}
-        return KeypointSet(
-            pos=_tensor(arrays["keypoints"]),
-            x=_tensor(descriptors),
-            image_size=arrays["image_size"].reshape(-1).tolist(),
-            **{key: _tensor(value) for key, value in optional.items()},
-        )
+        return keypoint_set(arrays, descriptors)
 
     def digest(self) -> str:
         digest = hashlib.sha256()
@@ -81,7 +70,3 @@ def _is_by_keypoint(descriptors: np.ndarray, count: int) -> bool:
             f"'descriptors' of shape [{count}, {count}] do not tell whether they are in rows or columns"
         )
     return bool(rows)
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
