@@ -7,6 +7,7 @@ import typer
 
 from pyg_match.commands import collections
 from pyg_match.commands.errors import error_line, refuse_inputs
+from pyg_match.commands.options import MaxKeypoints, Resize
 from pyg_match.files import user_path
 
 app = typer.Typer(
@@ -28,12 +29,8 @@ def match(
     ] = None,
     save: Annotated[Optional[Path], typer.Option(help="File of the matches to write (.npz, .json).")] = None,
     weights: Annotated[str, typer.Option(help="Pretrained matcher and its detector.")] = "aliked-lightglue",
-    max_keypoints: Annotated[
-        int, typer.Option(min=1, help="Largest number of keypoints in an image.")
-    ] = 2048,
-    resize: Annotated[
-        int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")
-    ] = 1024,
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Resize = 1024,
     candidates: Annotated[
         Optional[int],
         typer.Option(
@@ -261,12 +258,8 @@ def explore(
     ] = None,
     image1: Annotated[Optional[Path], typer.Argument(help="Second image.", metavar="[B]")] = None,
     weights: Annotated[str, typer.Option(help="Pretrained matcher and its detector.")] = "aliked-lightglue",
-    max_keypoints: Annotated[
-        int, typer.Option(min=1, help="Largest number of keypoints in an image.")
-    ] = 1024,
-    resize: Annotated[
-        int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")
-    ] = 768,
+    max_keypoints: MaxKeypoints = 1024,
+    resize: Resize = 768,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one from 7860 on.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Largest image file.")] = 32,

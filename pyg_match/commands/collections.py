@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from pyg_match.commands.errors import error_line, refuse_inputs
+from pyg_match.commands.options import MaxKeypoints, Resize
 
 _EXTRA = {"needs": "this command", "extra": "collections"}
 _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
@@ -48,12 +49,8 @@ def extract(
     images: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.", metavar="IMAGES")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File of features to write, in hloc's layout.")],
     detector: Annotated[str, typer.Option(help="aliked, disk, xfeat, sift or rootsift.")] = "aliked",
-    max_keypoints: Annotated[
-        int, typer.Option(min=1, help="Largest number of keypoints in an image.")
-    ] = 2048,
-    resize: Annotated[
-        int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")
-    ] = 1024,
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Resize = 1024,
     half: Annotated[
         bool, typer.Option("--half", help="Write keypoints in half precision, as hloc does by default.")
     ] = False,
