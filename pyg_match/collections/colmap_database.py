@@ -193,7 +193,7 @@ class _Writer:
                 summary.present += 1
         todo = list(chosen.values())
         with ThreadPoolExecutor() as pool:
-            geometries = list(pool.map(lambda item: self._geometry(item[0]), todo))
+            geometries = list(pool.map(lambda item: self._geometry(item[0], item[2]), todo))
         # A transaction that ends with an error is written all the same: what says that a pair is finished comes last.
         with pycolmap.DatabaseTransaction(self._database):
             for (pair, matches, needs_geometry), geometry in zip(todo, geometries, strict=True):
@@ -205,7 +205,8 @@ class _Writer:
                     self._database.write_matches(*numbers, pair[2].astype(np.uint32))
         summary.num_pairs += len(todo)
 
-    def _geometry(self, pair: Matches) -> Any:
+    def _geometry(self, pair: Matches, needed: bool) -> Any:
+        """The geometry of a pair, if needed; indices of keypoints are checked in any case."""
         name0, name1, matches = pair
         points = [self._keypoints(name).astype(np.float64) for name in (name0, name1)]
         for name, position, indices in zip((name0, name1), points, matches.T, strict=True):
@@ -214,7 +215,7 @@ class _Writer:
                     f"the matches of {name0!r} and {name1!r} name keypoint {indices.max()} of {name!r}, which has "
                     f"{len(position)} in {self._features.path}"
                 )
-        if self._options is None:
+        if not needed:
             return None
         cameras = [self._cameras[self._images[name].camera_id] for name in (name0, name1)]
         return pycolmap.estimate_two_view_geometry(
