@@ -1,7 +1,7 @@
 """From descriptors to matches: assignment heads."""
 
 import math
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch_geometric.utils import scatter
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
-from pyg_match.ops import edge_scores, to_csr
+from pyg_match.ops import EdgeSet, edge_scores
 from pyg_match.ops.csr import EdgesLike
 
 _ROWS = 64  # of a dense assignment that a cache holds
@@ -83,7 +83,7 @@ class DualSoftmaxAssignment(nn.Module):
     def on_edges(
         self,
         x: Tensor,
-        cross_edge_index: EdgesLike,
+        cross_edge_index: Union[EdgesLike, EdgeSet],
         edge_mask: Optional[Tensor] = None,
         mask_mode: MaskMode = "remove",
     ) -> Tensor:
@@ -102,12 +102,13 @@ class DualSoftmaxAssignment(nn.Module):
             - **cross_edge_index:** :math:`(2, E)`
             - **edge_mask**, **output:** :math:`(E)`
         """
-        csr = to_csr(cross_edge_index, x.size(0))
+        edges = EdgeSet.of(cross_edge_index, x.size(0), x.size(0), x.device)
+        csr = edges.csr()
         if edge_mask is not None and mask_mode == "remove":
             allowed = self.on_edges(x, csr.subset(csr.sorted(edge_mask)))
             return allowed.new_full(edge_mask.shape, -torch.inf).masked_scatter(edge_mask, allowed)
         projected = self.lin(x).unsqueeze(1)
-        similarity = edge_scores(projected, projected, csr, self.channels**-0.5).squeeze(1)
+        similarity = edge_scores(projected, projected, edges, self.channels**-0.5).squeeze(1)
         certain = F.logsigmoid(self.matchability(x))
         source, target = csr.listed()
         normaliser = segment_logsumexp(similarity, target, x.size(0))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv
 from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.matcher_layer import AttentionBlock
-from pyg_match.ops import Blocks
+from pyg_match.ops import EdgeSet
 from pyg_match.ops.linear import (
     OrderedWeight,
     empty_rows,
@@ -81,7 +81,8 @@ class FrozenBlock:
         message = block.conv(rounded, edge_index, **kwargs)
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         many = x.size(0) > 2 * x.size(1)
-        if not inference or not many or extra is not None or isinstance(edge_index, Blocks):
+        complete = isinstance(edge_index, EdgeSet) and edge_index.is_dense
+        if not inference or not many or extra is not None or complete:
             return block.update(x, message, extra)
         return self._update(block, x, rounded, message)
 

@@ -287,11 +287,10 @@ class GraphMatcher(nn.Module):
         return torch.autocast(device.type, torch.bfloat16) if self.config.bfloat16 else nullcontext()
 
     @torch.compiler.disable
-    @torch.no_grad()
     def redrawn(self, i: int, x: Tensor, graph: PairGraph) -> PairGraph:
         """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
         head = self.assignment_head(i)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             edges = candidate_edges(head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k)
         return graph.with_cross_edges(edges)
 
@@ -347,7 +346,7 @@ class GraphMatcher(nn.Module):
             edges: Any = graph.cross_edges
             log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
             check_assignments(i, [] if self.training else [log_assignment])
-            return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.listed())
+            return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
         images = x.split([count for counts in graph.counts for count in counts])
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
         check_assignments(i, [] if self.training else dense)

@@ -13,7 +13,7 @@ from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
-from pyg_match.ops import CSR, Anchored, Blocks
+from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet
 
 
 class AttentionBlock(nn.Module):
@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        edge_index: Union[Adj, CSR, Blocks, Anchored],
+        edge_index: Union[Adj, CSR, Blocks, Anchored, EdgeSet],
         rotation: Optional[Tensor] = None,
         edge_mask: Optional[Tensor] = None,
         x_value: Optional[Tensor] = None,

@@ -1,7 +1,7 @@
 """The part of a batch of pairs that a matcher is still working on."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -11,12 +11,9 @@ from pyg_match.checks import check_tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import scales, sorted_edges
-from pyg_match.ops import CSR, Anchored, Blocks, to_csr
-from pyg_match.ops.anchored import fuses_anchors
-from pyg_match.ops.csr import check_sources
+from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, to_csr
+from pyg_match.ops.attention_operators import fuses_groups
 from pyg_match.ops.undirected import undirected
-
-Edges = Union[CSR, Blocks, Anchored]
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ class PairGraph:
     counts: tuple[tuple[int, int], ...]
     pairs: tuple[int, ...]
     nodes: Tensor
-    edges: Edges
-    cross_edges: Edges
+    edges: EdgeSet
+    cross_edges: EdgeSet
     edge_mask: Optional[Tensor] = None
     cross_edge_mask: Optional[Tensor] = None
     edge_bias: Optional[Tensor] = None
@@ -58,6 +55,7 @@ class PairGraph:
         """Take the edges of a pair or a batch of pairs; absent ones are complete."""
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
         num_nodes = sum(map(sum, counts))
+        device = pair.pos.device
         edges, edge_bias = _self_edges(pair, counts, num_nodes)
         drawn = scales(pair)
         extras = [f"edge_{kind}_{number}" for number in range(len(drawn)) for kind in ("mask", "weight")]
@@ -65,27 +63,23 @@ class PairGraph:
         return cls(
             counts=counts,
             pairs=tuple(range(len(counts))),
-            nodes=torch.arange(num_nodes, device=pair.pos.device),
+            nodes=torch.arange(num_nodes, device=device),
             edges=edges,
-            cross_edges=_between(counts)
-            if cross_edges is None
-            else to_csr(_sorted("cross_edge_index", cross_edges, num_nodes), num_nodes),
+            cross_edges=_edge_set(
+                _between(counts)
+                if cross_edges is None
+                else _sorted("cross_edge_index", cross_edges, num_nodes),
+                num_nodes,
+                device,
+            ),
             edge_mask=_mask(pair, "edge_mask"),
             cross_edge_mask=_mask(pair, "cross_edge_mask"),
             edge_bias=edge_bias,
             cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
             scales=tuple(_sorted(f"edge_index_{i}", scale, num_nodes) for i, scale in enumerate(drawn)),
             refused=tuple(name for name in extras if name in pair),
-            cross_edge_ids=None
-            if cross_edges is None
-            else torch.arange(cross_edges.size(1), device=pair.pos.device),
+            cross_edge_ids=None if cross_edges is None else torch.arange(cross_edges.size(1), device=device),
         )
-
-    @torch.compiler.disable
-    def scale(self, number: int) -> CSR:
-        """The edges of one scale."""
-        edges = self.scales[number]
-        return to_csr(edges, edges.sparse_size(1))
 
     @property
     def ptr(self) -> tuple[int, ...]:
@@ -102,12 +96,11 @@ class PairGraph:
         Raises:
             ValueError: If there is one.
         """
-        edges = self.cross_edges
-        if not isinstance(edges, CSR):
+        if self.cross_edges.groups is not None:
             return
+        edges = self.cross_edges.csr()
         if masked and self.cross_edge_mask is not None:
             edges = edges.subset(self.cross_edge_mask)
-        check_sources(edges, edges.rowptr.numel() - 1)  # the kernel does not
         count, both = edges.col.numel(), undirected(edges.rowptr, edges.col).col.numel()
         if both > count:
             raise ValueError(
@@ -120,7 +113,7 @@ class PairGraph:
         """The graph with other edges between images, which may all be attended to alike."""
         return replace(
             self,
-            cross_edges=edges,
+            cross_edges=_edge_set(edges, edges.rowptr.numel() - 1, edges.col.device),
             cross_edge_mask=None,
             cross_edge_bias=None,
             cross_edge_ids=None,
@@ -132,16 +125,16 @@ class PairGraph:
         kept = keep.split([count for pair in self.counts for count in pair])
         sizes = [int(part.sum()) for part in kept]
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
-        edges, edge_kept = _subset_edges(self.edges, keep)
-        cross_edges, cross_kept = _subset_edges(self.cross_edges, keep)
+        edges, edge_kept = self.edges.subset(keep)
+        cross_edges, cross_kept = self.cross_edges.subset(keep)
         scales = tuple(_subset_scale(scale, keep) for scale in self.scales)
         return replace(
             self,
             counts=counts,
             pairs=tuple(pair for pair, stays in zip(self.pairs, keep_pairs, strict=True) if stays),
             nodes=self.nodes[keep],
-            edges=_within(counts) if edges is None else edges,
-            cross_edges=_between(counts) if cross_edges is None else cross_edges,
+            edges=edges,
+            cross_edges=cross_edges,
             edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
             cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
             edge_bias=None if self.edge_bias is None else self.edge_bias[edge_kept],
@@ -149,34 +142,6 @@ class PairGraph:
             scales=scales,
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
-
-
-def _subset_edges(edges: Edges, keep: Tensor) -> tuple[Optional[Edges], Optional[Tensor]]:
-    """The edges between kept nodes, renumbered, and the mask of them; ``None`` for edges that are not listed."""
-    if isinstance(edges, Blocks):
-        return None, None
-    if isinstance(edges, Anchored):
-        return _subset_anchored(edges, keep), None
-    kept = keep[edges.col] & keep[edges.target()]
-    count = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
-    rowptr = count[edges.rowptr]
-    number = keep.cumsum(0) - 1
-    return CSR(torch.cat([rowptr[:1], rowptr[1:][keep]]), number[edges.col[kept]]), kept
-
-
-def _subset_anchored(edges: Anchored, keep: Tensor) -> Anchored:
-    """The edges between kept nodes and to kept anchors, renumbered; groups of which none is kept stay, empty."""
-    others: Any = _subset_edges(edges.edges, keep)[0]
-    number = torch.cat([keep.new_zeros(1, dtype=torch.long), keep.cumsum(0)])
-    kept = keep[edges.anchor]
-    seen = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
-    return Anchored(
-        others,
-        tuple(number[list(edges.target_ptr)].tolist()),
-        number[edges.anchor[kept]],
-        tuple(seen[list(edges.anchor_ptr)].tolist()),
-        edges.log_weight[keep],
-    )
 
 
 def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
@@ -189,12 +154,13 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
 
 def _self_edges(
     pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
-) -> tuple[Edges, Optional[Tensor]]:
+) -> tuple[EdgeSet, Optional[Tensor]]:
     """The edges within images and what they add to their scores."""
-    listed, weight = pair.get("edge_index"), pair.get("anchor_weight")
-    edges = None if listed is None else to_csr(_sorted("edge_index", listed, num_nodes), num_nodes)
+    listed, weight, device = pair.get("edge_index"), pair.get("anchor_weight"), pair.pos.device
+    edges = None if listed is None else _sorted("edge_index", listed, num_nodes)
     if weight is None:
-        return (_within(counts) if edges is None else edges), _log_weight(pair, "edge_weight")
+        within = _edge_set(_within(counts) if edges is None else edges, num_nodes, device)
+        return within, _log_weight(pair, "edge_weight")
     for name in ("edge_weight", "edge_mask"):
         if pair.get(name) is not None:
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
@@ -206,8 +172,18 @@ def _self_edges(
     anchor = pair.anchor.nonzero().squeeze(1)
     ptr = _ptr(counts)
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
-    anchored = Anchored(edges, ptr, anchor, tuple(starts.tolist()), weight.log())
-    return (anchored, None) if fuses_anchors(anchor.device) else anchored.listed()
+    csr = to_csr(edges, num_nodes)
+    anchored = Anchored(csr, ptr, anchor, tuple(starts.tolist()), weight.log())
+    edge_set = _edge_set(anchored, num_nodes, device)
+    return (edge_set, None) if fuses_groups(device) else edge_set.listed()
+
+
+def _edge_set(
+    edges: Union[EdgeIndex, CSR, Blocks, Anchored], num_nodes: int, device: torch.device
+) -> EdgeSet:
+    """Edges for all layers of a forward, and of its backward if there may be one."""
+    made = EdgeSet.of(edges, num_nodes, num_nodes, device)
+    return made.with_transpose() if torch.is_grad_enabled() else made
 
 
 def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:

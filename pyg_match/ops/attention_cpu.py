@@ -8,6 +8,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pyg_match.ops.dense_groups import Groups, add_gradients, attend_groups
+from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
 from pyg_match.ops.native.library import address, function, kernel
 from pyg_match.ops.team import run_together
 from pyg_match.ops.workspace import GRAD, KEY, QUERY, SCRATCH, VALUE, whole_lines, workspace
@@ -19,7 +21,6 @@ _CACHED_BYTES = 1 << 17  # of a head's nodes that stay in a core's cache whereve
 _PACKED_DEGREE = 8  # edges of a node from which on a copy of it pays
 _FAR = 2  # times the bytes that a core's cache has, from which on a head's nodes are fetched before they are read
 _AHEAD = 2  # rows from the one at hand to the one whose sources are fetched
-_MOST = 1 << 32  # nodes and edges that the kernels can number
 
 
 @functools.cache
@@ -57,58 +58,18 @@ class Job(ctypes.Structure):
 _TABLES = ("query", "key", "value", "grad", "out", "grad_query")
 
 
-class Edges(NamedTuple):
+class Rows(NamedTuple):
     """Edges by row, as the kernels read them.
 
     Attributes:
-        rowptr: Where the edges of each row start, and their number at the end, ``int64``.
-        col: The source of each edge, 32 bits.
-        num_sources: How many sources there are.
-        perm: Where the edges are in the order of their weights, 32 bits, if not in this one.
+        ptr: Where the edges of each row start, and their number at the end, ``int64``.
+        col: The other end of each edge, ``int32``.
+        perm: Where the edges are in the order of their weights, ``int32``, if not in this one.
     """
 
-    rowptr: Tensor
+    ptr: Tensor
     col: Tensor
-    num_sources: int
     perm: Optional[Tensor] = None
-
-    @classmethod
-    def checked(cls, rowptr: Tensor, col: Tensor, num_targets: int, num_sources: int) -> "Edges":
-        """Take edges by target. A wrong index would read foreign memory, so it raises a ValueError."""
-        rowptr, col = rowptr.long().contiguous(), col.long().contiguous()
-        if max(num_targets, num_sources, col.numel()) > _MOST:
-            raise ValueError(
-                f"the kernels know at most 2^32 nodes and edges, got {num_targets} targets, {num_sources} sources and "
-                f"{col.numel()} edges"
-            )
-        if rowptr.numel() != num_targets + 1:
-            raise ValueError(f"'rowptr' must have {num_targets + 1} numbers, got {rowptr.numel()}")
-        short = torch.empty(col.numel(), dtype=torch.int32, device="cpu")
-        check = function("check_edges", ctypes.c_int64)
-        wrong = check(
-            address(rowptr), _number(num_targets), address(col), _number(col.numel()), _number(num_sources),
-            address(short),
-        )  # fmt: skip
-        if wrong == 1:
-            ends = int(rowptr[0]), int(rowptr[-1])
-            if ends == (0, col.numel()):
-                raise ValueError("'rowptr' must not fall")
-            raise ValueError(f"'rowptr' must lead from 0 to {col.numel()}, got from {ends[0]} to {ends[1]}")
-        if wrong:
-            seen = int(col[(col < 0) | (col >= num_sources)][0])
-            raise ValueError(f"an edge names source {seen}, but there are {num_sources}")
-        return cls(rowptr, short, num_sources)
-
-    def transposed(self) -> "Edges":
-        """The edges of each source, as rows of its targets."""
-        pointer = self.rowptr.new_empty(self.num_sources + 1)
-        target, perm = torch.empty_like(self.col), torch.empty_like(self.col)
-        num_rows = self.rowptr.numel() - 1
-        function("transpose")(
-            address(self.rowptr), _number(num_rows), address(self.col), _number(self.num_sources),
-            address(pointer), address(target), address(perm),
-        )  # fmt: skip
-        return Edges(pointer, target, num_rows, perm)
 
 
 def empty_result(query: Tensor, value: Tensor) -> Tensor:
@@ -129,26 +90,43 @@ def attention_forward(
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+    groups: Optional[Tensor] = None,
+    source: Optional[Tensor] = None,
+    log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``.
 
-    Keys and values may be in bfloat16 where all else is in single precision.
+    Keys and values may be in bfloat16 where all else is in single precision. Edges are those of
+    :class:`pyg_match.ops.EdgeSet`; sources in 64 bits have not been checked yet.
     """
-    halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
-    key, value = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
     out = empty_result(query, value)
-    lse = query.new_empty(query.shape[:2])
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
-    _run(
-        "forward", key.dtype, edges, scale, removes,
-        query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), bias=bias, keep=keep, out=out,
-        lse=lse,
-    )  # fmt: skip
+    if groups is not None and col.numel() == 0:
+        out.zero_()
+        lse = query.new_full(query.shape[:2], -torch.inf, dtype=_sums(query))
+    else:
+        halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
+        keys, values = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
+        lse = query.new_empty(query.shape[:2])
+        edges = _rows(rowptr, col, key.size(0))
+        _run(
+            "forward", keys.dtype, edges, scale, removes,
+            query=query, key=_packed(keys, edges, KEY), value=_packed(values, edges, VALUE), bias=bias, keep=keep,
+            out=out, lse=lse,
+        )  # fmt: skip
+    if groups is not None:
+        attend_groups(query, key, value, Groups(groups, source, log_weight), scale, out, lse)
     return out, lse
 
 
 def attention_backward(
     grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad_lse: Optional[Tensor],
+    weighs: bool,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -158,58 +136,112 @@ def attention_backward(
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
-    out: Tensor,
-    lse: Tensor,
-    grad_lse: Optional[Tensor] = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys, values and scores, the last ``[H, E]``."""
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+    groups: Optional[Tensor] = None,
+    source: Optional[Tensor] = None,
+    log_weight: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys, values and scores, the last ``[H, E]``, and of the weights of groups if wanted."""
     kind, given = query.dtype, (key, value)
-    key, value = key.to(query.dtype), value.to(query.dtype)
-    grad_query, grad_key, grad_value = (empty_result(t, t) for t in (query, key, value))
+    key, value = key.to(kind), value.to(kind)
+    grads = empty_result(query, query), empty_result(key, key), empty_result(value, value)
     slope = query.new_empty(query.size(1), col.numel())
-    alpha = torch.empty_like(slope)
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
-    _run(
-        "backward_targets", kind, edges, scale, removes,
-        query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), grad=grad, bias=bias, keep=keep,
-        out=out, lse=lse, grad_lse=grad_lse, alpha=alpha, slope=slope, grad_query=grad_query,
-    )  # fmt: skip
-    # Sources gather from their targets what these sent them.
-    by_source = edges.transposed()
-    _run("gather", kind, by_source, scale, alpha=slope, value=_packed(query, by_source, QUERY), out=grad_key)
-    _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grad_value)
-    grads = zip((grad_key, grad_value), given, strict=True)
+    if groups is not None and col.numel() == 0:
+        for of_nodes in grads:
+            of_nodes.zero_()
+    else:
+        alpha, edges = torch.empty_like(slope), _rows(rowptr, col, key.size(0))
+        _run(
+            "backward_targets", kind, edges, scale, removes,
+            query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), grad=grad, bias=bias,
+            keep=keep, out=out, lse=lse, grad_lse=grad_lse, alpha=alpha, slope=slope, grad_query=grads[0],
+        )  # fmt: skip
+        # Sources gather from their targets what these sent them.
+        by_source = _by_source(edges, key.size(0), colptr, row, perm)
+        _run(
+            "gather",
+            kind,
+            by_source,
+            scale,
+            alpha=slope,
+            value=_packed(query, by_source, QUERY),
+            out=grads[1],
+        )
+        _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grads[2])
+    grad_weight: Optional[Tensor] = None
+    if groups is not None:
+        dense = Groups(groups, source, log_weight)
+        grad_weight = add_gradients(grad, query, key, value, dense, scale, out, lse, grad_lse, grads, weighs)
     grad_key, grad_value = (
-        grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad) for grad, t in grads
+        grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad)
+        for grad, t in zip(grads[1:], given, strict=True)
     )
-    return grad_query, grad_key, grad_value, slope
+    return grads[0], grad_key, grad_value, slope, query.new_empty(0) if grad_weight is None else grad_weight
 
 
-def scores_forward(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float) -> Tensor:
+def scores_forward(
+    query: Tensor,
+    key: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+) -> Tensor:
     """The scaled inner products of all edges, ``[H, E]``."""
     out = query.new_empty(query.size(1), col.numel())
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
+    edges = _rows(rowptr, col, key.size(0))
     _run("scores", query.dtype, edges, scale, query=query, key=_packed(key, edges, KEY), alpha=out)
     return out
 
 
 def scores_backward(
-    grad: Tensor, query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, scale: float
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
     kind = query.dtype
     grad_query, grad_key = (empty_result(t, t) for t in (query, key))
-    edges = Edges.checked(rowptr, col, query.size(0), key.size(0))
-    by_source = edges.transposed()
+    edges = _rows(rowptr, col, key.size(0))
+    by_source = _by_source(edges, key.size(0), colptr, row, perm)
     _run("gather", kind, edges, scale, alpha=grad, value=_packed(key, edges, KEY), out=grad_query)
     _run("gather", kind, by_source, scale, alpha=grad, value=_packed(query, by_source, QUERY), out=grad_key)
     return grad_query, grad_key
 
 
+def _sums(query: Tensor) -> torch.dtype:
+    """The type of numbers that are summed."""
+    return torch.promote_types(query.dtype, torch.float)
+
+
+def _rows(rowptr: Tensor, col: Tensor, num_sources: int) -> Rows:
+    """Edges by target; sources in 64 bits come from someone who has not looked at them."""
+    rowptr = rowptr.long().contiguous()
+    return Rows(rowptr, col if col.dtype == torch.int32 else narrow_edges(rowptr, col, num_sources))
+
+
+def _by_source(
+    edges: Rows, num_sources: int, colptr: Optional[Tensor], row: Optional[Tensor], perm: Optional[Tensor]
+) -> Rows:
+    if colptr is None or row is None:
+        return Rows(*transpose_edges(edges.ptr, edges.col, num_sources))
+    return Rows(colptr, row, perm)
+
+
 def _run(
     name: str,
     dtype: torch.dtype,
-    edges: Edges,
+    edges: Rows,
     scale: float,
     removes: bool = False,
     **tensors: Optional[Tensor],
@@ -226,11 +258,11 @@ def _run(
     """
     given = {field: _laid_out(field, tensor) for field, tensor in tensors.items() if tensor is not None}
     out = given["out"] if "out" in given else given["query"]
-    num_rows, count, heads = edges.rowptr.numel() - 1, edges.col.numel(), out.size(1)
+    num_rows, count, heads = edges.ptr.numel() - 1, edges.col.numel(), out.size(1)
     if num_rows == 0 or heads == 0:
         return
     job = Job(
-        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.rowptr),
+        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.ptr),
         col=address(edges.col), perm=None if edges.perm is None else address(edges.perm),
     )  # fmt: skip
     table_bytes = width = 0
@@ -257,7 +289,7 @@ def _run(
         job.chunks = min(num_rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))
     bounds = (ctypes.c_int64 * (job.chunks + 1))()
     longest = function("share_out", ctypes.c_int64)(
-        address(edges.rowptr), _number(num_rows), _number(job.chunks), bounds
+        address(edges.ptr), _number(num_rows), _number(job.chunks), bounds
     )
     job.bounds = ctypes.addressof(bounds)
     job.scratch_bytes = whole_lines(longest * out.element_size())
@@ -281,7 +313,7 @@ def _laid_out(field: str, tensor: Tensor) -> Tensor:
     return tensor if together else tensor.contiguous()
 
 
-def _packed(nodes: Tensor, edges: Edges, place: int) -> Tensor:
+def _packed(nodes: Tensor, edges: Rows, place: int) -> Tensor:
     """The same, with the nodes of a head side by side in memory, until the thread packs into that place again.
 
     Rows of one head that lie far apart share few of the places that a cache has for them.

@@ -10,7 +10,6 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.nn import GraphMatcher, MatcherOutput
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.ops import CSR
 from pyg_match.training import losses
 from pyg_match.training.config import LossConfig
 
@@ -155,7 +154,7 @@ class Objective(nn.Module):
 
     def _assign(self, i: int, x: Tensor, graph: PairGraph) -> _Assignment:
         """The assignment after layer ``i``; of edges, those that no mask forbids."""
-        on_edges = self._on_edges and isinstance(graph.cross_edges, CSR)
+        on_edges = self._on_edges and graph.cross_edges.groups is None
         found = self.matcher.assign(i, x, graph, on_edges)
         head = self.matcher.assignment_head(i)
         matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.nn.conv import MaskedAttentionConv
-from pyg_match.ops import CSR, Anchored, Blocks, attention_weights, to_csr
+from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights
 
 # Coefficients, or gathered channels, that are in memory at a time.
 CHUNK = 1 << 22
@@ -34,7 +34,7 @@ class EdgeAttention(NamedTuple):
 def edge_attention(
     conv: MaskedAttentionConv,
     x: Tensor,
-    edges: Union[CSR, Blocks, Anchored, Tensor],
+    edges: Union[EdgeSet, CSR, Blocks, Anchored, Tensor],
     rotation: Optional[Tensor] = None,
     edge_mask: Optional[Tensor] = None,
     targets: Optional[Tensor] = None,
@@ -59,16 +59,17 @@ def edge_attention(
     if not torch.is_autocast_enabled(x.device.type):  # under which the matcher may have rounded it
         x = x.to(conv.lin_query.weight.dtype)
     query, key, _ = conv._project(x, x, rotation, x[:0])
-    if isinstance(edges, Anchored):
+    edges = EdgeSet.of(edges, x.size(0), x.size(0), x.device)
+    if edges.groups is not None and not edges.is_dense:
         edges, edge_bias = edges.listed()
     wide = torch.promote_types(query.dtype, torch.float)
     query, key = query.to(wide), key.to(wide)
     targets = torch.arange(x.size(0), device=x.device) if targets is None else targets
     with torch.autocast(x.device.type, enabled=False):
-        if isinstance(edges, Blocks):
-            parts = _of_blocks(query, key, edges, targets, top, conv.scale)
+        if edges.groups is not None:
+            parts = _of_groups(query, key, edges.groups, targets, top, conv.scale)
         else:
-            csr = edges if isinstance(edges, CSR) else to_csr(edges, x.size(0))
+            csr = edges.csr()
             mask = None if edge_mask is None else csr.sorted(edge_mask)
             if edge_bias is not None:
                 edge_bias = csr.sorted(edge_bias.unsqueeze(1) if edge_bias.dim() == 1 else edge_bias)
@@ -78,22 +79,21 @@ def edge_attention(
     return EdgeAttention(torch.cat([p.edge_index for p in parts], 1), torch.cat([p.alpha for p in parts]))
 
 
-def _of_blocks(
-    query: Tensor, key: Tensor, blocks: Blocks, targets: Tensor, top: Optional[int], scale: float
+def _of_groups(
+    query: Tensor, key: Tensor, groups: Tensor, targets: Tensor, top: Optional[int], scale: float
 ) -> list[EdgeAttention]:
     """Dense rows of the chosen targets, and from them the largest coefficients."""
-    ptr = torch.tensor(blocks.target_ptr, device=targets.device)
-    bounds = torch.searchsorted(targets, ptr).tolist()
-    ranges = list(zip(blocks.source_start, blocks.source_stop, strict=True))
-    total = sum((b - a) * (v - u) for a, b, (u, v) in zip(bounds, bounds[1:], ranges, strict=False))
+    bounds = torch.searchsorted(targets, groups[:, :2].contiguous()).tolist()
+    ranges = groups[:, 2:].tolist()
+    total = sum((b - a) * (v - u) for (a, b), (u, v) in zip(bounds, ranges, strict=True))
     if top is None and total * query.size(1) > LIMIT:
         raise ValueError(
             f"a step of this complete graph has {total * query.size(1):,} coefficients, expected at most {LIMIT:,}; "
             "choose 'nodes', or only the 'top' ones of each"
         )
     parts = []
-    for block, (start, stop) in enumerate(ranges):
-        chosen = targets[bounds[block] : bounds[block + 1]]
+    for (first, last), (start, stop) in zip(bounds, ranges, strict=True):
+        chosen = targets[first:last]
         if chosen.numel() == 0 or start == stop:
             continue
         keys = key[start:stop].permute(1, 2, 0)

@@ -10,7 +10,7 @@ from pyg_match.app.attention_rows import keep_rows
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher, MaskedAttentionConv
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.ops import CSR, Anchored, sparse_attention
+from pyg_match.ops import CSR, Anchored, EdgeSet, sparse_attention
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph, RemovePairs
 from pyg_match.visualization import record_attention
 
@@ -158,12 +158,16 @@ def test_compiled_for_any_number_of_nodes():
 
 def test_operator_is_registered_as_torch_wants_it():
     *tensors, graph = anchored(torch.float)
-    leaves = [t.requires_grad_() for t in tensors]
-    groups = list(graph.target_ptr), list(graph.anchor_ptr)
-    arguments = (*leaves, *graph.edges[:2], graph.anchor, graph.log_weight, *groups, 0.3)
-    torch.library.opcheck(torch.ops.pyg_match.anchored_attention.default, arguments)
-    out, total = torch.ops.pyg_match.anchored_attention.default(*arguments)
-    assert out.requires_grad and not total.requires_grad
+    leaves = [t.requires_grad_() for t in (*tensors, graph.log_weight)]
+    edges = EdgeSet.of(graph, 12, 12).with_transpose()
+    for transposed in (edges.transposed, (None, None, None)):
+        arguments = (
+            *leaves[:3], edges.rowptr, edges.col, None, None, False, 0.3, *transposed, edges.groups, edges.source,
+            leaves[3],
+        )  # fmt: skip
+        torch.library.opcheck(torch.ops.pyg_match.attention.default, arguments)
+    out, total = torch.ops.pyg_match.attention.default(*arguments)
+    assert out.requires_grad and total.requires_grad
     (grad,) = torch.autograd.grad(out.square().sum(), leaves[0], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         grad.sum().backward()
@@ -220,16 +224,19 @@ def test_graph_is_the_same(weighted, num_anchors):
     )
     with torch.no_grad():
         kept = PairGraph.from_data(graphs(num_anchors, weighted)[1](Batch.from_data_list(pairs())))
-    assert isinstance(kept.edges, Anchored) and kept.edge_bias is None
+    assert kept.edges.source is not None and kept.edge_bias is None
     for graph in (unlisted, kept):
         edges, bias = (
-            graph.edges.listed() if isinstance(graph.edges, Anchored) else (graph.edges, graph.edge_bias)
+            graph.edges.listed() if graph.edges.groups is not None else (graph.edges, graph.edge_bias)
         )
         expected = listed.edge_bias if weighted else torch.zeros(listed.edges.col.numel())
         orders = [
-            (e.target() * e.rowptr.numel() + e.col).argsort() for e in (edges, listed.edges)
+            (e.csr().target() * e.rowptr.numel() + e.col).argsort() for e in (edges, listed.edges)
         ]  # each edge once
-        for mine, theirs in ((edges.col, listed.edges.col), (edges.target(), listed.edges.target())):
+        for mine, theirs in (
+            (edges.col, listed.edges.col),
+            (edges.csr().target(), listed.edges.csr().target()),
+        ):
             assert torch.equal(mine[orders[0]], theirs[orders[1]])
         torch.testing.assert_close(bias[orders[0]], expected[orders[1]])
 

@@ -13,7 +13,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to
 from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, whole_number
 from pyg_match.nn.conv.projection import Projection, check_features, check_rotation
 from pyg_match.nn.encoding import rotate
-from pyg_match.ops import CSR, Anchored, Blocks, sparse_attention
+from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, sparse_attention
 from pyg_match.ops.attention_checks import check_edge_values
 from pyg_match.ops.csr import check_indices
 
@@ -54,8 +54,8 @@ class MaskedAttentionConv(MessagePassing):
 
     Shapes:
         - **input:** node features :math:`(N, F_{in})` or :math:`((N_s, F_s), (N_t, F_t))` if bipartite; edge indices
-          :math:`(2, E)`, a transposed sparse adjacency matrix, or :class:`pyg_match.ops.CSR`, ``Blocks`` or
-          ``Anchored``; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
+          :math:`(2, E)`, a transposed sparse adjacency matrix, or :class:`pyg_match.ops.CSR`, ``Blocks``,
+          ``Anchored`` or ``EdgeSet``; edge bias :math:`(E)` or :math:`(E, H)`; edge mask :math:`(E)`
         - **output:** :math:`(N_t, H \cdot C)`, or :math:`(N_t, C)` if ``concat=False``;
           with ``return_attention_weights=True`` also ``(edge_index, alpha)`` with alpha :math:`(E, H)`
 
@@ -133,7 +133,7 @@ class MaskedAttentionConv(MessagePassing):
     def forward(
         self,
         x: Union[Tensor, PairTensor],
-        edge_index: Union[Adj, CSR, Blocks, Anchored],
+        edge_index: Union[Adj, CSR, Blocks, Anchored, EdgeSet],
         edge_bias: OptTensor = None,
         edge_mask: OptTensor = None,
         rotation: Union[Tensor, PairTensor, None] = None,
@@ -156,8 +156,10 @@ class MaskedAttentionConv(MessagePassing):
         x_value = (
             x_source if x_value is None else check_features((x_value, x_value), self.lin_value.weight)[0]
         )
+        if isinstance(edge_index, (Blocks, Anchored)):
+            edge_index = EdgeSet.of(edge_index, x_target.size(0), x_source.size(0), x_source.device)
         # Complete graphs are to agree with dense matchers to the last bits.
-        exact = isinstance(edge_index, Blocks)
+        exact = isinstance(edge_index, EdgeSet) and edge_index.is_dense
         query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
         if isinstance(edge_bias, Tensor):
             edge_bias = edge_bias.unsqueeze(-1) if edge_bias.dim() == 1 else edge_bias
@@ -165,18 +167,16 @@ class MaskedAttentionConv(MessagePassing):
 
         attention: Any = None
         fuses = self._fuses(edge_index, return_attention_weights)
-        if isinstance(edge_index, Blocks) and return_attention_weights:
+        if exact and return_attention_weights:
             raise ValueError(
                 "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
             )
-        if isinstance(edge_index, Anchored) and not fuses:
+        if isinstance(edge_index, EdgeSet) and edge_index.groups is not None and not (fuses or exact):
             if edge_bias is not None or edge_mask is not None:
                 raise ValueError("neither a bias nor a mask can be given for anchors that are not listed")
-            edge_index, log_weight = edge_index.listed()
-            edge_bias = log_weight.unsqueeze(-1).expand(-1, self.heads)
-        if isinstance(edge_index, (Blocks, Anchored)):
-            out = sparse_attention(query, key, value, edge_index, edge_bias, edge_mask, scale=self.scale)
-        elif fuses:
+            edge_index, weight = edge_index.listed()
+            edge_bias = None if weight is None else weight.unsqueeze(-1).expand(-1, self.heads)
+        if fuses or exact:
             out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
         else:
             listed = _listed(edge_index)
@@ -237,9 +237,7 @@ class MaskedAttentionConv(MessagePassing):
         check_indices(source, target, num_sources, num_targets)
         check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
 
-    def _fuses(
-        self, edge_index: Union[Adj, CSR, Blocks, Anchored], return_attention_weights: Optional[bool]
-    ) -> bool:
+    def _fuses(self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool]) -> bool:
         """Whether nobody wants to see single messages."""
         hooks = [
             self._message_forward_pre_hooks,
@@ -254,7 +252,7 @@ class MaskedAttentionConv(MessagePassing):
 
     def _fused(
         self,
-        edge_index: Union[Adj, CSR],
+        edge_index: Union[Adj, CSR, EdgeSet],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -303,7 +301,7 @@ class MaskedAttentionConv(MessagePassing):
 
     def message_and_aggregate(
         self,
-        edge_index: Union[Adj, CSR],
+        edge_index: Union[Adj, CSR, EdgeSet],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -319,16 +317,16 @@ class MaskedAttentionConv(MessagePassing):
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
-def _propagates(edge_index: Union[Adj, CSR, Blocks, Anchored]) -> bool:
+def _propagates(edge_index: Union[Adj, CSR, EdgeSet]) -> bool:
     """Whether PyG would not go through single messages of these edges."""
     by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
     return by_target or is_sparse(edge_index)
 
 
-def _listed(edge_index: Union[Adj, CSR]) -> Tensor:
+def _listed(edge_index: Union[Adj, CSR, EdgeSet]) -> Tensor:
     """The edges as a plain tensor, which PyG always passes through ``message``."""
-    if isinstance(edge_index, CSR):
-        return edge_index.listed()
+    if isinstance(edge_index, (CSR, EdgeSet)):
+        return (edge_index.csr() if isinstance(edge_index, EdgeSet) else edge_index).listed()
     if isinstance(edge_index, SparseTensor):
         target, source, _ = edge_index.coo()
         return torch.stack([source, target])

@@ -1,8 +1,9 @@
-"""Attention along edges in plain torch: the definition that every faster path is held to."""
+"""Attention along edges in plain torch, for any device: the definition that every faster path is held to."""
 
 from typing import Literal, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_match.ops.csr import CSR
@@ -83,3 +84,22 @@ def reference_scores(query: Tensor, key: Tensor, csr: CSR, scale: Optional[float
     r"""The scaled inner product of both ends of each edge, :math:`(E, H)`, in the order of ``csr``."""
     scale = query.size(-1) ** -0.5 if scale is None else scale
     return (query[csr.target()] * key[csr.col]).sum(dim=-1) * scale
+
+
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, groups: Tensor, scale: float) -> Tensor:
+    """Attention in complete graphs through torch's fused one, for devices without kernels of ours.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        value: Values of the sources.
+        groups: Dense groups that share no targets, as :class:`pyg_match.ops.EdgeSet` has them.
+        scale: The factor :math:`s`.
+    """
+    query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
+    out = query.new_zeros(*query.shape[:3], value.size(3))
+    for first, stop, source, source_stop in groups.tolist():
+        if first < stop and source < source_stop:
+            q, k, v = query[:, :, first:stop], key[:, :, source:source_stop], value[:, :, source:source_stop]
+            out[:, :, first:stop] = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return out.squeeze(0).transpose(0, 1)

@@ -1,0 +1,216 @@
+"""Attention along the edges of a graph."""
+
+from typing import Literal, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from pyg_match.checks import one_of, real_number
+from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.attention_checks import check_edge_values, check_nodes
+from pyg_match.ops.attention_reference import (
+    MaskMode,
+    dense_attention,
+    reference_attention,
+    reference_scores,
+    reference_weights,
+)
+from pyg_match.ops.csr import EdgesLike
+from pyg_match.ops.edges import Anchored, Blocks, EdgeSet
+from pyg_match.ops.native.library import available
+
+Backend = Literal["auto", "kernel", "reference"]
+
+
+def sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    edge_index: Union[EdgesLike, Blocks, Anchored, EdgeSet],
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Multi-head attention in which a target sees only the sources that its edges come from.
+
+    .. math::
+        \mathbf{o}_i = \sum_{j \in \mathcal{N}(i)} \alpha_{ij} \mathbf{v}_j, \qquad
+        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
+        \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
+
+    On the CPU, score, softmax and sum are fused: time is linear in the number of edges, and nothing of the size
+    :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in single
+    precision and give a result in theirs; keys and values in bfloat16 are read as they are. A target without edges
+    gets zeros; an edge that is listed twice counts twice. Gradients flow to queries, keys, values and biases; second
+    derivatives need ``backend="reference"``.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        value: Values of the sources.
+        edge_index: Edges from source to target, as a tensor of any order, an :class:`~torch_geometric.EdgeIndex`, a
+            transposed sparse adjacency matrix, :class:`~pyg_match.ops.CSR`, :class:`~pyg_match.ops.Blocks` for
+            complete graphs, :class:`~pyg_match.ops.Anchored` for edges and anchors, or the
+            :class:`~pyg_match.ops.EdgeSet` of any of these, which is checked once however often it is used. Edges that
+            are sorted by target are fastest, with queries, keys and values that lie head by head in memory
+            (``x.transpose(0, 1).contiguous().transpose(0, 1)``); others are copied as needed. The result lies in
+            memory as the queries do.
+        bias: Added to the scores, in the order of the edges (for matrices: row by row).
+        mask: ``False`` at edges to forbid, in the same order.
+        mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient
+            is set to 0 after the softmax and the rest is not renormalised.
+        scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
+        backend: ``"kernel"`` (CPU), ``"reference"`` (plain torch, any device), or ``"auto"``.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **value:** :math:`(S, H, D)`
+        - **edge_index:** :math:`(2, E)`
+        - **bias:** :math:`(E, H)`
+        - **mask:** :math:`(E)`
+        - **output:** :math:`(T, H, D)`
+
+    Raises:
+        ValueError: If a shape does not fit, an edge names a node that does not exist, tensors lie on several devices,
+            or ``scale`` is not finite.
+        TypeError: If a type does not fit.
+
+    Example:
+        >>> q, k, v = torch.randn(3, 2, 8), torch.randn(5, 2, 8), torch.randn(5, 2, 4)
+        >>> sparse_attention(q, k, v, torch.tensor([[0, 1, 4], [0, 0, 2]])).shape
+        torch.Size([3, 2, 4])
+    """
+    check_nodes(query, key, value)
+    one_of("mask_mode", mask_mode, ("remove", "zero"))
+    edges = EdgeSet.of(edge_index, query.size(0), key.size(0), query.device)
+    if edges.groups is not None and not (bias is None and mask is None):
+        raise ValueError(
+            "dense groups list no edges, so that neither a bias nor a mask can be given with them"
+        )
+    check_edge_values(edges.col.size(0), query.size(1), bias, mask)
+    backend = _differentiable(backend, query, key, value, bias, edges.log_weight)
+    kernel = _uses_kernel(backend, query)
+    scale = _factor(query, scale)
+    dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
+    # Sums are made in single precision at least; dense attention sees to that itself.
+    widens = not edges.is_dense or backend == "reference" or (kernel and dtype != torch.bfloat16)
+    wide = torch.promote_types(dtype, torch.float) if widens else dtype
+    q = query.to(wide)
+    # Kernels read bfloat16: there is half as much to bring near the core.
+    halves = kernel and widens and wide == torch.float and key.dtype == value.dtype == torch.bfloat16
+    k, v = (key, value) if halves else (q if key is query else key.to(wide), value.to(wide))
+    bias = None if bias is None else edges.sorted(bias).to(wide)
+    mask = None if mask is None else edges.sorted(mask)
+    if kernel:
+        out = operators.attention(q, k, v, edges, bias, mask, mask_mode == "remove", scale)[0]
+    elif edges.is_dense and edges.groups is not None and backend != "reference":
+        out = dense_attention(q, k, v, edges.groups, scale)
+    else:
+        edges, weight = edges.listed()
+        bias = bias if weight is None else weight.to(wide).unsqueeze(1).expand(-1, q.size(1))
+        out = reference_attention(q, k, v, edges.csr(), bias, mask, mask_mode, scale)
+    return out.to(dtype)
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    edge_index: Union[EdgesLike, EdgeSet],
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    mask_mode: MaskMode = "remove",
+    scale: Optional[float] = None,
+) -> Tensor:
+    r"""The coefficients :math:`\alpha` of :func:`sparse_attention`, in the order of the edges.
+
+    Shapes:
+        - **output:** :math:`(E, H)`
+
+    Example:
+        >>> q = torch.randn(3, 2, 8)
+        >>> attention_weights(q, q, torch.tensor([[0, 1, 2], [0, 0, 2]])).sum(0).round()
+        tensor([2., 2.])
+    """
+    check_nodes(query, key, key)
+    csr = _listed_only(edge_index, query, key).csr()
+    check_edge_values(csr.col.size(0), query.size(1), bias, mask)
+    bias, mask = (None if value is None else csr.sorted(value) for value in (bias, mask))
+    return csr.unsorted(reference_weights(query, key, csr, bias, mask, mask_mode, scale))
+
+
+def edge_scores(
+    query: Tensor,
+    key: Tensor,
+    edge_index: Union[EdgesLike, EdgeSet],
+    scale: Optional[float] = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""The scaled inner product :math:`s \langle \mathbf{q}_i, \mathbf{k}_j \rangle` of both ends of each edge.
+
+    Nothing of the size :math:`E \times H \times C` is stored.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        edge_index: See :func:`sparse_attention`.
+        scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
+        backend: See :func:`sparse_attention`.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **output:** :math:`(E, H)`, in the order of the edges
+
+    Example:
+        >>> edge_scores(torch.ones(2, 1, 4), torch.ones(2, 1, 4), torch.tensor([[0, 1], [1, 1]]))
+        tensor([[2.],
+                [2.]])
+    """
+    check_nodes(query, key, key)
+    backend = _differentiable(backend, query, key)
+    scale = _factor(query, scale)
+    edges = _listed_only(edge_index, query, key)
+    dtype = torch.promote_types(query.dtype, key.dtype)
+    q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
+    if _uses_kernel(backend, query):
+        out = operators.edge_scores(q, k, edges, scale)
+    else:
+        out = reference_scores(q, k, edges.csr(), scale)
+    return edges.csr().unsorted(out).to(dtype)
+
+
+def _listed_only(edge_index: Union[EdgesLike, EdgeSet], query: Tensor, key: Tensor) -> EdgeSet:
+    """Edges of which each has a number."""
+    edges = EdgeSet.of(edge_index, query.size(0), key.size(0), query.device)
+    if edges.groups is not None:
+        raise ValueError(f"expected edges that are listed, got {len(edges.groups)} dense groups")
+    return edges
+
+
+def _uses_kernel(backend: Backend, query: Tensor) -> bool:
+    one_of("backend", backend, ("auto", "kernel", "reference"))
+    if backend == "kernel" and query.device.type != "cpu":
+        raise ValueError(f"backend='kernel' runs on the CPU only, got tensors on {query.device}")
+    if backend == "reference" or query.device.type != "cpu":
+        return False
+    return backend == "kernel" or bool(available())
+
+
+def _factor(query: Tensor, scale: Optional[float]) -> float:
+    """The factor of the scores."""
+    if scale is None:
+        return float(query.size(2) ** -0.5)
+    return scale if torch.compiler.is_compiling() else real_number("scale", scale)
+
+
+def _differentiable(backend: Backend, *tensors: Optional[Tensor]) -> Backend:
+    """The backend to use: kernels have neither derivatives forward nor those of :mod:`torch.func`."""
+    if torch.compiler.is_compiling():
+        return backend
+    transformed = torch._C._are_functorch_transforms_active()
+    transformed = transformed or any(t is not None and unpack_dual(t).tangent is not None for t in tensors)
+    return "reference" if transformed else backend

@@ -1,0 +1,155 @@
+"""The operators ``pyg_match::attention`` and ``pyg_match::edge_scores``: schemas, shapes, gradients and backends."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_match.ops import attention_cpu
+from pyg_match.ops.edges import EdgeSet
+from pyg_match.ops.native.library import available
+
+# Edges as EdgeSet has them; all but the first two may be left out.
+_LISTED = "Tensor? colptr=None, Tensor? row=None, Tensor? perm=None"
+_ATTENTION = (
+    "Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor? bias, Tensor? keep, bool removes, "
+    f"float scale, {_LISTED}, Tensor? groups=None, Tensor? source=None, Tensor? log_weight=None"
+)
+_SCORES = f"Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale, {_LISTED}"
+
+_library = torch.library.Library("pyg_match", "FRAGMENT")
+_library.define(f"attention({_ATTENTION}) -> (Tensor, Tensor)")
+_library.define(
+    f"attention_backward(Tensor grad, Tensor out, Tensor lse, Tensor? grad_lse, bool weighs, {_ATTENTION}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(f"edge_scores({_SCORES}) -> Tensor")
+_library.define(f"edge_scores_backward(Tensor grad, {_SCORES}) -> (Tensor, Tensor)")
+_library.impl("attention", attention_cpu.attention_forward, "CPU")
+_library.impl("attention_backward", attention_cpu.attention_backward, "CPU")
+_library.impl("edge_scores", attention_cpu.scores_forward, "CPU")
+_library.impl("edge_scores_backward", attention_cpu.scores_backward, "CPU")
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    edges: EdgeSet,
+    bias: Optional[Tensor],
+    keep: Optional[Tensor],
+    removes: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention along edges and its log-sum-exp, both with gradients.
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        value: Values of the sources.
+        edges: The edges.
+        bias: Added to the scores of listed edges, in their order.
+        keep: ``False`` at listed edges to forbid.
+        removes: Whether these are as good as absent; otherwise their coefficients become 0.
+        scale: Factor of the scores.
+
+    Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
+        - **value:** :math:`(S, H, D)`
+        - **bias:** :math:`(E, H)`
+        - **keep:** :math:`(E)`
+        - **output:** :math:`(T, H, D), (T, H)`
+    """
+    transposed = edges.transposed or (None, None, None)
+    groups = (edges.groups, edges.source, edges.log_weight)
+    # One row of biases for each head; the same memory for all of them where they share their biases.
+    by_head = None if bias is None else bias.t() if bias.stride() == (1, 0) else bias.t().contiguous()
+    out: tuple[Tensor, Tensor] = torch.ops.pyg_match.attention.default(
+        query, key, value, edges.rowptr, edges.col, by_head, keep, keep is not None and removes, scale, *transposed,
+        *groups,
+    )  # fmt: skip
+    return out
+
+
+def fuses_groups(device: torch.device) -> bool:
+    """Whether :func:`attention` attends to dense groups on that device without listing them."""
+    return device.type == "cpu" and bool(available())
+
+
+def edge_scores(query: Tensor, key: Tensor, edges: EdgeSet, scale: float) -> Tensor:
+    """The scaled inner product of both ends of each listed edge, :math:`(E, H)`."""
+    transposed = edges.transposed or (None, None, None)
+    by_head: Tensor = torch.ops.pyg_match.edge_scores.default(
+        query, key, edges.rowptr, edges.col, scale, *transposed
+    )
+    return by_head.t()
+
+
+@torch.library.register_fake("pyg_match::attention")
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    sums = torch.promote_types(query.dtype, torch.float)
+    return attention_cpu.empty_result(query, value), query.new_empty(query.shape[:2], dtype=sums)
+
+
+@torch.library.register_fake("pyg_match::attention_backward")
+def _(grad: Tensor, out: Tensor, lse: Tensor, grad_lse: Any, weighs: bool, *arguments: Any) -> Any:
+    query, key, value, _, col, *_, log_weight = arguments
+    like = [attention_cpu.empty_result(t, t) for t in (query, key, value)]
+    of_weight = torch.empty_like(log_weight) if weighs else query.new_empty(0)
+    return (*like, query.new_empty(query.size(1), col.size(0)), of_weight)
+
+
+@torch.library.register_fake("pyg_match::edge_scores")
+def _(query: Tensor, key: Tensor, rowptr: Tensor, col: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.size(1), col.size(0))
+
+
+@torch.library.register_fake("pyg_match::edge_scores_backward")
+def _(grad: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return attention_cpu.empty_result(query, query), attention_cpu.empty_result(key, key)
+
+
+def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.removes, ctx.scale = inputs[7:9]
+    ctx.save_for_backward(*inputs[:7], *inputs[9:], *output)
+    ctx.set_materialize_grads(False)
+
+
+def _attention_gradient(
+    ctx: Any, grad: Optional[Tensor], grad_lse: Optional[Tensor]
+) -> tuple[Optional[Tensor], ...]:
+    *inputs, out, lse = ctx.saved_tensors
+    if grad is None and grad_lse is None:
+        return (None,) * 15
+    bias, log_weight = inputs[5], inputs[-1]
+    weighs = log_weight is not None and log_weight.requires_grad
+    query, key, value, of_score, of_weight = torch.ops.pyg_match.attention_backward.default(
+        torch.zeros_like(out) if grad is None else grad, out, lse, grad_lse, weighs, *inputs[:7], ctx.removes,
+        ctx.scale, *inputs[7:],
+    )  # fmt: skip
+    of_bias = None if bias is None else of_score
+    return query, key, value, None, None, of_bias, *(None,) * 8, of_weight if weighs else None
+
+
+def _scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.scale = inputs[4]
+    ctx.save_for_backward(*inputs[:4], *inputs[5:])
+
+
+def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    query, key = torch.ops.pyg_match.edge_scores_backward.default(
+        grad, *ctx.saved_tensors[:4], ctx.scale, *ctx.saved_tensors[4:]
+    )
+    return query, key, *(None,) * 6
+
+
+def _no_second_derivatives(ctx: Any, *grads: Any) -> Any:
+    """What the gradients of the operators answer when they are asked for theirs."""
+    raise RuntimeError("the kernels have no second derivatives; use backend='reference' for them")
+
+
+torch.library.register_autograd("pyg_match::attention_backward", _no_second_derivatives)
+torch.library.register_autograd("pyg_match::edge_scores_backward", _no_second_derivatives)
+torch.library.register_autograd("pyg_match::attention", _attention_gradient, setup_context=_attention_setup)
+torch.library.register_autograd("pyg_match::edge_scores", _scores_gradient, setup_context=_scores_setup)

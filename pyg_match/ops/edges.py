@@ -1,0 +1,280 @@
+"""What attention runs along: listed edges, and dense groups whose edges nobody lists."""
+
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_match.ops.csr import CSR, EdgesLike, to_csr
+from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
+
+
+class Blocks(NamedTuple):
+    """Blocks of targets, each of which sees all of a range of sources.
+
+    Stands in for an ``edge_index`` whose blocks are complete, such as the keypoints of an image among each other.
+
+    Attributes:
+        target_ptr: Where the targets of each block start, and their number at the end, :math:`B + 1` numbers.
+        source_start: The first source that each block sees, :math:`B` numbers.
+        source_stop: The source after the last one that each block sees, :math:`B` numbers.
+    """
+
+    target_ptr: tuple[int, ...]
+    source_start: tuple[int, ...]
+    source_stop: tuple[int, ...]
+
+
+class Anchored(NamedTuple):
+    """Edges, and anchors that all targets of their group see besides.
+
+    Stands in for an ``edge_index`` that lists an edge from each anchor of a group to each of its targets.
+
+    Attributes:
+        edges: All other edges.
+        target_ptr: Where the targets of each group start, and their number at the end, :math:`G + 1` numbers.
+        anchor: The anchors, group after group.
+        anchor_ptr: Where those of each group start, and their number at the end, :math:`G + 1` numbers.
+        log_weight: What targets add to the scores of anchors: the logarithm of how many sources each stands for.
+
+    Shapes:
+        - **anchor:** :math:`(A)`
+        - **log_weight:** :math:`(T)`
+    """
+
+    edges: CSR
+    target_ptr: tuple[int, ...]
+    anchor: Tensor
+    anchor_ptr: tuple[int, ...]
+    log_weight: Tensor
+
+    def listed(self) -> tuple[CSR, Tensor]:
+        """All edges, those of anchors last for each target, and what they add to their scores."""
+        groups = _table(self.target_ptr, self.anchor_ptr[:-1], self.anchor_ptr[1:], self.anchor.device)
+        return _listed(self.edges.rowptr, self.edges.col, groups, self.anchor, self.log_weight)
+
+
+class EdgeSet(NamedTuple):
+    """Edges as the operators read them, checked when they are made: a listed part, and dense groups.
+
+    :meth:`of` makes one of anything that :func:`~pyg_match.ops.sparse_attention` takes. Whoever attends along the
+    same edges several times does so once. A complete graph is groups without a list; a graph of nearest neighbours
+    is a list without groups; anchors are both.
+
+    Attributes:
+        rowptr: Where the listed edges of each target start, and their number at the end, 64 bits.
+        col: The source of each listed edge, 32 bits.
+        num_sources: Number of sources.
+        perm: The place of each listed edge in the user's order; ``None`` if it is the same.
+        transposed: The listed edges by source, for gradients: pointer, targets and places.
+        groups: Of each dense group the first target, the one after its last, and the same of its sources, which are
+            a range of nodes, or of ``source`` if that is given. Groups may overlap.
+        source: The sources of the groups.
+        log_weight: What targets add to the scores of their group, group after group; ``None`` for nothing.
+
+    Shapes:
+        - **rowptr:** :math:`(T + 1)`
+        - **col**, **perm:** :math:`(E)`
+        - **transposed:** :math:`(S + 1), (E), (E)`
+        - **groups:** :math:`(G, 4)`
+
+    Example:
+        >>> edges = EdgeSet.of(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3, num_sources=8)
+        >>> edges.rowptr.tolist(), edges.col.tolist()
+        ([0, 1, 1, 3], [5, 6, 7])
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    num_sources: int
+    perm: Optional[Tensor] = None
+    transposed: Optional[tuple[Tensor, Tensor, Tensor]] = None
+    groups: Optional[Tensor] = None
+    source: Optional[Tensor] = None
+    log_weight: Optional[Tensor] = None
+
+    @classmethod
+    def of(
+        cls,
+        edge_index: "Union[EdgesLike, Blocks, Anchored, EdgeSet]",
+        num_targets: int,
+        num_sources: int,
+        device: Optional[torch.device] = None,
+    ) -> "EdgeSet":
+        """Make one of edges in any form.
+
+        Args:
+            edge_index: Edges as :func:`~pyg_match.ops.sparse_attention` takes them.
+            num_targets: Number of targets.
+            num_sources: Number of sources.
+            device: Where :class:`Blocks` are wanted, which have no tensors.
+
+        Raises:
+            TypeError: If it is nothing of that kind.
+            ValueError: If a shape does not fit, or a node does not exist.
+        """
+        if isinstance(edge_index, EdgeSet):
+            if (edge_index.num_targets, edge_index.num_sources) != (num_targets, num_sources):
+                raise ValueError(
+                    f"expected edges of {num_targets} targets and {num_sources} sources, got those of "
+                    f"{edge_index.num_targets} and {edge_index.num_sources}"
+                )
+            return edge_index
+        if isinstance(edge_index, Blocks):
+            return _of_blocks(edge_index, num_targets, num_sources, device)
+        if isinstance(edge_index, Anchored):
+            return _of_anchored(edge_index, num_targets, num_sources)
+        csr = to_csr(edge_index, num_targets)
+        rowptr = csr.rowptr.long().contiguous()
+        return cls(rowptr, narrow_edges(rowptr, csr.col, num_sources), num_sources, csr.perm)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of targets."""
+        return self.rowptr.numel() - 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a complete graph, or several: groups without a list and without weights."""
+        return self.groups is not None and self.col.numel() == 0 and self.log_weight is None
+
+    def csr(self) -> CSR:
+        """The listed edges."""
+        return CSR(self.rowptr, self.col.long(), self.perm)
+
+    def sorted(self, values: Tensor) -> Tensor:
+        """Bring one value per listed edge from the user's order into this one."""
+        return values if self.perm is None else values[self.perm]
+
+    def listed(self) -> "tuple[EdgeSet, Optional[Tensor]]":
+        """The same with all edges in the list, those of groups last for each target, and what they add to scores.
+
+        Shapes:
+            - **output:** the edges, and :math:`(E)`; ``None`` for nothing
+        """
+        if self.groups is None:
+            return self, None
+        csr, bias = _listed(self.rowptr, self.col, self.groups, self.source, self.log_weight)
+        return EdgeSet(csr.rowptr, csr.col.int(), self.num_sources), bias
+
+    def with_transpose(self) -> "EdgeSet":
+        """The same, prepared for gradients."""
+        if self.transposed is not None or self.col.numel() == 0:
+            return self
+        return self._replace(transposed=transpose_edges(self.rowptr, self.col, self.num_sources))
+
+    def subset(self, keep: Tensor) -> "tuple[EdgeSet, Tensor]":
+        """The edges between kept nodes, renumbered, and the mask of them; for edges among one set of nodes.
+
+        Args:
+            keep: The nodes to keep.
+
+        Shapes:
+            - **keep:** :math:`(N)`
+            - **output:** the edges, and :math:`(E)`
+        """
+        csr, before = self.csr(), _before(keep)
+        kept = keep[csr.col] & keep[csr.target()]
+        rowptr = _before(kept)[csr.rowptr]
+        rowptr = torch.cat([rowptr[:1], rowptr[1:][keep]])
+        edges = EdgeSet(rowptr, before[csr.col[kept]].int(), rowptr.numel() - 1)
+        if self.groups is None:
+            return edges if self.transposed is None else edges.with_transpose(), kept
+        targets, sources = before[self.groups[:, :2]], self.groups[:, 2:]
+        source, log_weight = self.source, self.log_weight
+        if source is None:
+            sources = before[sources]
+        else:
+            sources, source = _before(keep[source])[sources], before[source[keep[source]]]
+        if log_weight is not None:
+            log_weight = log_weight[keep[_all_targets(self.groups)]]
+        edges = edges if self.transposed is None else edges.with_transpose()
+        groups = torch.cat([targets, sources], dim=1)
+        return edges._replace(groups=groups, source=source, log_weight=log_weight), kept
+
+
+@torch.compiler.disable  # what is read of tensors here would break the graph
+def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optional[torch.device]) -> EdgeSet:
+    if blocks.target_ptr[-1] != num_targets:
+        raise ValueError(f"the blocks have {blocks.target_ptr[-1]} targets, but there are {num_targets}")
+    if max((*blocks.source_stop, 0)) > num_sources:
+        raise ValueError(
+            f"the blocks name source {max(blocks.source_stop) - 1}, but there are {num_sources} sources"
+        )
+    _check_rising("target_ptr", blocks.target_ptr)
+    for start, stop in zip(blocks.source_start, blocks.source_stop, strict=True):
+        if not 0 <= start <= stop:
+            raise ValueError(f"sources of a block must be a range of nodes, got from {start} to {stop}")
+    groups = _table(blocks.target_ptr, blocks.source_start, blocks.source_stop, device)
+    rowptr = torch.zeros(num_targets + 1, dtype=torch.long, device=device)
+    return EdgeSet(rowptr, rowptr[:0].int(), num_sources, groups=groups)
+
+
+@torch.compiler.disable
+def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet:
+    anchor, num_groups = edges.anchor, len(edges.target_ptr) - 1
+    if edges.target_ptr[-1] != num_targets or edges.log_weight.shape != (num_targets,):
+        raise ValueError(
+            f"expected groups and weights of {num_targets} targets, got groups of {edges.target_ptr[-1]} and weights "
+            f"{list(edges.log_weight.shape)}"
+        )
+    if len(edges.anchor_ptr) != num_groups + 1 or edges.anchor_ptr[-1] != anchor.numel():
+        raise ValueError(
+            f"'anchor_ptr' must lead to {anchor.numel()} anchors in {num_groups} steps, got {edges.anchor_ptr}"
+        )
+    _check_rising("target_ptr", edges.target_ptr)
+    _check_rising("anchor_ptr", edges.anchor_ptr)
+    wrong = anchor[(anchor < 0) | (anchor >= num_sources)]
+    if wrong.numel() > 0:
+        raise ValueError(f"an anchor is source {int(wrong[0])}, but there are {num_sources}")
+    groups = _table(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:], anchor.device)
+    listed = EdgeSet.of(edges.edges, num_targets, num_sources)
+    return listed._replace(groups=groups, source=anchor, log_weight=edges.log_weight)
+
+
+def _check_rising(name: str, ptr: tuple[int, ...]) -> None:
+    if ptr[0] != 0 or any(stop < start for start, stop in zip(ptr, ptr[1:], strict=False)):
+        raise ValueError(f"'{name}' must rise from 0, got {ptr}")
+
+
+def _table(
+    target_ptr: tuple[int, ...],
+    source_start: tuple[int, ...],
+    source_stop: tuple[int, ...],
+    device: Optional[torch.device],
+) -> Tensor:
+    """Groups as :class:`EdgeSet` has them."""
+    columns = (target_ptr[:-1], target_ptr[1:], source_start, source_stop)
+    return torch.tensor(columns, dtype=torch.long, device=device).t().contiguous()
+
+
+def _before(mask: Tensor) -> Tensor:
+    """How many are marked before each place, and in all."""
+    return torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
+
+
+def _all_targets(groups: Tensor) -> Tensor:
+    """The targets of all groups, group after group."""
+    start, size = groups[:, 0], groups[:, 1] - groups[:, 0]
+    first = start - (size.cumsum(0) - size)
+    of_all = first.repeat_interleave(size)
+    return of_all + torch.arange(of_all.numel(), device=groups.device)
+
+
+def _listed(
+    rowptr: Tensor, col: Tensor, groups: Tensor, source: Optional[Tensor], log_weight: Optional[Tensor]
+) -> tuple[CSR, Tensor]:
+    """All edges by target, and what they add to their scores; those of groups come last for each target."""
+    target, seen = _all_targets(groups), groups[:, 3] - groups[:, 2]
+    of_target = torch.arange(len(groups), device=groups.device).repeat_interleave(groups[:, 1] - groups[:, 0])
+    seen = seen[of_target]
+    number = torch.arange(target.numel(), device=groups.device).repeat_interleave(seen)
+    first = (groups[:, 2][of_target] - (seen.cumsum(0) - seen)).repeat_interleave(seen)
+    place = first + torch.arange(number.numel(), device=groups.device)
+    dense = place if source is None else source[place]
+    all_targets = torch.cat([CSR(rowptr, col).target(), target[number]])
+    order = all_targets.argsort(stable=True)
+    bias = torch.zeros_like(number, dtype=torch.float) if log_weight is None else log_weight[number]
+    bias = torch.cat([bias.new_zeros(col.numel()), bias])[order]
+    counts = torch.bincount(all_targets, minlength=rowptr.numel() - 1)
+    return CSR(torch.cat([rowptr[:1], counts.cumsum(0)]), torch.cat([col.long(), dense])[order]), bias

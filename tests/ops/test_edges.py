@@ -1,0 +1,254 @@
+"""Edge sets: listed edges and dense groups, which may overlap, equal to a list of all of them."""
+
+import itertools
+
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+
+from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
+from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.edge_lists import _narrow, _transpose, narrow_edges, transpose_edges
+
+# Parts of nodes that see each other, and two sets of nodes seen by more than one of them; one group has no targets and
+# one no sources.
+GROUPS = [[0, 4, 0, 4], [4, 9, 4, 9], [9, 9, 9, 12], [9, 12, 12, 12], [0, 9, 12, 15], [9, 12, 15, 17]]
+SOURCE = [*range(12), 0, 4, 8, 9, 11]
+
+
+def edge_set(seed=0, weighted=True, listed=True):
+    """Twelve nodes with groups, and two random sources each besides."""
+    generator = torch.Generator().manual_seed(seed)
+    col = torch.randint(12, (24,), generator=generator) if listed else torch.empty(0, dtype=torch.long)
+    rowptr = torch.arange(13) * (2 if listed else 0)
+    log_weight = torch.rand(24, generator=generator, dtype=torch.double) * 3 if weighted else None
+    groups, source = torch.tensor(GROUPS), torch.tensor(SOURCE)
+    return EdgeSet.of(CSR(rowptr, col), 12, 12)._replace(groups=groups, source=source, log_weight=log_weight)
+
+
+def nodes(channels=4, value_channels=4, dtype=torch.double):
+    generator = torch.Generator().manual_seed(1)
+    widths = (channels, channels, value_channels)
+    return [torch.randn(12, 2, width, generator=generator, dtype=torch.double).to(dtype) for width in widths]
+
+
+def all_edges():
+    """The groups in plain Python: source, target and place of the weight."""
+    found, weights = [], 0
+    for first, stop, source, source_stop in GROUPS:
+        for target, place in itertools.product(range(first, stop), range(source, source_stop)):
+            found.append((SOURCE[place], target, weights + target - first))
+        weights += stop - first
+    return found
+
+
+def test_all_edges_are_listed():
+    edges = edge_set()
+    listed, bias = edges.listed()
+    expected = [(s, t, float(edges.log_weight[w])) for s, t, w in all_edges()]
+    expected += [(s, t, 0.0) for s, t in edges.csr().listed().t().tolist()]
+    source, target = listed.csr().listed().tolist()
+    assert sorted(zip(source, target, bias.tolist(), strict=True)) == sorted(expected)
+    assert target == sorted(target)
+    counts = edges.rowptr.diff().tolist()
+    for node, start in enumerate(listed.rowptr[:-1].tolist()):  # those of groups come last
+        before = edges.col[edges.rowptr[node] : edges.rowptr[node + 1]].tolist()
+        assert source[start : start + counts[node]] == before
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (3, 5), (5, 2)])
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_groups_equal_their_list(widths, listed, weighted):
+    edges, tensors = edge_set(weighted=weighted, listed=listed), nodes(*widths)
+    weight = torch.randn(12, 2, widths[1], dtype=torch.double, generator=torch.Generator().manual_seed(2))
+    outputs = []
+    for backend in ("kernel", "reference"):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        if weighted:
+            leaves.append(edges.log_weight.clone().requires_grad_())
+            edges = edges._replace(log_weight=leaves[3])
+        out = sparse_attention(*leaves[:3], edges, backend=backend)
+        outputs.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.0, -0.4, 0.0])
+@pytest.mark.parametrize("removes", [None, True, False])
+def test_operator_has_all_gradients(scale, removes):
+    """Of biases, of the weights of groups and of the log-sum-exp too."""
+    edges = edge_set()
+    bias = torch.randn(24, 2, dtype=torch.double)
+    keep = None if removes is None else torch.rand(24) < 0.6
+
+    def attend(query, key, value, bias, log_weight):
+        graph = edges._replace(log_weight=log_weight)
+        return operators.attention(query, key, value, graph, bias, keep, bool(removes), scale)
+
+    leaves = [t.requires_grad_() for t in (*nodes(3, 2), bias, edges.log_weight)]
+    assert torch.autograd.gradcheck(attend, leaves)
+    assert torch.autograd.gradcheck(lambda *t: attend(*t)[1], leaves)
+    for index in range(5):  # each without the others
+        chosen = [t.detach().clone().requires_grad_(i == index) for i, t in enumerate(leaves)]
+        (alone,) = torch.autograd.grad(attend(*chosen)[0].square().sum(), chosen[index])
+        expected = torch.autograd.grad(attend(*leaves)[0].square().sum(), leaves[index])[0]
+        torch.testing.assert_close(alone, expected)
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_biases_and_masks_of_listed_edges_beside_groups(removes):
+    edges, tensors = edge_set(), nodes()
+    bias, keep = torch.randn(24, 2, dtype=torch.double), torch.rand(24) < 0.6
+    found, lse = operators.attention(*tensors, edges, bias, keep, removes, 0.5)
+    listed, weight = edges.listed()
+    count = edges.rowptr.diff()
+    place = torch.cat([torch.arange(n) + start for n, start in zip(count, listed.rowptr, strict=False)])
+    all_bias = weight.unsqueeze(1).repeat(1, 2)
+    all_bias[place] = bias
+    all_keep = torch.ones(len(all_bias), dtype=torch.bool)
+    all_keep[place] = keep
+    expected, total = operators.attention(*tensors, listed, all_bias, all_keep, removes, 0.5)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(lse, total)
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
+def test_complete_graphs_in_low_precision(dtype):
+    blocks = EdgeSet.of(Blocks((0, 5, 12), (5, 0), (12, 5)), 12, 12)
+    assert blocks.is_dense and not edge_set().is_dense
+    exact, low = ([t.to(kind) for t in nodes()] for kind in (torch.double, dtype))
+    wide = [t.double().requires_grad_() for t in low]
+    low = [t.requires_grad_() for t in low]
+    expected, found = (sparse_attention(*t, blocks) for t in (wide, low))
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float else 3e-2
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    grads = [torch.autograd.grad(out.sum(), t) for out, t in ((found, low), (expected, wide))]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        sparse_attention(*exact, blocks), sparse_attention(*exact, blocks, backend="reference")
+    )
+
+
+def test_kept_transposes_change_nothing():
+    col = torch.randint(40, (300,), generator=torch.Generator().manual_seed(0))
+    edges = EdgeSet.of(CSR(torch.arange(31) * 10, col), 30, 40)
+    prepared = edges.with_transpose()
+    assert prepared.with_transpose() is prepared
+    q, k, v = (torch.randn(n, 2, 8).requires_grad_() for n in (30, 40, 40))
+    results = []
+    for graph in (edges, prepared, CSR(edges.rowptr, col)):
+        total = sparse_attention(q, k, v, graph).square().sum() + edge_scores(q, k, graph).square().sum()
+        results.append(torch.autograd.grad(total, (q, k, v)))
+    for one, *others in zip(*results, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("sizes", [(30, 40, 300), (1, 1, 0), (0, 5, 0), (5, 1, 9), (70, 3, 500)])
+def test_checks_and_transposes_are_the_same_without_the_library(sizes):
+    targets, sources, count = sizes
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(max(targets, 1), (count,), generator=generator).sort().values
+    rowptr = torch.searchsorted(target, torch.arange(targets + 1))
+    col = torch.randint(sources, (count,), generator=generator)
+    short = narrow_edges(rowptr, col, sources)
+    assert short.dtype == torch.int32 and torch.equal(short, _narrow(rowptr, col, sources))
+    found, expected = transpose_edges(rowptr, short, sources), _transpose(rowptr, short, sources)
+    assert [t.dtype for t in found] == [t.dtype for t in expected] == [torch.int64, torch.int32, torch.int32]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    colptr, row, perm = found
+    assert torch.equal(col[perm], torch.arange(sources).repeat_interleave(colptr.diff()))
+    assert torch.equal(target[perm], row.long())
+    torch.library.opcheck(torch.ops.pyg_match.narrow_edges.default, (rowptr, col, sources))
+    torch.library.opcheck(torch.ops.pyg_match.transpose_edges.default, (rowptr, short, sources))
+
+
+@pytest.mark.parametrize("check", [narrow_edges, _narrow])
+def test_lists_that_lead_nowhere_are_refused(check):
+    wrong = {
+        "'rowptr' must lead from 0 to 3, got from 1 to 3": ([1, 2, 3], [0, 1, 2]),
+        "'rowptr' must lead from 0 to 3, got from 0 to 2": ([0, 2, 2], [0, 1, 2]),
+        "'rowptr' must not fall": ([0, 4, 3], [0, 1, 2]),
+        "an edge names source -2, but there are 5": ([0, 2, 3], [0, -2, 2]),
+        "an edge names source 5, but there are 5": ([0, 2, 3], [0, 5, 2]),
+    }
+    for message, (rowptr, col) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            check(torch.tensor(rowptr), torch.tensor(col), 5)
+    with pytest.raises(
+        ValueError, match=r"at most 2\^31 - 1 nodes and edges, got 1 targets, 4294967296 sources"
+    ):
+        check(torch.tensor([0, 0]), torch.tensor([], dtype=torch.long), 1 << 32)
+
+
+def test_groups_that_lead_nowhere_are_refused():
+    csr, none = CSR(torch.zeros(7, dtype=torch.long), torch.empty(0, dtype=torch.long)), torch.zeros(6)
+    wrong = {
+        "'target_ptr' must rise from 0": [
+            Blocks((0, 4, 3, 6), (0, 0, 0), (1, 1, 1)),
+            Blocks((1, 6), (0,), (6,)),
+            Anchored(csr, (0, 7, 6), torch.tensor([0]), (0, 1, 1), none),
+        ],
+        "must be a range of nodes, got from 4 to 2": [Blocks((0, 6), (4,), (2,))],
+        "must be a range of nodes, got from -1 to 2": [Blocks((0, 6), (-1,), (2,))],
+        "'anchor_ptr' must rise from 0": [
+            Anchored(csr, (0, 3, 6), torch.tensor([0, 1]), (0, 3, 2), none),
+            Anchored(csr, (0, 6), torch.tensor([0, 1]), (1, 2), none),
+        ],
+    }
+    for message, forms in wrong.items():
+        for form in forms:
+            with pytest.raises(ValueError, match=message):
+                EdgeSet.of(form, 6, 6)
+
+
+def test_edges_of_another_size_and_without_numbers_are_refused():
+    edges, tensors = edge_set(), nodes()
+    with pytest.raises(
+        ValueError, match="expected edges of 11 targets and 12 sources, got those of 12 and 12"
+    ):
+        sparse_attention(tensors[0][:11], *tensors[1:], edges)
+    for call in (edge_scores, attention_weights):
+        with pytest.raises(ValueError, match="expected edges that are listed, got 6 dense groups"):
+            call(*tensors[:2], edges)
+    for options in ({"bias": torch.zeros(24, 2)}, {"mask": torch.ones(24, dtype=torch.bool)}):
+        with pytest.raises(ValueError, match="neither a bias nor a mask"):
+            sparse_attention(*tensors, edges, **options)
+
+
+def test_order_of_the_user():
+    edge_index = torch.tensor([[4, 1, 3, 0, 2], [1, 0, 2, 1, 0]])
+    edges = EdgeSet.of(edge_index, 3, 5)
+    assert torch.equal(edges.csr().listed(), edge_index)
+    assert torch.equal(edges.sorted(torch.arange(5)), edges.perm)
+    by_target = EdgeSet.of(EdgeIndex(edge_index[:, edges.perm], sparse_size=(5, 3), sort_order="col"), 3, 5)
+    assert by_target.perm is None and torch.equal(by_target.col, edges.col)
+    assert EdgeSet.of(edges, 3, 5) is edges
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("with_source", [True, False])
+@pytest.mark.parametrize("listed", [True, False])
+def test_part_of_the_nodes(seed, with_source, listed):
+    """The same as leaving out listed edges."""
+    edges = edge_set(seed, listed=listed)
+    if not with_source:
+        edges = edges._replace(groups=edges.groups[:2], source=None, log_weight=edges.log_weight[:9])
+    edges = edges.with_transpose()
+    keep = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.6
+    part, kept = edges.subset(keep)
+    assert part.num_targets == part.num_sources == int(keep.sum())
+    assert (part.transposed is None) == (edges.transposed is None)
+    number = keep.cumsum(0) - 1
+    found = []
+    for graph in (edges, part):
+        all_listed, bias = graph.listed()
+        found.append((all_listed.csr().listed(), bias))
+    (source, target), bias = found[0]
+    remain = keep[source] & keep[target]
+    assert torch.equal(found[1][0], number[torch.stack([source, target])[:, remain]])
+    assert torch.equal(found[1][1], bias[remain])
+    source, target = edges.csr().listed()
+    assert torch.equal(kept, keep[source] & keep[target])
