@@ -12,7 +12,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import scales, sorted_edges
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, to_csr
-from pyg_match.ops.attention_operators import fuses_groups
+from pyg_match.ops.attention_operators import has_kernels
 from pyg_match.ops.undirected import undirected
 
 
@@ -175,7 +175,7 @@ def _self_edges(
     csr = to_csr(edges, num_nodes)
     anchored = Anchored(csr, ptr, anchor, tuple(starts.tolist()), weight.log())
     edge_set = _edge_set(anchored, num_nodes, device)
-    return (edge_set, None) if fuses_groups(device) else edge_set.listed()
+    return (edge_set, None) if has_kernels(device.type) else edge_set.listed()
 
 
 def _edge_set(

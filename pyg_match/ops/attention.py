@@ -18,7 +18,6 @@ from pyg_match.ops.attention_reference import (
 )
 from pyg_match.ops.csr import EdgesLike
 from pyg_match.ops.edges import Anchored, Blocks, EdgeSet
-from pyg_match.ops.native.library import available
 
 Backend = Literal["auto", "kernel", "reference"]
 
@@ -41,11 +40,11 @@ def sparse_attention(
         \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
         \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
 
-    On the CPU, score, softmax and sum are fused: time is linear in the number of edges, and nothing of the size
-    :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in single
-    precision and give a result in theirs; keys and values in bfloat16 are read as they are. A target without edges
-    gets zeros; an edge that is listed twice counts twice. Gradients flow to queries, keys, values and biases; second
-    derivatives need ``backend="reference"``.
+    On the CPU and on CUDA devices, score, softmax and sum are fused: time is linear in the number of edges, and nothing
+    of the size :math:`E \times H \times C` is ever stored, forward or backward. Half-precision inputs are computed in
+    single precision and give a result in theirs; keys and values in bfloat16 are read as they are. A target without
+    edges gets zeros; an edge that is listed twice counts twice. Gradients flow to queries, keys, values and biases;
+    second derivatives need ``backend="reference"``.
 
     Args:
         query: Queries of the targets.
@@ -63,7 +62,8 @@ def sparse_attention(
         mask_mode: What becomes of forbidden edges: ``"remove"``, as good as absent, or ``"zero"``, their coefficient
             is set to 0 after the softmax and the rest is not renormalised.
         scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
-        backend: ``"kernel"`` (CPU), ``"reference"`` (plain torch, any device), or ``"auto"``.
+        backend: ``"kernel"`` (C on the CPU, Triton on CUDA devices), ``"reference"`` (plain torch, any device), or
+            ``"auto"``.
 
     Shapes:
         - **query:** :math:`(T, H, C)`
@@ -96,12 +96,15 @@ def sparse_attention(
     kernel = _uses_kernel(backend, query)
     scale = _factor(query, scale)
     dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-    # Sums are made in single precision at least; dense attention sees to that itself.
-    widens = not edges.is_dense or backend == "reference" or (kernel and dtype != torch.bfloat16)
+    # Sums are made in single precision at least; kernels on a GPU and dense attention see to that themselves.
+    on_cpu = kernel and query.device.type == "cpu"
+    widens = on_cpu or not kernel
+    if edges.is_dense and backend != "reference":
+        widens = on_cpu and dtype != torch.bfloat16
     wide = torch.promote_types(dtype, torch.float) if widens else dtype
     q = query.to(wide)
-    # Kernels read bfloat16: there is half as much to bring near the core.
-    halves = kernel and widens and wide == torch.float and key.dtype == value.dtype == torch.bfloat16
+    # Those on the CPU read bfloat16: there is half as much to bring near the core.
+    halves = on_cpu and widens and wide == torch.float and key.dtype == value.dtype == torch.bfloat16
     k, v = (key, value) if halves else (q if key is query else key.to(wide), value.to(wide))
     bias = None if bias is None else edges.sorted(bias).to(wide)
     mask = None if mask is None else edges.sorted(mask)
@@ -193,11 +196,14 @@ def _listed_only(edge_index: Union[EdgesLike, EdgeSet], query: Tensor, key: Tens
 
 def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     one_of("backend", backend, ("auto", "kernel", "reference"))
-    if backend == "kernel" and query.device.type != "cpu":
-        raise ValueError(f"backend='kernel' runs on the CPU only, got tensors on {query.device}")
-    if backend == "reference" or query.device.type != "cpu":
+    if backend == "reference":
         return False
-    return backend == "kernel" or bool(available())
+    kind = query.device.type
+    if backend == "kernel" and kind not in ("cpu", "cuda"):
+        raise ValueError(
+            f"backend='kernel' runs on the CPU and on CUDA devices, got tensors on {query.device}"
+        )
+    return backend == "kernel" or bool(operators.has_kernels(kind))
 
 
 def _factor(query: Tensor, scale: Optional[float]) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops.dense_groups import Groups, add_gradients, attend_groups
-from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
+from pyg_match.ops.edge_lists import checked_sources, transpose_edges
 from pyg_match.ops.native.library import address, function, kernel
 from pyg_match.ops.team import run_together
 from pyg_match.ops.workspace import GRAD, KEY, QUERY, SCRATCH, VALUE, whole_lines, workspace
@@ -143,7 +143,7 @@ def attention_backward(
     source: Optional[Tensor] = None,
     log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys, values and scores, the last ``[H, E]``, and of the weights of groups if wanted."""
+    """Gradients of queries, keys, values, biases ``[H, E]`` if there are any, and weights of groups if wanted."""
     kind, given = query.dtype, (key, value)
     key, value = key.to(kind), value.to(kind)
     grads = empty_result(query, query), empty_result(key, key), empty_result(value, value)
@@ -178,7 +178,14 @@ def attention_backward(
         grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad)
         for grad, t in zip(grads[1:], given, strict=True)
     )
-    return grads[0], grad_key, grad_value, slope, query.new_empty(0) if grad_weight is None else grad_weight
+    none = query.new_empty(0)
+    return (
+        grads[0],
+        grad_key,
+        grad_value,
+        none if bias is None else slope,
+        none if grad_weight is None else grad_weight,
+    )
 
 
 def scores_forward(
@@ -225,9 +232,8 @@ def _sums(query: Tensor) -> torch.dtype:
 
 
 def _rows(rowptr: Tensor, col: Tensor, num_sources: int) -> Rows:
-    """Edges by target; sources in 64 bits come from someone who has not looked at them."""
     rowptr = rowptr.long().contiguous()
-    return Rows(rowptr, col if col.dtype == torch.int32 else narrow_edges(rowptr, col, num_sources))
+    return Rows(rowptr, checked_sources(rowptr, col, num_sources))
 
 
 def _by_source(

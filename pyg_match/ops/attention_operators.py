@@ -1,5 +1,8 @@
 """The operators ``pyg_match::attention`` and ``pyg_match::edge_scores``: schemas, shapes, gradients and backends."""
 
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Optional
 
 import torch
@@ -25,10 +28,33 @@ _library.define(
 )
 _library.define(f"edge_scores({_SCORES}) -> Tensor")
 _library.define(f"edge_scores_backward(Tensor grad, {_SCORES}) -> (Tensor, Tensor)")
-_library.impl("attention", attention_cpu.attention_forward, "CPU")
-_library.impl("attention_backward", attention_cpu.attention_backward, "CPU")
-_library.impl("edge_scores", attention_cpu.scores_forward, "CPU")
-_library.impl("edge_scores_backward", attention_cpu.scores_backward, "CPU")
+
+
+def _on_cuda(name: str) -> Callable[..., Any]:
+    """A function of :mod:`pyg_match.ops.attention_cuda`, which is imported, and Triton with it, when it is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module("pyg_match.ops.attention_cuda"), name)(*arguments)
+
+    return call
+
+
+for _name, _function in (
+    ("attention", "attention_forward"),
+    ("attention_backward", "attention_backward"),
+    ("edge_scores", "scores_forward"),
+    ("edge_scores_backward", "scores_backward"),
+):
+    _library.impl(_name, getattr(attention_cpu, _function), "CPU")
+    _library.impl(_name, _on_cuda(_function), "CUDA")
+
+
+@torch.compiler.assume_constant_result
+def has_kernels(device_type: str) -> bool:
+    """Whether the operators run on that kind of device."""
+    if device_type == "cuda":
+        return find_spec("triton") is not None
+    return device_type == "cpu" and available()
 
 
 def attention(
@@ -72,11 +98,6 @@ def attention(
     return out
 
 
-def fuses_groups(device: torch.device) -> bool:
-    """Whether :func:`attention` attends to dense groups on that device without listing them."""
-    return device.type == "cpu" and bool(available())
-
-
 def edge_scores(query: Tensor, key: Tensor, edges: EdgeSet, scale: float) -> Tensor:
     """The scaled inner product of both ends of each listed edge, :math:`(E, H)`."""
     transposed = edges.transposed or (None, None, None)
@@ -94,10 +115,10 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 
 @torch.library.register_fake("pyg_match::attention_backward")
 def _(grad: Tensor, out: Tensor, lse: Tensor, grad_lse: Any, weighs: bool, *arguments: Any) -> Any:
-    query, key, value, _, col, *_, log_weight = arguments
+    query, key, value, _, col, bias, *_, log_weight = arguments
     like = [attention_cpu.empty_result(t, t) for t in (query, key, value)]
-    of_weight = torch.empty_like(log_weight) if weighs else query.new_empty(0)
-    return (*like, query.new_empty(query.size(1), col.size(0)), of_weight)
+    of_bias = query.new_empty(0 if bias is None else (query.size(1), col.size(0)))
+    return (*like, of_bias, torch.empty_like(log_weight) if weighs else query.new_empty(0))
 
 
 @torch.library.register_fake("pyg_match::edge_scores")
@@ -124,11 +145,11 @@ def _attention_gradient(
         return (None,) * 15
     bias, log_weight = inputs[5], inputs[-1]
     weighs = log_weight is not None and log_weight.requires_grad
-    query, key, value, of_score, of_weight = torch.ops.pyg_match.attention_backward.default(
+    query, key, value, of_bias, of_weight = torch.ops.pyg_match.attention_backward.default(
         torch.zeros_like(out) if grad is None else grad, out, lse, grad_lse, weighs, *inputs[:7], ctx.removes,
         ctx.scale, *inputs[7:],
     )  # fmt: skip
-    of_bias = None if bias is None else of_score
+    of_bias = None if bias is None else of_bias
     return query, key, value, None, None, of_bias, *(None,) * 8, of_weight if weighs else None
 
 

@@ -4,32 +4,12 @@ import itertools
 
 import pytest
 import torch
+from attention_cases import GROUPS, SOURCE, edge_set, nodes
 from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
 from pyg_match.ops import attention_operators as operators
 from pyg_match.ops.edge_lists import _narrow, _transpose, narrow_edges, transpose_edges
-
-# Parts of nodes that see each other, and two sets of nodes seen by more than one of them; one group has no targets and
-# one no sources.
-GROUPS = [[0, 4, 0, 4], [4, 9, 4, 9], [9, 9, 9, 12], [9, 12, 12, 12], [0, 9, 12, 15], [9, 12, 15, 17]]
-SOURCE = [*range(12), 0, 4, 8, 9, 11]
-
-
-def edge_set(seed=0, weighted=True, listed=True):
-    """Twelve nodes with groups, and two random sources each besides."""
-    generator = torch.Generator().manual_seed(seed)
-    col = torch.randint(12, (24,), generator=generator) if listed else torch.empty(0, dtype=torch.long)
-    rowptr = torch.arange(13) * (2 if listed else 0)
-    log_weight = torch.rand(24, generator=generator, dtype=torch.double) * 3 if weighted else None
-    groups, source = torch.tensor(GROUPS), torch.tensor(SOURCE)
-    return EdgeSet.of(CSR(rowptr, col), 12, 12)._replace(groups=groups, source=source, log_weight=log_weight)
-
-
-def nodes(channels=4, value_channels=4, dtype=torch.double):
-    generator = torch.Generator().manual_seed(1)
-    widths = (channels, channels, value_channels)
-    return [torch.randn(12, 2, width, generator=generator, dtype=torch.double).to(dtype) for width in widths]
 
 
 def all_edges():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_cases import random_case
 from helpers import AttentionDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,25 +54,6 @@ def dense(query, key, value, edge_index, bias=None, mask=None, mask_mode="remove
     exp = (score - top).exp()
     alpha = exp / exp.sum(-1, keepdim=True).clamp(min=1e-300) * allowed
     return torch.einsum("hte,ehd->thd", alpha, value[source])
-
-
-def random_case(
-    seed, targets, sources, edges, heads, channels, value_channels, dtype=torch.double, hub=False
-):
-    generator = torch.Generator().manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
-    q, k, v = (
-        randn(targets, heads, channels),
-        randn(sources, heads, channels),
-        randn(sources, heads, value_channels),
-    )
-    edges = edges if targets * sources > 0 else 0
-    source = torch.randint(max(sources, 1), (edges,), generator=generator)
-    target = torch.randint(max(targets, 1), (edges,), generator=generator)
-    if hub:
-        target[edges // 4 :] = targets // 2
-    mask = torch.rand(edges, generator=generator) < 0.6
-    return q, k, v, torch.stack([source, target]), 3 * randn(edges, heads), mask
 
 
 cases = st.fixed_dictionaries(

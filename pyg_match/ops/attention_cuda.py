@@ -1,0 +1,342 @@
+"""The operators on a GPU: launches of the Triton kernels in ``gpu/``.
+
+Nothing here waits for the device. Sums are made in single precision at least. Products in single precision are as
+exact as that, unless ``torch.set_float32_matmul_precision`` allows the rounding of TF32.
+"""
+
+import ctypes
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from pyg_match.ops.attention_cpu import empty_result
+from pyg_match.ops.edge_lists import checked_sources, transpose_edges
+from pyg_match.ops.gpu import dense as dense_tiles
+from pyg_match.ops.gpu import listed as listed_edges
+
+_BLOCK = 4096  # numbers of keys that a program gathers at a time
+_MOST_CHANNELS = 1024  # of all heads that one program takes
+_TILE = 64  # nodes of a tile
+_TILE_BYTES = 1 << 13  # of a tile, of which registers and shared memory hold several
+
+
+class _Sizes(NamedTuple):
+    """The shape of the work of a program along listed edges."""
+
+    grid: tuple[int, int]
+    constants: dict[str, Any]
+
+
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    bias: Optional[Tensor],
+    keep: Optional[Tensor],
+    removes: bool,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+    groups: Optional[Tensor] = None,
+    source: Optional[Tensor] = None,
+    log_weight: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention and log-sum-exp; see :func:`pyg_match.ops.attention_cpu.attention_forward`."""
+    query, key, value = _together(query, key, value)
+    out = empty_result(query, value)
+    lse = query.new_empty(query.shape[:2], dtype=_real(query))
+    listed = groups is None or col.numel() > 0
+    with _on(query):
+        if listed and lse.numel() > 0:
+            col = checked_sources(rowptr, col, key.size(0))
+            sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=key.size(2), D=value.size(2))
+            listed_edges.forward[sizes.grid](
+                query, key, value, rowptr, col, *_edge_values(bias, keep, query), out, lse, *_halves(scale),
+                *_steps(query, key, value, out), _bias_step(bias), query.size(1), key.size(2), value.size(2),
+                REAL=_triton(lse), HAS_BIAS=bias is not None, HAS_KEEP=keep is not None, REMOVES=removes,
+                **sizes.constants,
+            )  # fmt: skip
+        if groups is not None and lse.numel() > 0:
+            work = _tiles(query, key, value, log_weight)
+            ptr, tiles = _tables(groups, 0, work["M"])
+            grid = (triton.cdiv(query.size(0), work["M"]) + groups.size(0), query.size(1))
+            dense_tiles.forward[grid](
+                query, key, value, groups, ptr, tiles, *_or(query, source, log_weight), out, lse, *_halves(scale),
+                *_steps(query, key, value, out), query.size(0), groups.size(0), query.size(1), key.size(2),
+                value.size(2), HAS_LISTED=listed, HAS_SOURCE=source is not None, **work,
+            )  # fmt: skip
+    return out, lse
+
+
+def attention_backward(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad_lse: Optional[Tensor],
+    weighs: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    bias: Optional[Tensor],
+    keep: Optional[Tensor],
+    removes: bool,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+    groups: Optional[Tensor] = None,
+    source: Optional[Tensor] = None,
+    log_weight: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients; see :func:`pyg_match.ops.attention_cpu.attention_backward`."""
+    given = (query, key, value)
+    query, key, value = _together(query, key, value)
+    grad = _side_by_side(grad.to(query.dtype))
+    grads = [empty_result(t, t) for t in (query, key, value)]
+    none, real = query.new_empty(0), _triton(lse)
+    grad_bias = none if bias is None else lse.new_empty(query.size(1), col.numel())
+    grad_weight = none
+    heads, widths, parts = query.size(1), (key.size(2), value.size(2)), _halves(scale)
+    listed = groups is None or col.numel() > 0
+    common = torch.empty_like(lse)
+    flags = {"REAL": real, "HAS_BIAS": bias is not None, "HAS_KEEP": keep is not None, "REMOVES": removes}
+    with _on(query):
+        if heads > 0 and query.size(0) > 0:  # without listed edges, this makes what targets have in common
+            sizes = _sizes(query.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
+            col = checked_sources(rowptr, col, key.size(0))
+            listed_edges.backward_targets[sizes.grid](
+                query, key, value, rowptr, col, *_edge_values(bias, keep, query), out, lse, grad,
+                *_or(query, grad_lse), grads[0], grad_bias if bias is not None else query, common, *parts,
+                *_steps(query, key, value, out, grad, grads[0]), _bias_step(bias), col.numel(), heads, *widths,
+                HAS_GRAD_LSE=grad_lse is not None, **flags, **sizes.constants,
+            )  # fmt: skip
+        if listed and heads > 0 and key.size(0) > 0:
+            if colptr is None or row is None or perm is None:
+                colptr, row, perm = transpose_edges(rowptr.long(), col, key.size(0))
+            sizes = _sizes(key.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
+            listed_edges.backward_sources[sizes.grid](
+                query, key, value, colptr, row, perm, *_edge_values(bias, keep, query), lse, grad, common, *grads[1:],
+                *parts, *_steps(query, key, value, grad, *grads[1:]), _bias_step(bias), heads, *widths, **flags,
+                **sizes.constants,
+            )  # fmt: skip
+        if groups is not None:
+            if not listed:
+                for of_sources in grads[1:]:
+                    of_sources.zero_()
+            dense = (groups, source, log_weight)
+            grad_weight = _dense_backward(
+                query, key, value, dense, scale, lse, grad, common, grads, weighs, listed
+            )
+    typed = [
+        grad if grad.dtype == t.dtype else grad.to(t.dtype) for grad, t in zip(grads, given, strict=True)
+    ]
+    return typed[0], typed[1], typed[2], grad_bias, grad_weight
+
+
+def _dense_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dense: tuple[Tensor, Optional[Tensor], Optional[Tensor]],
+    scale: float,
+    lse: Tensor,
+    grad: Tensor,
+    common: Tensor,
+    grads: list[Tensor],
+    weighs: bool,
+    listed: bool,
+) -> Tensor:
+    """Add the gradients of groups; return those of their weights."""
+    groups, source, log_weight = dense
+    heads, num_groups = query.size(1), groups.size(0)
+    shapes = (heads, key.size(2), value.size(2))
+    weights = 0 if log_weight is None else log_weight.numel()
+    grad_weight = lse.new_zeros(heads, weights if weighs else 0)
+    if heads == 0 or query.size(0) == 0 or key.size(0) == 0:
+        return grad_weight.sum(0)
+    work = _tiles(query, key, value, log_weight)
+    ptr, tiles = _tables(groups, 0, work["M"])
+    flags = {"HAS_SOURCE": source is not None, **work}
+    optional = _or(query, source, log_weight)
+    dense_tiles.backward_targets[(triton.cdiv(query.size(0), work["M"]) + num_groups, heads)](
+        query, key, value, groups, ptr, tiles, *optional, lse, grad, common, grads[0], grad_weight, *_halves(scale),
+        *_steps(query, key, value, grad, grads[0]), query.size(0), num_groups, weights, *shapes, WEIGHS=weighs,
+        HAS_LISTED=True, **flags,
+    )  # fmt: skip
+    # Sources that several groups name get one row from each, which are added in order.
+    count = key.size(0) if source is None else source.numel()
+    rows = grads[1:]
+    if source is not None:
+        rows = [t.new_zeros(count, *t.shape[1:], dtype=lse.dtype) for t in rows]
+    _, source_tiles = _tables(groups, 2, work["N"])
+    dense_tiles.backward_sources[(triton.cdiv(count, work["N"]) + num_groups, heads)](
+        query, key, value, groups, ptr, source_tiles, *optional, lse, grad, common, *rows, *_halves(scale),
+        *_steps(query, key, value, grad, *rows), num_groups, *shapes, HAS_LISTED=source is None, **flags,
+    )  # fmt: skip
+    if source is not None:
+        order = source.argsort(stable=True)
+        bounds = torch.arange(key.size(0) + 1, device=source.device)
+        nodes = torch.searchsorted(source[order], bounds)
+        for into, of_rows in zip(grads[1:], rows, strict=True):
+            _gather(None, of_rows, nodes, order, None, into, 1.0, adds=True)
+    return grad_weight.sum(0)
+
+
+def scores_forward(
+    query: Tensor,
+    key: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+) -> Tensor:
+    """The scaled inner products of all edges, ``[H, E]``."""
+    query, key = _together(query, key)
+    out = query.new_empty(query.size(1), col.numel())
+    if query.size(0) == 0 or out.numel() == 0:
+        return out
+    sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=query.size(2))
+    with _on(query):
+        listed_edges.scores[sizes.grid](
+            query, key, rowptr, checked_sources(rowptr, col, key.size(0)), out, *_halves(scale), *_steps(query, key),
+            col.numel(), query.size(1), query.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
+            **sizes.constants,
+        )  # fmt: skip
+    return out
+
+
+def scores_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    scale: float,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of queries and keys."""
+    query, key = _together(query, key)
+    grad_query, grad_key = empty_result(query, query), empty_result(key, key)
+    col, grad = checked_sources(rowptr, col, key.size(0)), grad.contiguous()
+    if colptr is None or row is None:
+        colptr, row, perm = transpose_edges(rowptr.long(), col, key.size(0))
+    with _on(query):
+        _gather(grad, key, rowptr, col, None, grad_query, scale)
+        _gather(grad, query, colptr, row, perm, grad_key, scale)
+    return grad_query, grad_key
+
+
+def _gather(
+    weight: Optional[Tensor],
+    value: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    perm: Optional[Tensor],
+    out: Tensor,
+    scale: float,
+    adds: bool = False,
+) -> None:
+    """Write, or add, the weighted sum of what the edges of each row lead to."""
+    if out.numel() == 0:
+        return
+    sizes = _sizes(out.size(0), out.size(1), E=_BLOCK, C=out.size(2))
+    listed_edges.gather[sizes.grid](
+        *_or(value, weight), value, rowptr, col, *_or(value, perm), out, *_halves(scale), *_steps(value, out),
+        col.numel(), out.size(1), out.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
+        HAS_WEIGHT=weight is not None, HAS_PERM=perm is not None, ADDS=adds, **sizes.constants,
+    )  # fmt: skip
+
+
+def _sizes(num_rows: int, heads: int, E: int, **widths: int) -> _Sizes:
+    """How many heads and edges a program takes at a time, and registers that hold their channels."""
+    constants = {name: triton.next_power_of_2(max(width, 1)) for name, width in widths.items()}
+    widest = max(constants.values())
+    constants["H"] = min(triton.next_power_of_2(heads), max(1, _MOST_CHANNELS // widest))
+    constants["E"] = min(32, max(1, E // (constants["H"] * widest)))
+    return _Sizes((num_rows, triton.cdiv(heads, constants["H"])), constants)
+
+
+def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tensor]) -> dict[str, Any]:
+    """The shape of tiles of targets and sources, and how they are multiplied."""
+    channels, value_channels = (max(16, triton.next_power_of_2(t.size(2))) for t in (key, value))
+    tile = max(16, min(_TILE, _TILE_BYTES // (query.element_size() * max(channels, value_channels))))
+    # Three products of tensor cores are as exact as one in single precision, and several times as fast.
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return {
+        "REAL": _triton(query.new_empty(0, dtype=_real(query))), "HAS_WEIGHT": log_weight is not None,
+        "PRECISION": "tf32x3" if exact else "tf32", "C": channels, "D": value_channels, "M": tile, "N": tile,
+    }  # fmt: skip
+
+
+def _tables(groups: Tensor, column: int, tile: int) -> tuple[Tensor, Tensor]:
+    """How many targets, and tiles of targets or sources, there are before each group."""
+    targets = groups[:, 1] - groups[:, 0]
+    tiles = (groups[:, column + 1] - groups[:, column] + tile - 1) // tile
+    ptr, tile_ptr = F.pad(torch.stack([targets, tiles]).cumsum(1), (1, 0))
+    return ptr, tile_ptr
+
+
+def _together(*nodes: Tensor) -> list[Tensor]:
+    """The same in one type of numbers, with channels side by side."""
+    dtype = nodes[0].dtype
+    for t in nodes[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    return [_side_by_side(t.to(dtype)) for t in nodes]
+
+
+def _side_by_side(nodes: Tensor) -> Tensor:
+    return nodes if nodes.stride(2) == 1 or nodes.size(2) <= 1 else nodes.contiguous()
+
+
+def _steps(*nodes: Tensor) -> list[int]:
+    return [step for t in nodes for step in t.stride()[:2]]
+
+
+def _edge_values(bias: Optional[Tensor], keep: Optional[Tensor], stand_in: Tensor) -> list[Tensor]:
+    bias = bias if bias is None or bias.stride(1) == 1 or bias.size(1) <= 1 else bias.contiguous()
+    return _or(stand_in, bias, None if keep is None else keep.contiguous().view(torch.uint8))
+
+
+def _bias_step(bias: Optional[Tensor]) -> int:
+    """From head to head, which may share their biases; as :func:`_edge_values` lays them out."""
+    if bias is None:
+        return 0
+    return bias.stride(0) if bias.stride(1) == 1 or bias.size(1) <= 1 else bias.size(1)
+
+
+def _or(stand_in: Tensor, *tensors: Optional[Tensor]) -> list[Tensor]:
+    """What kernels get in the place of what is not given, and do not read."""
+    return [stand_in if t is None else t for t in tensors]
+
+
+def _halves(scale: float) -> tuple[float, float]:
+    """A number as the sum of two in single precision."""
+    first = ctypes.c_float(scale).value
+    return first, scale - first
+
+
+def _real(nodes: Tensor) -> torch.dtype:
+    """The type of numbers that are summed."""
+    return torch.promote_types(nodes.dtype, torch.float)
+
+
+def _triton(nodes: Tensor) -> Any:
+    return triton.language.float64 if nodes.dtype == torch.double else triton.language.float32
+
+
+def _on(nodes: Tensor) -> AbstractContextManager[Any]:
+    """Launches go to the device of the nodes."""
+    return torch.cuda.device(nodes.device) if nodes.is_cuda else nullcontext()

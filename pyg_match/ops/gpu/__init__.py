@@ -1,0 +1,1 @@
+"""Triton kernels, which :mod:`pyg_match.ops.attention_cuda` launches."""

@@ -1,0 +1,225 @@
+"""Triton kernels of attention in dense groups: one program for a tile of nodes and a head.
+
+Every layer of groups divides all targets: ``ptr`` counts them group after group, so that target ``t`` is number
+``layer * num_targets + t``. A tile lies within a group of the first layer; those of other layers that it meets are gone
+through one after the other. ``source`` names the sources of groups, which otherwise are ranges of nodes. The other
+conventions are those of ``listed.py``.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _group_of(ptr, num_groups, place):
+    """The group that a place lies in: the first that ends behind it."""
+    low = 0
+    high = num_groups
+    while low < high:
+        middle = (low + high) // 2
+        before = tl.load(ptr + middle + 1) <= place
+        low = tl.where(before, middle + 1, low)
+        high = tl.where(before, high, middle)
+    return low
+
+
+@triton.jit
+def forward(
+    query, key, value, groups, ptr, tiles, source, log_weight, out, lse, scale, scale_rest, query_step, query_head,
+    key_step, key_head, value_step, value_head, out_step, out_head, num_targets, num_groups, heads, channels,
+    value_channels, REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Results and log-sum-exps of targets; with listed edges, merged into theirs."""
+    tile, h = tl.program_id(0), tl.program_id(1)
+    if tile >= tl.load(tiles + num_groups):
+        return
+    group = _group_of(tiles, num_groups, tile)
+    first = tl.load(ptr + group) + (tile - tl.load(tiles + group)) * M
+    if first >= num_targets:  # of another layer
+        return
+    last = tl.minimum(tl.load(ptr + group + 1), first + M)
+    t = first + tl.arange(0, M)
+    c, d, n = tl.arange(0, C), tl.arange(0, D), tl.arange(0, N)
+    here = t < last
+    factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
+    q_at = query + t[:, None] * query_step + h * query_head + c[None, :]
+    q = tl.load(q_at, mask=here[:, None] & (c < channels)[None, :], other=0.0)
+    o_at = out + t[:, None] * out_step + h * out_head + d[None, :]
+    of_values = here[:, None] & (d < value_channels)[None, :]
+    if HAS_LISTED:
+        top = tl.load(lse + t * heads + h, mask=here, other=float("-inf"))
+        total = tl.where(top == float("-inf"), 0.0, 1.0).to(REAL)
+        acc = tl.load(o_at, mask=of_values, other=0.0).to(REAL)
+    else:
+        top = tl.full([M], float("-inf"), REAL)
+        total = tl.zeros([M], REAL)
+        acc = tl.zeros([M, D], REAL)
+    layers = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
+    for layer in range(layers):
+        begin = layer * num_targets + first
+        end = layer * num_targets + last
+        group = _group_of(ptr, num_groups, begin)
+        while begin < end:
+            border = tl.load(ptr + group + 1)
+            member = here & (layer * num_targets + t >= begin) & (layer * num_targets + t < border)
+            if HAS_WEIGHT:
+                weight = tl.load(log_weight + layer * num_targets + t, mask=member, other=0.0).to(REAL)
+            s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
+            for s in range(s0, s1, N):
+                inside = s + n < s1
+                j = s + n
+                if HAS_SOURCE:
+                    j = tl.load(source + j, mask=inside, other=0)
+                k_at = key + j[:, None] * key_step + h * key_head + c[None, :]
+                k = tl.load(k_at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
+                score = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=REAL) * factor
+                if HAS_WEIGHT:
+                    score += weight[:, None]
+                score = tl.where(member[:, None] & inside[None, :], score, float("-inf"))
+                higher = tl.maximum(top, tl.max(score, 1))
+                safe = tl.where(higher == float("-inf"), 0.0, higher)
+                shrink = tl.exp(top - safe)
+                p = tl.exp(score - safe[:, None])
+                total = total * shrink + tl.sum(p, 1)
+                v_at = value + j[:, None] * value_step + h * value_head + d[None, :]
+                v = tl.load(v_at, mask=inside[:, None] & (d < value_channels)[None, :], other=0.0)
+                acc = acc * shrink[:, None]
+                acc += tl.dot(p.to(v.dtype), v, input_precision=PRECISION, out_dtype=REAL)
+                top = higher
+            begin = border
+            group += 1
+    nothing = total == 0
+    acc = acc / tl.where(nothing, 1.0, total)[:, None]
+    tl.store(o_at, acc.to(out.dtype.element_ty), mask=of_values)
+    logs = tl.where(nothing, float("-inf"), top + tl.log(tl.where(nothing, 1.0, total)))
+    tl.store(lse + t * heads + h, logs, mask=here)
+
+
+@triton.jit
+def backward_targets(
+    query, key, value, groups, ptr, tiles, source, log_weight, lse, grad, common, grad_query, grad_weight, scale,
+    scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
+    grad_query_step, grad_query_head, num_targets, num_groups, num_weights, heads, channels, value_channels,
+    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Gradients of queries, added to those along listed edges, and of weights, ``[H, G targets]``."""
+    tile, h = tl.program_id(0), tl.program_id(1)
+    if tile >= tl.load(tiles + num_groups):
+        return
+    group = _group_of(tiles, num_groups, tile)
+    first = tl.load(ptr + group) + (tile - tl.load(tiles + group)) * M
+    if first >= num_targets:
+        return
+    last = tl.minimum(tl.load(ptr + group + 1), first + M)
+    t = first + tl.arange(0, M)
+    c, d, n = tl.arange(0, C), tl.arange(0, D), tl.arange(0, N)
+    here = t < last
+    of_keys = here[:, None] & (c < channels)[None, :]
+    factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
+    q = tl.load(query + t[:, None] * query_step + h * query_head + c[None, :], mask=of_keys, other=0.0)
+    g_at = grad + t[:, None] * grad_step + h * grad_head + d[None, :]
+    g = tl.load(g_at, mask=here[:, None] & (d < value_channels)[None, :], other=0.0)
+    shared = tl.load(common + t * heads + h, mask=here, other=0.0)
+    logs = tl.load(lse + t * heads + h, mask=here, other=0.0)
+    logs = tl.where(logs == float("-inf"), float("inf"), logs)
+    acc = tl.zeros([M, C], REAL)
+    layers = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
+    for layer in range(layers):
+        begin = layer * num_targets + first
+        end = layer * num_targets + last
+        group = _group_of(ptr, num_groups, begin)
+        while begin < end:
+            border = tl.load(ptr + group + 1)
+            member = here & (layer * num_targets + t >= begin) & (layer * num_targets + t < border)
+            sums = tl.zeros([M], REAL)
+            if HAS_WEIGHT:
+                weight = tl.load(log_weight + layer * num_targets + t, mask=member, other=0.0).to(REAL)
+            s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
+            for s in range(s0, s1, N):
+                inside = s + n < s1
+                j = s + n
+                if HAS_SOURCE:
+                    j = tl.load(source + j, mask=inside, other=0)
+                k_at = key + j[:, None] * key_step + h * key_head + c[None, :]
+                k = tl.load(k_at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
+                v_at = value + j[:, None] * value_step + h * value_head + d[None, :]
+                v = tl.load(v_at, mask=inside[:, None] & (d < value_channels)[None, :], other=0.0)
+                score = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=REAL) * factor
+                if HAS_WEIGHT:
+                    score += weight[:, None]
+                p = tl.where(member[:, None] & inside[None, :], tl.exp(score - logs[:, None]), 0.0)
+                slope = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=REAL)
+                slope = p * (slope - shared[:, None])
+                if WEIGHS:
+                    sums += tl.sum(slope, 1)
+                acc += tl.dot(slope.to(k.dtype), k, input_precision=PRECISION, out_dtype=REAL)
+            if WEIGHS:
+                at = grad_weight + h * num_weights + layer * num_targets + t
+                tl.store(at, sums, mask=member)
+            begin = border
+            group += 1
+    acc = acc * factor
+    q_at = grad_query + t[:, None] * grad_query_step + h * grad_query_head + c[None, :]
+    if HAS_LISTED:
+        acc += tl.load(q_at, mask=of_keys, other=0.0).to(REAL)
+    tl.store(q_at, acc.to(grad_query.dtype.element_ty), mask=of_keys)
+
+
+@triton.jit
+def backward_sources(
+    query, key, value, groups, ptr, tiles, source, log_weight, lse, grad, common, grad_key, grad_value, scale,
+    scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
+    grad_key_step, grad_key_head, grad_value_step, grad_value_head, num_groups, heads, channels, value_channels,
+    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Gradients of keys and values: one row for each source of a group, or added to those along listed edges."""
+    tile, h = tl.program_id(0), tl.program_id(1)
+    if tile >= tl.load(tiles + num_groups):
+        return
+    group = _group_of(tiles, num_groups, tile)
+    s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
+    s = s0 + (tile - tl.load(tiles + group)) * N + tl.arange(0, N)
+    c, d, m = tl.arange(0, C), tl.arange(0, D), tl.arange(0, M)
+    inside = s < s1
+    j = s
+    if HAS_SOURCE:
+        j = tl.load(source + s, mask=inside, other=0)
+    factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
+    of_keys = inside[:, None] & (c < channels)[None, :]
+    of_values = inside[:, None] & (d < value_channels)[None, :]
+    k = tl.load(key + j[:, None] * key_step + h * key_head + c[None, :], mask=of_keys, other=0.0)
+    v = tl.load(value + j[:, None] * value_step + h * value_head + d[None, :], mask=of_values, other=0.0)
+    of_key = tl.zeros([N, C], REAL)
+    of_value = tl.zeros([N, D], REAL)
+    t0, t1 = tl.load(groups + group * 4), tl.load(groups + group * 4 + 1)
+    place = tl.load(ptr + group)
+    for first in range(t0, t1, M):
+        t = first + m
+        here = t < t1
+        q_at = query + t[:, None] * query_step + h * query_head + c[None, :]
+        q = tl.load(q_at, mask=here[:, None] & (c < channels)[None, :], other=0.0)
+        g_at = grad + t[:, None] * grad_step + h * grad_head + d[None, :]
+        g = tl.load(g_at, mask=here[:, None] & (d < value_channels)[None, :], other=0.0)
+        logs = tl.load(lse + t * heads + h, mask=here, other=0.0)
+        logs = tl.where(logs == float("-inf"), float("inf"), logs)
+        shared = tl.load(common + t * heads + h, mask=here, other=0.0)
+        score = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=REAL) * factor
+        if HAS_WEIGHT:
+            weight = tl.load(log_weight + place + t - t0, mask=here, other=0.0).to(REAL)
+            score += weight[None, :]
+        p = tl.where(inside[:, None] & here[None, :], tl.exp(score - logs[None, :]), 0.0)
+        slope = tl.dot(v, tl.trans(g), input_precision=PRECISION, out_dtype=REAL)
+        slope = p * (slope - shared[None, :])
+        of_value += tl.dot(p.to(g.dtype), g, input_precision=PRECISION, out_dtype=REAL)
+        of_key += tl.dot(slope.to(q.dtype), q, input_precision=PRECISION, out_dtype=REAL)
+    of_key = of_key * factor
+    k_at = grad_key + s[:, None] * grad_key_step + h * grad_key_head + c[None, :]
+    v_at = grad_value + s[:, None] * grad_value_step + h * grad_value_head + d[None, :]
+    if HAS_LISTED:
+        of_key += tl.load(k_at, mask=of_keys, other=0.0).to(REAL)
+        of_value += tl.load(v_at, mask=of_values, other=0.0).to(REAL)
+    tl.store(k_at, of_key.to(grad_key.dtype.element_ty), mask=of_keys)
+    tl.store(v_at, of_value.to(grad_value.dtype.element_ty), mask=of_values)

@@ -1,0 +1,233 @@
+"""Every backend of the operators against their definition, on whatever device there is.
+
+``triton`` runs the kernels for GPUs on the CPU, through Triton's interpreter; ``cuda`` runs them for real.
+"""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+from attention_cases import edge_set, nodes, random_case
+from helpers import random_pair
+from torch_geometric.data import Batch
+from torch_geometric.transforms import Compose
+
+from pyg_match.nn import GraphMatcher, pair_graph
+from pyg_match.ops import Blocks, EdgeSet, edge_scores, sparse_attention, to_csr
+from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.native import library
+from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
+
+OPERATORS = {
+    "attention": "attention_forward",
+    "attention_backward": "attention_backward",
+    "edge_scores": "scores_forward",
+    "edge_scores_backward": "scores_backward",
+}
+
+
+@pytest.fixture(params=["c", "triton", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request, monkeypatch):
+    """The device whose operators run on the backend."""
+    if request.param == "c":
+        if library.library() is None:
+            pytest.skip("the library is missing")
+        yield torch.device("cpu")
+        return
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    from pyg_match.ops import attention_cuda
+
+    monkeypatch.setattr(attention_cuda, "_TILE", 16)  # so that few nodes fill several tiles
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device")
+        yield torch.device("cuda")
+        return
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton does not interpret in this process")
+    with torch.library._scoped_library("pyg_match", "IMPL") as instead:
+        for name, function in OPERATORS.items():
+            instead.impl(name, getattr(attention_cuda, function), "CPU", allow_override=True)
+        yield torch.device("cpu")
+
+
+def to(device, *tensors):
+    return [t if t is None else t.to(device) for t in tensors]
+
+
+def compare(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        size = max([1.0, *other.detach().abs().flatten().tolist()])
+        torch.testing.assert_close(one.detach().cpu().double(), other.double(), rtol=0, atol=tolerance * size)
+
+
+@pytest.mark.parametrize("mask_mode", [None, "remove", "zero"])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "hub"),
+    [
+        ((7, 6, 40, 3, 5, 9), False),
+        ((9, 12, 150, 1, 17, 4), True),
+        ((3, 5, 2, 2, 1, 1), False),
+        ((5, 4, 0, 2, 4, 4), False),
+        ((0, 3, 0, 2, 4, 4), False),
+        ((3, 0, 0, 2, 4, 4), False),
+    ],
+    ids=str,
+)
+def test_listed_edges(device, shape, hub, with_bias, mask_mode):
+    q, k, v, edge_index, bias, mask = random_case(3, *shape, hub=hub)
+    options = {"mask": mask, "mask_mode": mask_mode} if mask_mode else {}
+    outputs = []
+    for place, backend in ((device, "kernel"), ("cpu", "reference")):
+        leaves = [t.to(place).requires_grad_() for t in (q, k, v, bias)]
+        edges, given = edge_index.to(place), {
+            name: value.to(place) if name == "mask" else value for name, value in options.items()
+        }  # fmt: skip
+        out = sparse_attention(*leaves[:3], edges, leaves[3] if with_bias else None, **given, backend=backend)
+        scores = edge_scores(*leaves[:2], edges, backend=backend)
+        wanted = leaves if with_bias else leaves[:3]
+        grads = torch.autograd.grad(out.square().sum() + scores.square().sum(), wanted)
+        outputs.append([out, scores, *grads])
+    compare(*outputs, 1e-12)
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (3, 20)])
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_dense_groups(device, widths, listed, weighted):
+    edges, tensors = edge_set(weighted=weighted, listed=listed).with_transpose(), nodes(*widths)
+    outputs = []
+    for place, backend in ((device, "kernel"), ("cpu", "reference")):
+        leaves = [t.clone().to(place).requires_grad_() for t in tensors]
+        moved = [None if t is None else t.to(place) for t in (edges.groups, edges.source, edges.log_weight)]
+        if weighted:
+            leaves.append(moved[2].clone().requires_grad_())
+            moved[2] = leaves[3]
+        transposed = None if edges.transposed is None else tuple(to(place, *edges.transposed))
+        graph = EdgeSet(edges.rowptr.to(place), edges.col.to(place), 12, None, transposed, *moved)
+        out = sparse_attention(*leaves[:3], graph, backend=backend)
+        outputs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    compare(*outputs, 1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 15, 40])
+@pytest.mark.parametrize("cross", [True, False])
+def test_complete_graphs_of_any_size(device, count, cross):
+    """Sources are ranges of nodes, and tiles are full or not."""
+    sizes = (count, 3)
+    ptr = (0, count, count + 3)
+    ranges = [(ptr[i], ptr[i + 1]) for i in ((1, 0) if cross else (0, 1))]
+    blocks = Blocks(ptr, *zip(*ranges, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, sum(sizes), 2, 8, generator=generator, dtype=torch.double)
+    outputs = []
+    for place, backend in ((device, "kernel"), ("cpu", "reference")):
+        leaves = [t.clone().to(place).requires_grad_() for t in x]
+        out = sparse_attention(*leaves, blocks, backend=backend)
+        outputs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    compare(*outputs, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)]
+)
+def test_precisions(device, dtype, tolerance):
+    q, k, v, edge_index, bias, _ = random_case(0, 20, 20, 200, 2, 16, 16)
+    low = [t.to(dtype) for t in (q, k, v)]
+    edges = EdgeSet.of(edge_index, 20, 20)._replace(
+        groups=torch.tensor([[0, 12, 0, 3], [12, 20, 3, 9]]), source=torch.arange(9) * 2
+    )
+    outputs = []
+    for place, backend in ((device, "kernel"), ("cpu", "reference")):
+        kind = dtype if backend == "kernel" else torch.double
+        leaves = [t.to(place, kind).requires_grad_() for t in low]
+        perm = None if edges.perm is None else edges.perm.to(place)
+        moved = to(place, edges.groups, edges.source)
+        graph = EdgeSet(edges.rowptr.to(place), edges.col.to(place), 20, perm, None, *moved)
+        listed = sparse_attention(*leaves, edge_index.to(place), bias.to(place, kind), backend=backend)
+        out = listed + sparse_attention(*leaves, graph, backend=backend)
+        assert out.dtype == kind
+        outputs.append([out, *torch.autograd.grad(out.float().sum(), leaves)])
+    compare(*outputs, tolerance)
+
+
+@pytest.mark.parametrize("removes", [None, True, False])
+def test_gradients_of_the_operator(device, removes):
+    edges, tensors = edge_set(), nodes(3, 2)
+    bias = torch.randn(24, 2, dtype=torch.double)
+    keep = None if removes is None else (torch.rand(24) < 0.6).to(device)
+    moved = to(device, edges.rowptr, edges.col, edges.groups, edges.source)
+
+    def attend(query, key, value, bias, log_weight):
+        graph = EdgeSet(*moved[:2], 12, None, None, *moved[2:], log_weight)
+        return operators.attention(query, key, value, graph, bias, keep, bool(removes), 0.7)
+
+    leaves = [t.to(device).requires_grad_() for t in (*tensors, bias, edges.log_weight)]
+    assert torch.autograd.gradcheck(attend, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *t: attend(*t)[1], leaves, fast_mode=True)
+
+
+def test_layouts_in_memory(device):
+    """Nodes by head, channels apart, biases shared by heads, and a gradient that is one number."""
+    q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5)
+    csr = to_csr(edge_index, 12)
+    single = csr.sorted(bias[:, :1].contiguous())
+    layouts = [lambda t: t, lambda t: t.transpose(0, 1).contiguous().transpose(0, 1)]
+    layouts.append(lambda t: t.permute(2, 0, 1).contiguous().permute(1, 2, 0))
+    outputs = []
+    for layout in layouts:
+        leaves = [layout(t.to(device)).requires_grad_() for t in (q, k, v)]
+        shared = single.to(device).requires_grad_()
+        graph = EdgeSet(csr.rowptr.to(device), csr.col.int().to(device), 9)
+        out, _ = operators.attention(*leaves, graph, shared.expand(-1, 3), None, False, 0.5)
+        outputs.append([out, *torch.autograd.grad(out.sum(), (*leaves, shared))])
+    for other in outputs[1:]:
+        compare(other, [t.cpu() for t in outputs[0]], 1e-12)
+
+
+def test_rows_that_are_not_finite_stay_alone(device):
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(n, 2, 16, generator=generator) for n in (3, 40, 40))
+    edge_index = torch.stack([torch.arange(27) % 40, torch.arange(3).repeat_interleave(9)])
+    for bad in (torch.nan, torch.inf):
+        bias = torch.zeros(27, 2)
+        bias[9:12, 0] = bad
+        out = sparse_attention(*to(device, q, k, v, edge_index, bias)).cpu()
+        expected = sparse_attention(q, k, v, edge_index, backend="reference")
+        assert out[1, 0].isnan().all()
+        compare([out[[0, 2]], out[1, 1]], [expected[[0, 2]], expected[1, 1]], 1e-5)
+    bias[9:18] = -torch.inf
+    assert (sparse_attention(*to(device, q, k, v, edge_index, bias))[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"redraw_after": 1, "redraw_k": 4}, {"assign_on_edges": True}], ids=str
+)
+def test_matcher(device, options, monkeypatch):
+    """A whole matcher on edges, anchors that are not listed and complete graphs, and its gradients."""
+    model = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=2, heads=2, **options).double()
+    pairs = Batch.from_data_list([random_pair(12, 9), random_pair(3, 20)])
+    drawn = [
+        KNNGraph(3, loop=True),
+        AnchorEdges(3, loop=True, weighted=True, listed=False),
+        CandidateEdges(3),
+    ]
+    batches = [Compose(drawn)(pairs)] + ([] if options else [pairs])
+    outputs = []
+    for place in (device, torch.device("cpu")):
+        if outputs:
+            for module in (operators, pair_graph):
+                monkeypatch.setattr(module, "has_kernels", lambda *_: False)
+        model.to(place)
+        for batch in batches:
+            out = model(batch.to(place))
+            parts = out.log_assignment if out.edge_log_assignment is None else [out.edge_log_assignment]
+            loss = sum(part.masked_fill(part == -torch.inf, 0).square().sum() for part in parts)
+            grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+            outputs.append([out.matches, out.scores, loss, *(g for g in grads if g is not None)])
+    half = len(outputs) // 2
+    for found, expected in zip(outputs[:half], outputs[half:], strict=True):
+        compare(found, [t.cpu() for t in expected], 1e-9)
