@@ -104,11 +104,10 @@ class DualSoftmaxAssignment(nn.Module):
         """
         edges = EdgeSet.of(cross_edge_index, x.size(0), x.size(0), x.device)
         csr = edges.csr()
-        if edge_mask is not None and mask_mode == "remove":
-            allowed = self.on_edges(x, csr.subset(csr.sorted(edge_mask)))
-            return allowed.new_full(edge_mask.shape, -torch.inf).masked_scatter(edge_mask, allowed)
         projected = self.lin(x).unsqueeze(1)
         similarity = edge_scores(projected, projected, edges, self.channels**-0.5).squeeze(1)
+        if edge_mask is not None and mask_mode == "remove":
+            similarity = similarity.masked_fill(~edge_mask, -torch.inf)
         certain = F.logsigmoid(self.matchability(x))
         source, target = csr.listed()
         normaliser = segment_logsumexp(similarity, target, x.size(0))
@@ -211,8 +210,10 @@ def segment_logsumexp(src: Tensor, index: Tensor, num_segments: int) -> Tensor:
         - **output:** :math:`(S)`
     """
     top = scatter(src.detach(), index, dim_size=num_segments, reduce="max")
+    top = top.masked_fill(top == -torch.inf, 0.0)
     total = scatter((src - top[index]).exp(), index, dim_size=num_segments, reduce="sum")
-    return total.log() + top
+    empty = total == 0
+    return (total.masked_fill(empty, 1.0).log() + top).masked_fill(empty, -torch.inf)
 
 
 def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -30,9 +30,10 @@ from pyg_match.nn.matcher_layer import MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput, empty_output
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.nn.prepared_pair import PreparedPair
 from pyg_match.nn.saving import load_state, read_matcher, save_matcher
 from pyg_match.nn.value_source import ValueSource
-from pyg_match.transforms.candidate_edges import candidate_edges
+from pyg_match.ops.candidates import redrawn_edges
 from pyg_match.weight_state import weight_state
 
 
@@ -175,11 +176,17 @@ class GraphMatcher(nn.Module):
         """
         save_matcher(path, self.state_dict(), self.config, half, metadata)
 
-    def forward(self, pair: KeypointPair, return_descriptors: bool = False) -> MatcherOutput:
+    def forward(
+        self, pair: Union[KeypointPair, PreparedPair], return_descriptors: bool = False
+    ) -> MatcherOutput:
         """Match a pair or a batch of pairs.
 
+        A GPU never waits for the host with a pair that has been prepared, an assignment on edges, and without early
+        exit and pruning, whose decisions the host takes.
+
         Args:
-            pair: Keypoints of both images, with edges or complete.
+            pair: Keypoints of both images, with edges or complete; or what :meth:`prepare` has made of them, of which
+                no value is looked at again.
             return_descriptors: Whether to return the descriptors after each layer.
 
         Raises:
@@ -189,14 +196,11 @@ class GraphMatcher(nn.Module):
                 make something of finite values that is not.
         """
         check_frozen(self._frozen, self)
-        x, rotation = self._embed(pair)
-        graph = PairGraph.from_data(pair)
-        check_scales(graph, self.config)
+        looks = not (self.training or isinstance(pair, PreparedPair))
+        prepared = pair if isinstance(pair, PreparedPair) else self.prepare(pair)
+        pair, graph = prepared.pair, prepared.graph
+        x, rotation = self._embed(prepared)
         redrawn = self.config.redraw_after is not None
-        if redrawn and graph.cross_edge_mask is not None:
-            raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
-        if self.config.assign_on_edges and not redrawn:
-            graph.check_both_ways(self.config.mask_mode == "remove")
         output = empty_output(pair, x, self.config.assign_on_edges, redrawn)
         descriptors: list[Tensor] = []
         penalties: list[Tensor] = []
@@ -209,7 +213,7 @@ class GraphMatcher(nn.Module):
             with self._precision(x.device):
                 x, penalty = layer(x, graph, rotation, values, stepped=i == 0 and stepped is not None)
             penalties += [] if penalty is None else [penalty]
-            output.depth[graph.nodes] = i + 1
+            output.depth.index_fill_(0, graph.nodes, i + 1)
             if return_descriptors:
                 # Those of pruned or finished keypoints stay as they were.
                 whole = x.size(0) == pair.x.size(0)
@@ -219,14 +223,15 @@ class GraphMatcher(nn.Module):
             )
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
-                if not self.training:
+                if looks:
                     check_descriptors(i, x, graph.nodes)
                 done, of_done = graph, x
                 if not all(stops):
                     chosen = self._nodes_of(graph, stops)
                     done, of_done = graph.subset(chosen, stops), x[chosen]
                 with torch.autocast(x.device.type, enabled=False):
-                    assignment = self.assign(i, of_done, done, output.edge_log_assignment is not None)
+                    on_edges = output.edge_log_assignment is not None
+                    assignment = self.assign(i, of_done, done, on_edges, looks)
                     output.write(i, assignment, done, self.config.filter_threshold, redrawn)
             if all(stops):
                 break
@@ -240,6 +245,44 @@ class GraphMatcher(nn.Module):
         output.descriptors = descriptors if return_descriptors else None
         output.orthogonality = torch.stack(penalties).mean() if penalties else None
         return output
+
+    def prepare(self, pair: KeypointPair) -> PreparedPair:
+        """Look at a pair or a batch of pairs once for any number of forwards.
+
+        Values and edges are checked, and edges laid out as the layers read them; :meth:`forward` then does neither.
+        With gradients switched on, edges are laid out for their backward, too.
+
+        Raises:
+            TypeError: See :meth:`forward`.
+            ValueError: See :meth:`forward`.
+
+        Example:
+            >>> from pyg_match.data import KeypointSet
+            >>> sets = [
+            ...     KeypointSet(pos=torch.rand(5, 2), x=torch.randn(5, 8), image_size=(1, 1))
+            ...     for _ in range(2)
+            ... ]
+            >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+            >>> matcher(matcher.prepare(KeypointPair.from_sets(*sets))).matches.shape
+            torch.Size([10])
+        """
+        device = next(self.encoding.parameters()).device
+        check_pair(pair, self.config, device)
+        graph = PairGraph.from_data(pair)
+        check_scales(graph, self.config)
+        redrawn = self.config.redraw_after is not None
+        if redrawn and graph.cross_edge_mask is not None:
+            raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
+        if self.config.assign_on_edges and not redrawn:
+            graph.check_both_ways(self.config.mask_mode == "remove")
+        size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
+        wide = torch.promote_types(pair.pos.dtype, torch.float)
+        position = normalize_positions(pair.pos.to(wide), size)
+        if self.config.use_scale_orientation:
+            position = torch.cat([position, pair.scale.unsqueeze(1), pair.orientation.unsqueeze(1)], dim=1)
+        if isinstance(self.encoding, KeypointEncoding):
+            position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
+        return PreparedPair(pair, graph, position)
 
     @torch.no_grad()
     def self_step(self, pair: KeypointPair) -> Optional[Tensor]:
@@ -258,29 +301,21 @@ class GraphMatcher(nn.Module):
         if not allows_self_step(self.config):
             return None
         check_frozen(self._frozen, self)
-        x, rotation = self._embed(pair)
-        graph = PairGraph.from_data(pair)
-        check_scales(graph, self.config)
+        prepared = self.prepare(pair)
+        x, rotation = self._embed(prepared)
         layer: Any = self.layers[0]
         with self._precision(x.device):
-            out: Tensor = layer.self_step(x, graph, rotation, ValueSource())[0]
+            out: Tensor = layer.self_step(x, prepared.graph, rotation, ValueSource())[0]
         return out.to(x.dtype)
 
-    def _embed(self, pair: KeypointPair) -> tuple[Tensor, Optional[Tensor]]:
+    def _embed(self, prepared: PreparedPair) -> tuple[Tensor, Optional[Tensor]]:
         """Initial descriptors, and rotations if positions enter that way."""
-        weight = next(self.encoding.parameters())
-        check_pair(pair, self.config, weight.device)
-        dtype = weight.dtype
-        x = self.lin_in(pair.x.to(dtype)).to(dtype)  # what layers add to stays in full under autocast
-        size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
-        wide = torch.promote_types(pair.pos.dtype, torch.float)
-        position = normalize_positions(pair.pos.to(wide), size)
-        if self.config.use_scale_orientation:
-            position = torch.cat([position, pair.scale.unsqueeze(1), pair.orientation.unsqueeze(1)], dim=1)
+        dtype = next(self.encoding.parameters()).dtype
+        # What layers add to stays in full under autocast.
+        x, position = self.lin_in(prepared.pair.x.to(dtype)).to(dtype), prepared.position.to(dtype)
         if isinstance(self.encoding, RotaryEncoding):
-            return x, self.encoding(position.to(dtype))
-        position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
-        return x + self.encoding(position.to(dtype)), None
+            return x, self.encoding(position)
+        return x + self.encoding(position), None
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Half precision if configured, otherwise whatever autocast the caller has chosen."""
@@ -291,8 +326,10 @@ class GraphMatcher(nn.Module):
         """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
         head = self.assignment_head(i)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            edges = candidate_edges(head.lin(x.to(head.lin.weight.dtype)), graph.ptr, self.config.redraw_k)
-        return graph.with_cross_edges(edges)
+            projected = head.lin(x.to(head.lin.weight.dtype))
+            may_mask = self.config.mask_mode == "remove"
+            drawn = redrawn_edges(projected, graph.ptr, graph.offsets, self.config.redraw_k, may_mask)
+        return graph.with_cross_edges(*drawn)
 
     def _adapt(
         self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput
@@ -325,7 +362,9 @@ class GraphMatcher(nn.Module):
         sizes = torch.tensor([sum(counts) for counts in graph.counts], device=graph.nodes.device)
         return torch.tensor(chosen, device=graph.nodes.device).repeat_interleave(sizes)
 
-    def assign(self, i: int, x: Tensor, graph: PairGraph, on_edges: bool) -> LayerAssignment:
+    def assign(
+        self, i: int, x: Tensor, graph: PairGraph, on_edges: bool, looks: Optional[bool] = None
+    ) -> LayerAssignment:
         """The assignment after layer ``i``.
 
         Args:
@@ -333,23 +372,25 @@ class GraphMatcher(nn.Module):
             x: The descriptors of the nodes of the graph after it.
             graph: The graph.
             on_edges: Whether only the edges between images are assigned, instead of all pairs of keypoints.
+            looks: Whether the numbers are looked at; ``None`` for in evaluation mode.
 
         Shapes:
             - **x:** :math:`(N, D)`
             - **output:** see :class:`~pyg_match.nn.layer_assignment.LayerAssignment`
 
         Raises:
-            ValueError: In evaluation mode, if it is NaN or infinite.
+            ValueError: If it was looked at and is NaN or infinite.
         """
+        looks = not self.training if looks is None else looks
         head = self.assignment_head(i)
         if on_edges:
             edges: Any = graph.cross_edges
             log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
-            check_assignments(i, [] if self.training else [log_assignment])
+            check_assignments(i, [log_assignment] if looks else [])
             return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
         images = x.split([count for counts in graph.counts for count in counts])
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
-        check_assignments(i, [] if self.training else dense)
+        check_assignments(i, dense if looks else [])
         return LayerAssignment(graph.counts, dense=dense)
 
     def assignment_head(self, i: int) -> Any:

@@ -87,9 +87,12 @@ class MatcherOutput:
         """
         matched, scores = assignment.matches(threshold)
         counts = self.num_keypoints.flatten()
-        starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=self.matches.numel())
         in_image = torch.arange(starts.numel(), device=starts.device) - starts
-        self.num_layers[list(graph.pairs)] = i + 1
+        if len(graph.pairs) == self.num_layers.numel():
+            self.num_layers.fill_(i + 1)
+        else:
+            self.num_layers[list(graph.pairs)] = i + 1
         self.matches[graph.nodes] = _named(matched, in_image[graph.nodes])
         self.scores[graph.nodes] = scores.to(self.scores.dtype)
         of_edges: Any = (self.cross_edge_index, self.edge_log_assignment)

@@ -23,6 +23,7 @@ class PairGraph:
     Attributes:
         counts: Number of remaining keypoints of image 0 and 1 of each remaining pair.
         pairs: Number of each remaining pair in the batch.
+        offsets: Where the nodes of each image start, and their number at the end, on the device.
         nodes: Number of each remaining node in the batch.
         edges: Edges within images, and anchors if there are any that they do not list.
         cross_edges: Edges between images.
@@ -38,6 +39,7 @@ class PairGraph:
 
     counts: tuple[tuple[int, int], ...]
     pairs: tuple[int, ...]
+    offsets: Tensor
     nodes: Tensor
     edges: EdgeSet
     cross_edges: EdgeSet
@@ -63,6 +65,7 @@ class PairGraph:
         return cls(
             counts=counts,
             pairs=tuple(range(len(counts))),
+            offsets=pair.image_ptr.to(device),
             nodes=torch.arange(num_nodes, device=device),
             edges=edges,
             cross_edges=_edge_set(
@@ -109,12 +112,16 @@ class PairGraph:
             )
 
     @torch.compiler.disable
-    def with_cross_edges(self, edges: CSR) -> "PairGraph":
-        """The graph with other edges between images, which may all be attended to alike."""
+    def with_cross_edges(self, edges: CSR, mask: Optional[Tensor] = None) -> "PairGraph":
+        """The graph with other edges between images, of which those in the mask, or all, may be attended to.
+
+        They are those that an operator has drawn, and not checked.
+        """
+        drawn = EdgeSet(edges.rowptr, edges.col.int(), edges.rowptr.numel() - 1)
         return replace(
             self,
-            cross_edges=_edge_set(edges, edges.rowptr.numel() - 1, edges.col.device),
-            cross_edge_mask=None,
+            cross_edges=drawn.with_transpose() if torch.is_grad_enabled() else drawn,
+            cross_edge_mask=mask,
             cross_edge_bias=None,
             cross_edge_ids=None,
         )
@@ -131,6 +138,7 @@ class PairGraph:
         return replace(
             self,
             counts=counts,
+            offsets=torch.tensor(_ptr(counts), device=keep.device),
             pairs=tuple(pair for pair, stays in zip(self.pairs, keep_pairs, strict=True) if stays),
             nodes=self.nodes[keep],
             edges=edges,

@@ -11,10 +11,10 @@ from pyg_match.data.edges import sorted_edges
 from pyg_match.nn import GraphMatcher, graph_matcher
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
+from pyg_match.ops.candidates import redrawn_edges
 from pyg_match.training.config import LossConfig
 from pyg_match.training.objective import Objective
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
-from pyg_match.transforms.candidate_edges import candidate_edges
 from pyg_match.visualization import layer_matches, record_attention
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (0, 0), (18, 18)]
@@ -56,7 +56,7 @@ def test_later_layers_run_along_the_most_similar_after_the_first(assignment):
     near[25:, :25].scatter_(1, similarity.t().topk(4, dim=1).indices, True)
     target, source = (near | near.t()).nonzero().t()
     pair.cross_edge_index = sorted_edges(torch.stack([source, target]), 45, is_sorted=True)
-    rotation, values = matcher._embed(pair)[1], ValueSource("current", "both")
+    rotation, values = matcher._embed(matcher.prepare(pair))[1], ValueSource("current", "both")
     for layer, expected in zip(matcher.layers[1:], descriptors[1:], strict=True):
         x, _ = layer(x, PairGraph.from_data(pair), rotation, values)
         assert torch.allclose(x, expected, atol=1e-9)
@@ -156,9 +156,9 @@ def test_draws_in_single_precision_under_autocast(monkeypatch):
 
     def candidates(x, *arguments):
         seen.append(x.dtype)
-        return candidate_edges(x, *arguments)
+        return redrawn_edges(x, *arguments)
 
-    monkeypatch.setattr(graph_matcher, "candidate_edges", candidates)
+    monkeypatch.setattr(graph_matcher, "redrawn_edges", candidates)
     pair = SPARSE(random_pair(25, 20))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.isfinite(small().float()(pair).scores).all()

@@ -20,7 +20,7 @@ def build(**kwargs):
 def dense_descriptors(matcher, pair, period, steps):
     """The same stack written with dense matrices, one head at a time."""
     count0 = int(pair.num_keypoints[0, 0])
-    x, rotation = matcher._embed(pair)
+    x, rotation = matcher._embed(matcher.prepare(pair))
     same = torch.zeros(x.size(0), x.size(0), dtype=torch.bool)
     same[:count0, :count0] = same[count0:, count0:] = True
     held, out = {}, []

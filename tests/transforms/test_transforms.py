@@ -89,7 +89,7 @@ def test_candidates_against_dense(symmetric):
 def test_candidates_chunks_do_not_matter(monkeypatch):
     pair = random_pair(40, 25)
     expected = CandidateEdges(3)(pair.clone()).cross_edge_index
-    monkeypatch.setattr("pyg_match.transforms.candidate_edges._CHUNK_ELEMENTS", 60)
+    monkeypatch.setattr("pyg_match.ops.candidates._CHUNK_ELEMENTS", 60)
     assert torch.equal(CandidateEdges(3)(pair).cross_edge_index, expected)
 
 

@@ -33,6 +33,10 @@ def forward(
     for first in range(start, stop, E):
         place = first + e
         here = place < stop
+        if HAS_KEEP:
+            kept = tl.load(keep + place, mask=here, other=0) != 0
+            if REMOVES:  # what is not seen is not read
+                here = here & kept
         source = tl.load(col + place, mask=here, other=0).to(tl.int64)
         k_at = key + source[:, None, None] * key_step + (h[:, None] * key_head + c[None, :])[None]
         k = tl.load(k_at, mask=here[:, None, None] & of_keys[None], other=0.0).to(REAL)
@@ -40,10 +44,6 @@ def forward(
         seen = here[:, None] & (h < heads)[None, :]
         if HAS_BIAS:
             score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
-        if HAS_KEEP:
-            kept = tl.load(keep + place, mask=here, other=0) != 0
-            if REMOVES:
-                seen = seen & kept[:, None]
         score = tl.where(seen, score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 0))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
@@ -94,7 +94,12 @@ def backward_targets(
     acc = tl.zeros([H, C], REAL)
     for first in range(start, stop, E):
         place = first + e
-        here = place < stop
+        within = place < stop
+        here = within
+        if HAS_KEEP:
+            kept = tl.load(keep + place, mask=here, other=0) != 0
+            if REMOVES:
+                here = here & kept
         source = tl.load(col + place, mask=here, other=0).to(tl.int64)
         k_at = key + source[:, None, None] * key_step + (h[:, None] * key_head + c[None, :])[None]
         k = tl.load(k_at, mask=here[:, None, None] & of_keys[None], other=0.0).to(REAL)
@@ -106,15 +111,12 @@ def backward_targets(
         if HAS_BIAS:
             score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
         if HAS_KEEP:
-            kept = (tl.load(keep + place, mask=here, other=0) != 0)[:, None]
-            slope = tl.where(kept, slope, 0.0)
-            if REMOVES:
-                seen = seen & kept
+            slope = tl.where(kept[:, None], slope, 0.0)
         p = tl.where(seen, tl.exp(score - logs[None]), 0.0)
         slope = p * (slope - shared[None])
         if HAS_BIAS:
             at = grad_score + h[None, :].to(tl.int64) * edges + place[:, None]
-            tl.store(at, slope, mask=here[:, None] & (h < heads)[None, :])
+            tl.store(at, slope, mask=within[:, None] & (h < heads)[None, :])
         acc += tl.sum(slope[:, :, None] * k, 0)
     q_at = grad_query + row * grad_query_step + h[:, None] * grad_query_head + c[None, :]
     tl.store(q_at, (acc * factor).to(grad_query.dtype.element_ty), mask=of_keys)
@@ -144,6 +146,12 @@ def backward_sources(
     of_value = tl.zeros([H, D], REAL)
     for first in range(start, stop, E):
         here = first + e < stop
+        if HAS_BIAS or HAS_KEEP:
+            place = tl.load(perm + first + e, mask=here, other=0)
+        if HAS_KEEP:
+            kept = tl.load(keep + place, mask=here, other=0) != 0
+            if REMOVES:
+                here = here & kept
         i = tl.load(target + first + e, mask=here, other=0).to(tl.int64)
         seen = here[:, None] & (h < heads)[None, :]
         q_at = query + i[:, None, None] * query_step + (h[:, None] * query_head + c[None, :])[None]
@@ -155,19 +163,14 @@ def backward_sources(
         shared = tl.load(common + i[:, None] * heads + h[None, :], mask=seen, other=0.0)
         score = tl.sum(q * k[None], 2)
         slope = tl.sum(g * v[None], 2)
-        if HAS_BIAS or HAS_KEEP:
-            place = tl.load(perm + first + e, mask=here, other=0)
         if HAS_BIAS:
             score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
         if HAS_KEEP:
-            kept = (tl.load(keep + place, mask=here, other=0) != 0)[:, None]
-            slope = tl.where(kept, slope, 0.0)
-            if REMOVES:
-                seen = seen & kept
+            slope = tl.where(kept[:, None], slope, 0.0)
         p = tl.where(seen, tl.exp(score - logs), 0.0)
         slope = p * (slope - shared)
         if HAS_KEEP:
-            p = tl.where(kept, p, 0.0)
+            p = tl.where(kept[:, None], p, 0.0)
         of_key += tl.sum(slope[:, :, None] * q, 0)
         of_value += tl.sum(p[:, :, None] * g, 0)
     k_at = grad_key + row * grad_key_step + h[:, None] * grad_key_head + c[None, :]
