@@ -7,7 +7,7 @@ import typer
 
 from pyg_match.commands import collections
 from pyg_match.commands.errors import error_line, refuse_inputs
-from pyg_match.commands.options import MaxKeypoints, Resize
+from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, chosen_device
 from pyg_match.files import user_path
 
 app = typer.Typer(
@@ -59,12 +59,13 @@ def match(
             show_default=False,
         ),
     ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Match two images."""
     with error_line():
         _match(
             (image0, image1), out, save, weights, max_keypoints, resize, candidates, neighbors,
-            geometry, estimator, threshold,
+            geometry, estimator, threshold, device,
         )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def _match(
     geometry: str,
     estimator: str,
     threshold: Optional[float],
+    device: str,
 ) -> None:
     import time
 
@@ -117,6 +119,7 @@ def _match(
         max_num_keypoints=max_keypoints,
         resize=resize or None,
         transform=Compose(steps) if asked else None,
+        device=chosen_device(device),
         **changes,
     )
     result = matcher(*images)

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -11,9 +11,11 @@ from typing import Any, Literal, Optional, Union
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
 from pyg_match.checks import shown, usable_device, whole_number
-from pyg_match.data import KeypointPair
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
 from pyg_match.files import is_file, user_path, write_whole
@@ -34,7 +36,7 @@ class MatchResult:
         scores: Probability of each match.
         image_size0: ``(width, height)`` of image 0 in pixels.
         image_size1: ``(width, height)`` of image 1 in pixels.
-        seconds: Time spent in each stage.
+        seconds: Time spent in each stage, by all pairs that were matched together.
 
     Shapes:
         - **keypoints0:** :math:`(N_0, 2)`
@@ -206,39 +208,132 @@ class Matcher:
             raise ValueError(f"'extractor_options' in {name} do not fit {trained_with!r}: {error}") from None
         return cls(detector, matcher, transform, resize)
 
-    @torch.no_grad()
-    def __call__(self, image0: ImageLike, image1: ImageLike) -> MatchResult:
+    def __call__(
+        self, image0: Union[ImageLike, KeypointSet], image1: Union[ImageLike, KeypointSet]
+    ) -> MatchResult:
         """Match two images.
 
         Args:
-            image0: Path, array :math:`(H, W)` or :math:`(H, W, C)`, tensor :math:`(C, H, W)`, or PIL image.
+            image0: Path, array :math:`(H, W)` or :math:`(H, W, C)`, tensor :math:`(C, H, W)`, or PIL image; or
+                keypoints that the detector has found before, with their ``image_size``.
             image1: The same for the other image.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If something is not an image.
+            ValueError: If something is not an image, or keypoints do not fit the matcher.
         """
-        clock = _Clock()
+        return self.match_batch([(image0, image1)])[0]
+
+    @torch.no_grad()
+    def match_batch(
+        self,
+        pairs: Sequence[tuple[Union[ImageLike, KeypointSet], Union[ImageLike, KeypointSet]]],
+        batch_keypoints: int = 1 << 16,
+    ) -> list[MatchResult]:
+        """Match several pairs of images, those of a batch at once.
+
+        Images that are in several pairs, as the same path or object, are read once. The graph is drawn on whole
+        batches, as the transforms of this package do. ``seconds`` are those of all pairs.
+
+        Args:
+            pairs: Two images, or keypoints found before, each; see :meth:`__call__`.
+            batch_keypoints: Most keypoints of a batch that is more than one pair.
+
+        Raises:
+            FileNotFoundError: See :meth:`__call__`.
+            ValueError: See :meth:`__call__`.
+
+        Example:
+            >>> from pyg_match import Matcher
+            >>> from skimage.data import astronaut
+            >>> matcher = Matcher.from_pretrained("aliked-lightglue", max_num_keypoints=64)
+            >>> image = astronaut()
+            >>> [
+            ...     len(result.keypoints1)
+            ...     for result in matcher.match_batch([(image, image), (image, image[:256])])
+            ... ]
+            [64, 64]
+        """
+        batch_keypoints, clock = whole_number("batch_keypoints", batch_keypoints), _Clock()
+        images = {_key(image): image for two in pairs for image in _two(two)}
+        sets = dict(zip(images, self._keypoints(list(images.values())), strict=True))
+        chosen = [(sets[_key(image0)], sets[_key(image1)]) for image0, image1 in pairs]
+        clock.stop("extract")
+        results: list[MatchResult] = []
+        for batch in _batches(chosen, batch_keypoints):
+            each = [KeypointPair.from_sets(*two) for two in batch]
+            pair = each[0] if len(each) == 1 else Batch.from_data_list(each)
+            if self.transform is not None:
+                pair = self.transform(pair)
+            clock.stop("graph")
+            output = self.matcher(pair)
+            found = [output.pair_matches(i) for i in range(len(batch))]
+            clock.stop("match")
+            for (set0, set1), (matches, scores) in zip(batch, found, strict=True):
+                size0, size1 = _size(set0), _size(set1)
+                results.append(MatchResult(set0.pos, set1.pos, matches, scores, size0, size1, clock.seconds))
+        return results
+
+    def _keypoints(self, images: Sequence[Union[ImageLike, KeypointSet]]) -> list[KeypointSet]:
+        """The keypoints of images, and those that were found before, on the device of the matcher."""
         # A detector without parameters does not know the device.
         device = next(self.matcher.parameters()).device
-        sets = self.extractor.extract_batch([image0, image1], resize=self.resize)
-        set0, set1 = (keypoints.to(device) for keypoints in sets)
-        clock.stop("extract")
-        pair = KeypointPair.from_sets(set0, set1)
-        if self.transform is not None:
-            pair = self.transform(pair)
-        clock.stop("graph")
-        matches, scores = self.matcher(pair).pair_matches()
-        clock.stop("match")
-        size0, size1 = ((int(w), int(h)) for w, h in pair.image_size.tolist())
-        return MatchResult(set0.pos, set1.pos, matches, scores, size0, size1, clock.seconds)
+        new = [image for image in images if not isinstance(image, KeypointSet)]
+        found = iter(self.extractor.extract_batch(new, resize=self.resize))
+        sets = [image if isinstance(image, KeypointSet) else next(found) for image in images]
+        for keypoints in sets:
+            if "image_size" not in keypoints:
+                raise ValueError("keypoints found before need an 'image_size', (width, height) in pixels")
+        # A batch holds what all of its keypoints have.
+        common = set(NODE_ATTRIBUTES).intersection(*(set(keypoints.keys()) for keypoints in sets))
+        return [
+            KeypointSet(**{name: keypoints[name] for name in common}, image_size=keypoints.image_size).to(
+                device
+            )
+            for keypoints in sets
+        ]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.extractor}, {self.matcher}, transform={self.transform})"
 
 
+def _two(images: Any) -> tuple[Any, Any]:
+    """Two images, and nothing else."""
+    if not isinstance(images, (tuple, list)) or len(images) != 2:
+        raise ValueError(f"expected pairs of two images each, got {shown(images)}")
+    return images[0], images[1]
+
+
+def _key(image: Any) -> Any:
+    """What tells images apart: the path, or the object."""
+    return str(image) if isinstance(image, str | Path) else id(image)
+
+
+def _size(keypoints: KeypointSet) -> tuple[int, int]:
+    """Width and height of the image."""
+    width, height = keypoints.image_size.flatten().tolist()
+    return int(width), int(height)
+
+
+def _batches(
+    pairs: Sequence[tuple[KeypointSet, KeypointSet]], batch_keypoints: int
+) -> Iterator[list[tuple[KeypointSet, KeypointSet]]]:
+    """Pairs in their order, as many together as have so many keypoints, and at least one."""
+    batch: list[tuple[KeypointSet, KeypointSet]] = []
+    total = 0
+    for pair in pairs:
+        size = sum(keypoints.num_keypoints for keypoints in pair)
+        if batch and total + size > batch_keypoints:
+            yield batch
+            batch, total = [], 0
+        batch.append(pair)
+        total += size
+    if batch:
+        yield batch
+
+
 class _Clock:
-    """Seconds between stops."""
+    """Seconds between stops, those of equal names together."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -246,5 +341,5 @@ class _Clock:
 
     def stop(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

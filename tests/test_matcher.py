@@ -7,6 +7,7 @@ from PIL import Image
 from skimage import data
 
 from pyg_match import Matcher, MatchResult
+from pyg_match.data import KeypointSet
 from pyg_match.datasets import warped_pair
 from pyg_match.features import extractor, load_image
 from pyg_match.geometry import corner_error, warp_points
@@ -126,3 +127,57 @@ def test_results_can_be_worked_with(pair, matcher):
     weight = torch.ones_like(result.scores, requires_grad=True)
     (weight * result.scores).sum().backward()
     assert torch.equal(weight.grad, result.scores)
+
+
+@pytest.mark.parametrize("batch_keypoints", [1, 900, 1 << 16])
+@pytest.mark.parametrize("weights", ["aliked-lightglue", "aliked-sparse"])
+def test_batches_of_pairs_equal_single_pairs(pair, weights, batch_keypoints):
+    whole = Matcher.from_pretrained(weights, max_num_keypoints=200, resize=400)
+    image = load_image(data.camera()[:300])
+    blank = torch.zeros(3, 90, 120)
+    pairs = [(pair.image0, pair.image1), (image, pair.image0), (blank, image), (pair.image1, pair.image1)]
+    results = whole.match_batch(pairs, batch_keypoints=batch_keypoints)
+    assert len(results) == 4 and whole.match_batch([]) == []
+    for (image0, image1), found in zip(pairs, results, strict=True):
+        alone = whole(image0, image1)
+        assert torch.equal(found.keypoints0, alone.keypoints0)
+        assert (found.image_size0, found.image_size1) == (alone.image_size0, alone.image_size1)
+        assert torch.equal(found.matches, alone.matches)
+        assert torch.allclose(found.scores, alone.scores, atol=1e-4)
+        assert found.seconds.keys() == {"extract", "graph", "match"}
+
+
+def test_images_of_a_batch_are_read_once(pair, matcher, monkeypatch, tmp_path):
+    seen, extract_batch = [], matcher.extractor.extract_batch
+    monkeypatch.setattr(
+        matcher.extractor,
+        "extract_batch",
+        lambda images, **kw: seen.extend(images) or extract_batch(images, **kw),
+    )
+    file = tmp_path / "a.png"
+    Image.fromarray((pair.image0.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(file)
+    matcher.match_batch([(file, pair.image1), (str(file), pair.image0), (pair.image1, file)])
+    assert len(seen) == 3
+
+
+def test_keypoints_found_before(pair, matcher):
+    expected = matcher(pair.image0, pair.image1)
+    set0, set1 = matcher.extractor.extract_batch([pair.image0, pair.image1], resize=400)
+    names = set(set0.keys())
+    for two in ((set0, set1), (set0, pair.image1), (pair.image0, set1)):
+        found = matcher(*two)
+        assert torch.equal(found.matches, expected.matches) and torch.equal(found.scores, expected.scores)
+        assert found.image_size1 == expected.image_size1
+    assert set(set0.keys()) == names
+    bare = KeypointSet(pos=set0.pos, x=set0.x, image_size=set0.image_size)
+    results = matcher.match_batch([(set0, set1), (bare, set1)])
+    assert torch.equal(results[0].matches, results[1].matches)
+    with pytest.raises(ValueError, match="need an 'image_size'"):
+        matcher(KeypointSet(pos=set0.pos, x=set0.x), set1)
+
+
+def test_batches_of_something_else_are_refused(pair, matcher):
+    with pytest.raises(ValueError, match="expected pairs of two images each"):
+        matcher.match_batch([pair.image0])
+    with pytest.raises(ValueError, match="'batch_keypoints' must be a whole number"):
+        matcher.match_batch([], batch_keypoints=0)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from pyg_match.commands.errors import error_line, refuse_inputs
-from pyg_match.commands.options import MaxKeypoints, Resize
+from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, chosen_device
 
 _EXTRA = {"needs": "this command", "extra": "collections"}
 _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
@@ -20,9 +20,6 @@ FeaturesArgument = Annotated[
     typer.Argument(
         help="HDF5 file of hloc's layout, COLMAP database or folder of .npz files.", metavar="FEATURES"
     ),
-]
-DeviceOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.")
 ]
 
 
@@ -61,7 +58,7 @@ def extract(
         from pyg_match.collections import extract_features
         from pyg_match.features import extractor
 
-        found = extractor(detector, max_num_keypoints=max_keypoints).to(_chosen_device(device))
+        found = extractor(detector, max_num_keypoints=max_keypoints).to(chosen_device(device))
         summary = extract_features(images, out, found, resize or None, half, progress=True)
     typer.echo(f"images     {summary.num_images} ({summary.extracted} new, {summary.seconds:.1f} s)")
     typer.echo(f"saved      {summary.output}")
@@ -109,7 +106,7 @@ def pairs(
             elif method == "retrieval":
                 from pyg_match.collections.retrieval import retrieval_pairs
 
-                chosen = retrieval_pairs(opened, top_k, device=_chosen_device(device))
+                chosen = retrieval_pairs(opened, top_k, device=chosen_device(device))
             elif method == "sequential":
                 chosen = sequential_pairs(opened.names(), window, loop_step)
             else:
@@ -162,7 +159,7 @@ def match_pairs(
             pairs,
             out,
             weights,
-            device if ray and device != "auto" else str(_chosen_device(device)),  # of the cluster's machines
+            device if ray and device != "auto" else str(chosen_device(device)),  # of the cluster's machines
             batch_keypoints,
             block,
             _part(shard),
@@ -218,15 +215,6 @@ def to_colmap(
     )
     typer.echo(f"saved      {summary.database}")
     _report("pairs have no matches or no features", (" ".join(pair) for pair in summary.missing))
-
-
-def _chosen_device(name: str) -> Any:
-    """The device of a name, a GPU for ``"auto"`` if there is one."""
-    import torch
-
-    from pyg_match.checks import usable_device
-
-    return usable_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Nothing else in the models knows of it. :meth:`pyg_match.nn.GraphMatcher.freeze`
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv
@@ -79,12 +80,26 @@ class FrozenBlock:
         if kwargs.get("x_value") is x:
             kwargs["x_value"] = rounded
         message = block.conv(rounded, edge_index, **kwargs)
+        if x.device.type != "cpu":
+            return self._whole(block, x, rounded, message, extra)
         inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         many = x.size(0) > 2 * x.size(1)
         complete = isinstance(edge_index, EdgeSet) and edge_index.is_dense
         if not inference or not many or extra is not None or complete:
             return block.update(x, message, extra)
         return self._update(block, x, rounded, message)
+
+    def _whole(
+        self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor, extra: Optional[Tensor]
+    ) -> Tensor:
+        """What follows attention, of all nodes at once, for devices that need many at a time."""
+        if torch.is_grad_enabled() or extra is not None:
+            return block.update(x, message, extra)
+        joined = torch.cat([rounded, message.to(rounded.dtype)], dim=-1)
+        out: Tensor = x + block.ffn[1:](
+            F.linear(joined, self.first.weight.to(joined.dtype), self.bias.to(joined.dtype))
+        )
+        return out
 
     def _update(self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor) -> Tensor:
         norm: Any = block.ffn[1]

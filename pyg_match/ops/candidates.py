@@ -27,6 +27,8 @@ def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = Tru
     Shapes:
         - **x:** :math:`(N, D)`
     """
+    if waits_for_counts(x.device):
+        return _of_all_pairs(x, torch.tensor(ptr, device=x.device), _largest_image(ptr), k, symmetric)
     degrees, sources = [x.new_zeros(1, dtype=torch.long)], [x.new_empty(0, dtype=torch.long)]
     for first, second, end in zip(ptr[:-1:2], ptr[1::2], ptr[2::2], strict=True):
         of_first, of_second = _most_similar(x[first:second], x[second:end], k)
@@ -74,6 +76,22 @@ def masked_candidate_edges(x: Tensor, offsets: Tensor, most: int, k: int) -> tup
     counts[1:] &= keys[1:] != keys[:-1]
     rowptr = torch.searchsorted(target, torch.arange(x.size(0) + 1, device=x.device))
     return CSR(rowptr, source), counts
+
+
+def _of_all_pairs(x: Tensor, offsets: Tensor, most: int, k: int, symmetric: bool) -> CSR:
+    """The edges of :func:`candidate_edges` without a loop over pairs."""
+    if symmetric:
+        edges, counts = masked_candidate_edges(x, offsets, most, k)
+        return edges.subset(counts)
+    nodes = torch.arange(x.size(0), device=x.device)
+    if x.size(0) == 0:
+        return CSR(offsets[:1], nodes)
+    image = torch.searchsorted(offsets[1:], nodes, right=True)
+    with torch.no_grad():
+        best = _best_of_images(x, offsets, most, min(k, most))[image * most + nodes - offsets[image]]
+    real = best >= 0
+    rowptr = torch.cat([offsets[:1], real.sum(1).cumsum(0)])
+    return CSR(rowptr, (best + offsets[image ^ 1].unsqueeze(1))[real])
 
 
 def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
@@ -128,5 +146,8 @@ def redrawn_edges(
     """
     if not (may_mask and waits_for_counts(x.device)):
         return candidate_edges(x, ptr, k), None
-    most = max((stop - start for start, stop in zip(ptr, ptr[1:], strict=False)), default=0)
-    return masked_candidate_edges(x, offsets, most, k)
+    return masked_candidate_edges(x, offsets, _largest_image(ptr), k)
+
+
+def _largest_image(ptr: Sequence[int]) -> int:
+    return max((stop - start for start, stop in zip(ptr, ptr[1:], strict=False)), default=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
+from pyg_match.ops.knn_batched import batched_knn
 from pyg_match.ops.largest import largest_indices
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
@@ -78,8 +79,11 @@ def knn_graph(
     one_of("flow", flow, ("source_to_target", "target_to_source"))
     points = _as_points(x, cosine)
     search = _searcher(backend, points, num_workers)
+    if backend == "auto" and points.device.type != "cpu":
+        edge_index = batched_knn(points, _pointer(points, batch, batch_size), k, loop)
+        return edge_index if flow == "source_to_target" else edge_index.flip(0)
     parts = []
-    for start, stop in _examples(points.size(0), batch, batch_size):
+    for start, stop in _examples(points, batch, batch_size):
         neighbours = _nearest(points[start:stop], k, loop, search) + start
         targets = torch.arange(start, stop, device=x.device).repeat_interleave(neighbours.size(1))
         parts.append(torch.stack([neighbours.reshape(-1), targets]))
@@ -209,11 +213,15 @@ def _as_points(x: Tensor, cosine: bool) -> Tensor:
     return torch.nn.functional.normalize(points.double(), dim=1) if cosine else points
 
 
-def _examples(num_points: int, batch: Optional[Tensor], batch_size: Optional[int]) -> list[tuple[int, int]]:
+def _examples(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int]) -> list[tuple[int, int]]:
     """The node ranges of the examples."""
-    if batch is None:
-        return [(0, num_points)] if num_points > 0 else []
-    batch = check_batch(batch, num_points)
-    counts = torch.bincount(batch, minlength=batch_size or 0)
-    ptr = [0, *counts.cumsum(0).tolist()]
+    ptr = _pointer(points, batch, batch_size).tolist()
     return [(start, stop) for start, stop in zip(ptr[:-1], ptr[1:], strict=True) if stop > start]
+
+
+def _pointer(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int]) -> Tensor:
+    """Where the nodes of each example start, and their number at the end."""
+    if batch is None:
+        return torch.tensor([0, points.size(0)], device=points.device)
+    counts = torch.bincount(check_batch(batch, points.size(0)), minlength=batch_size or 0)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

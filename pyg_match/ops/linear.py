@@ -140,7 +140,7 @@ def rounded_for_linear(x: Tensor) -> Tensor:
         return x
     if x.dtype != torch.float:
         return x
-    if x.dim() != 2 or not x.is_contiguous():
+    if kind != "cpu" or x.dim() != 2 or not x.is_contiguous():
         return x.to(torch.get_autocast_dtype(kind))
     return with_room(x).to(torch.get_autocast_dtype(kind))[: x.size(0)]
 

@@ -507,6 +507,20 @@ def test_inference_on_edges_equals_training_after_any_change(counts, bias, froze
             parameter.data.mul_(1.1).add_(0.01 * bias)  # behind the back of version counters
 
 
+def test_frozen_blocks_on_other_devices():
+    """All nodes at once, with the output projection folded; the CPU stands in."""
+    matcher = small().freeze()
+    block = matcher.layers[0].self_attn
+    x, message = torch.randn(2, 40, 32, dtype=torch.double)
+    with torch.no_grad():
+        found = block.frozen._whole(block, x, x, message, None)
+        assert torch.allclose(found, block.update(x, message), atol=1e-12)
+        extra = torch.randn_like(message)
+        found = block.frozen._whole(block, x, x, message, extra)
+        assert torch.allclose(found, block.update(x, message, extra), atol=1e-12)
+    assert block.frozen._whole(block, x, x, message, None).requires_grad
+
+
 def test_frozen_matchers():
     pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
     matcher = small().float()

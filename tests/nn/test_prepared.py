@@ -168,3 +168,10 @@ def test_masked_candidates_are_the_same_edges(sizes, k, elements, monkeypatch):
     assert edges.rowptr[-1] == edges.col.numel() == mask.numel() == 2 * ptr[-1] * min(k, most)
     found = edges.subset(mask)
     assert torch.equal(found.rowptr, expected.rowptr) and torch.equal(found.col, expected.col)
+    monkeypatch.setattr(candidates, "waits_for_counts", lambda *_: True)
+    for symmetric in (True, False):
+        drawn = candidates.candidate_edges(x, ptr, k, symmetric)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(candidates, "waits_for_counts", lambda *_: False)
+            expected = candidates.candidate_edges(x, ptr, k, symmetric)
+        assert torch.equal(drawn.rowptr, expected.rowptr) and torch.equal(drawn.col, expected.col)

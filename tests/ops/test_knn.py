@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from pyg_match import knn_graph
+from pyg_match.ops import knn_batched
 from pyg_match.ops.knn import available_backends
 
 
@@ -34,6 +35,22 @@ def test_equals_brute_force_ties_included(backend, data):
     grid = data.draw(st.sampled_from([1, 3, 1000]))  # 1: all points equal, 3: many ties
     points = torch.randint(0, grid, (n, 2), generator=torch.Generator().manual_seed(seed)).float()
     assert torch.equal(knn_graph(points, k, loop=loop, backend=backend), brute_force(points, k, loop))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_all_examples_at_once_give_the_same(data):
+    """As on a GPU, with few distances at a time, ties and empty examples."""
+    sizes = data.draw(st.lists(st.integers(0, 15), max_size=5))
+    k, loop = data.draw(st.integers(1, 18)), data.draw(st.booleans())
+    seed, grid = data.draw(st.integers(0, 999)), data.draw(st.sampled_from([1, 3, 1000]))
+    points = torch.randint(0, grid, (sum(sizes), 2), generator=torch.Generator().manual_seed(seed)).float()
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    ptr = torch.tensor([0, *sizes]).cumsum(0)
+    expected = knn_graph(points, k, batch, loop=loop, batch_size=len(sizes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn_batched, "_ELEMENTS", data.draw(st.sampled_from([1, 40, 1 << 26])))
+        assert torch.equal(knn_batched.batched_knn(points, ptr, k, loop), expected)
 
 
 def test_equals_ckdtree_on_random_points():
