@@ -159,7 +159,7 @@ class Bench:
 
     def _exponents(self) -> list[Row]:
         """The exponent of N for each peer and kind of row."""
-        timing = {"n", "peer", "note", *Timing.__dataclass_fields__}
+        timing = {"n", "peer", "note", "memory", *Timing.__dataclass_fields__}
         kinds = [({k: v for k, v in row.items() if k not in timing}, row["peer"]) for row in self.rows]
         unique = {json.dumps(kind): kind for kind in kinds}.values()
         rows = [{"peer": p, "labels": kind, "exponent": exponent(self.rows, p, **kind)} for kind, p in unique]

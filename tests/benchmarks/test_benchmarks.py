@@ -544,3 +544,31 @@ def test_tables_of_many_images(load):
         assert f"| {row['pose_error']:.3f} |" in line and line.startswith(
             f"| {row['scene']}, {row['peer']} |"
         )
+
+
+def test_gpu(load, tmp_path, monkeypatch, capsys):
+    """On the CPU, which stands in for the device."""
+    gpu = load("gpu")
+
+    def no_flex(edges):
+        raise NotImplementedError("its compilation takes a minute")
+
+    monkeypatch.setattr(gpu, "flex", no_flex)
+    monkeypatch.setattr(gpu, "PART", 16)
+    monkeypatch.setattr(gpu, "GROUP", 64)
+    out = tmp_path / "gpu.json"
+    sizes = "--sizes 64 --keypoints 24 --windows 128 --pairs 2 --photos 1"
+    gpu.main(["--device", "cpu", *sizes.split(), *FAST, "--out", str(out)])
+    results = json.loads(out.read_text())
+    rows = {(row["section"], row["peer"]): row for row in results["rows"]}
+    assert {section for section, _ in rows} == {"operator", "windows", "matcher", "batches", "training"}
+    failed = {peer for (_, peer), row in rows.items() if row["seconds"] is None}
+    assert failed == {"flex bf16"} and "takes a minute" in rows["operator", "flex bf16"]["note"]
+    errors = {row["what"]: row for row in results["errors"]}
+    assert errors["matches as on the CPU"]["share"] > 0.99
+    assert all(
+        row["forward"] < 1e-2 and row["gradients"] < 2e-2 for row in errors.values() if "forward" in row
+    )
+    met = {target["name"]: target["met"] for target in results["targets"]}
+    assert met["error of windows fp32"] and met["one pair of 2048"] is None
+    assert "written" in capsys.readouterr().out
