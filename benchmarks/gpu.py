@@ -339,7 +339,8 @@ def batches(bench: GPUBench, models: Models) -> None:
 
 def training(bench: GPUBench, models: Models) -> None:
     """A step with gradients."""
-    for count, pairs in ((512, bench.args.pairs), (1024, 2)):
+    most = max(bench.args.keypoints)
+    for count, pairs in ((512, bench.args.pairs), (1024, 2)) if most >= 1024 else ((most, bench.args.pairs),):
         batch = models.graph(Batch.from_data_list(pairs_of([(count, count)] * pairs)).to(bench.device))
         for name in ("fp32", "bf16"):
             model = GraphMatcher.from_pretrained(SPARSE, bfloat16=name == "bf16").to(bench.device).train()
