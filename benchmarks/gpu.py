@@ -137,11 +137,10 @@ def knn_edges(count: int, device: torch.device) -> EdgeSet:
 
 def windows(count: int, device: torch.device) -> EdgeSet:
     """Parts of nodes that see each other, and anchors of larger groups."""
-    groups, source = [], [torch.arange(count)]
+    groups, source, place = [], [torch.arange(count)], count
     for start in range(0, count, PART):
         stop = min(start + PART, count)
         groups.append((start, stop, start, stop))
-    place = count
     for start in range(0, count, GROUP):
         stop = min(start + GROUP, count)
         anchors = torch.linspace(start, stop - 1, min(ANCHORS, stop - start)).long()
@@ -149,7 +148,7 @@ def windows(count: int, device: torch.device) -> EdgeSet:
         source.append(anchors)
         place += len(anchors)
     blocks = EdgeSet.of(Blocks((0, count), (0,), (0,)), count, count, device)
-    return blocks._replace(groups=torch.tensor(groups, device=device), source=torch.cat(source).to(device))
+    return blocks.with_groups(groups, torch.cat(source).to(device))
 
 
 def passes(function: Callable[..., Tensor], tensors: list[Tensor], backward: bool) -> Call:

@@ -64,7 +64,7 @@ def launches(dtype: torch.dtype, heads: int, channels: int) -> Iterator[tuple[st
         q, k, v = torch.zeros(3, NODES, heads, channels, dtype=dtype)
         csr = CSR(torch.arange(NODES + 1) * 4, torch.arange(4 * NODES) % NODES)
         edges = EdgeSet.of(csr, NODES, NODES).with_transpose()
-        groups = torch.tensor([[0, NODES, 0, 64]]), torch.arange(64), torch.zeros(NODES)
+        groups = torch.tensor([[0, 100, 0, 64], [100, NODES, 64, 80]]), torch.arange(80), torch.zeros(NODES)
         arguments = (q, k, v, edges.rowptr, edges.col, None, None, False, 0.1, *edges.transposed, *groups)
         out, lse = attention_cuda.attention_forward(*arguments)
         attention_cuda.attention_backward(out, out, lse, None, True, *arguments)

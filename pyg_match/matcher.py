@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -227,7 +227,7 @@ class Matcher:
     @torch.no_grad()
     def match_batch(
         self,
-        pairs: Sequence[tuple[Union[ImageLike, KeypointSet], Union[ImageLike, KeypointSet]]],
+        pairs: Iterable[tuple[Union[ImageLike, KeypointSet], Union[ImageLike, KeypointSet]]],
         batch_keypoints: int = 1 << 16,
     ) -> list[MatchResult]:
         """Match several pairs of images, those of a batch at once.
@@ -255,9 +255,10 @@ class Matcher:
             [64, 64]
         """
         batch_keypoints, clock = whole_number("batch_keypoints", batch_keypoints), _Clock()
-        images = {_key(image): image for two in pairs for image in _two(two)}
+        all_pairs = [_two(two) for two in pairs]
+        images = {_key(image): image for two in all_pairs for image in two}
         sets = dict(zip(images, self._keypoints(list(images.values())), strict=True))
-        chosen = [(sets[_key(image0)], sets[_key(image1)]) for image0, image1 in pairs]
+        chosen = [(sets[_key(image0)], sets[_key(image1)]) for image0, image1 in all_pairs]
         clock.stop("extract")
         results: list[MatchResult] = []
         for batch in _batches(chosen, batch_keypoints):

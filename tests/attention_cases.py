@@ -17,7 +17,7 @@ def edge_set(seed=0, weighted=True, listed=True):
     rowptr = torch.arange(13) * (2 if listed else 0)
     log_weight = torch.rand(24, generator=generator, dtype=torch.double) * 3 if weighted else None
     groups, source = torch.tensor(GROUPS), torch.tensor(SOURCE)
-    return EdgeSet.of(CSR(rowptr, col), 12, 12)._replace(groups=groups, source=source, log_weight=log_weight)
+    return EdgeSet.of(CSR(rowptr, col), 12, 12).with_groups(groups, source, log_weight)
 
 
 def nodes(channels=4, value_channels=4, dtype=torch.double):

@@ -10,6 +10,7 @@ from pyg_match.nn.matcher_layer import AttentionBlock, MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.orthogonal import OrthogonalFusion, orthogonality_penalty, orthogonalize
+from pyg_match.nn.prepared_pair import PreparedPair
 
 __all__ = [
     "AttentionBlock",
@@ -24,6 +25,7 @@ __all__ = [
     "MultiScaleConv",
     "OrthogonalFusion",
     "PartitionGCNConv",
+    "PreparedPair",
     "RotaryEncoding",
     "SinkhornAssignment",
     "convert_lightglue",

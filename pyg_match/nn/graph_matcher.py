@@ -22,6 +22,7 @@ from pyg_match.nn.matcher_checks import (
     check_descriptors,
     check_frozen,
     check_pair,
+    check_prepared,
     check_scales,
     check_self_step,
 )
@@ -181,8 +182,8 @@ class GraphMatcher(nn.Module):
     ) -> MatcherOutput:
         """Match a pair or a batch of pairs.
 
-        A GPU never waits for the host with a pair that has been prepared, an assignment on edges, and without early
-        exit and pruning, whose decisions the host takes.
+        With a prepared pair, nothing is read back from a GPU, unless the configuration needs it: for an assignment of
+        all to all, for early exit and pruning, for scales, or for ``redraw_after`` with ``mask_mode="zero"``.
 
         Args:
             pair: Keypoints of both images, with edges or complete; or what :meth:`prepare` has made of them, of which
@@ -196,8 +197,9 @@ class GraphMatcher(nn.Module):
                 make something of finite values that is not.
         """
         check_frozen(self._frozen, self)
-        looks = not (self.training or isinstance(pair, PreparedPair))
+        checks_values = not (self.training or isinstance(pair, PreparedPair))
         prepared = pair if isinstance(pair, PreparedPair) else self.prepare(pair)
+        check_prepared(prepared, self.config, next(self.encoding.parameters()).device)
         pair, graph = prepared.pair, prepared.graph
         x, rotation = self._embed(prepared)
         redrawn = self.config.redraw_after is not None
@@ -223,7 +225,7 @@ class GraphMatcher(nn.Module):
             )
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
-                if looks:
+                if checks_values:
                     check_descriptors(i, x, graph.nodes)
                 done, of_done = graph, x
                 if not all(stops):
@@ -231,7 +233,7 @@ class GraphMatcher(nn.Module):
                     done, of_done = graph.subset(chosen, stops), x[chosen]
                 with torch.autocast(x.device.type, enabled=False):
                     on_edges = output.edge_log_assignment is not None
-                    assignment = self.assign(i, of_done, done, on_edges, looks)
+                    assignment = self.assign(i, of_done, done, on_edges, checks_values)
                     output.write(i, assignment, done, self.config.filter_threshold, redrawn)
             if all(stops):
                 break
@@ -250,7 +252,8 @@ class GraphMatcher(nn.Module):
         """Look at a pair or a batch of pairs once for any number of forwards.
 
         Values and edges are checked, and edges laid out as the layers read them; :meth:`forward` then does neither.
-        With gradients switched on, edges are laid out for their backward, too.
+        With gradients switched on, edges are laid out for their backward, too. What was prepared in inference mode
+        serves inference only.
 
         Raises:
             TypeError: See :meth:`forward`.
@@ -282,7 +285,7 @@ class GraphMatcher(nn.Module):
             position = torch.cat([position, pair.scale.unsqueeze(1), pair.orientation.unsqueeze(1)], dim=1)
         if isinstance(self.encoding, KeypointEncoding):
             position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
-        return PreparedPair(pair, graph, position)
+        return PreparedPair(pair, graph, position, self.config)
 
     @torch.no_grad()
     def self_step(self, pair: KeypointPair) -> Optional[Tensor]:
@@ -363,7 +366,7 @@ class GraphMatcher(nn.Module):
         return torch.tensor(chosen, device=graph.nodes.device).repeat_interleave(sizes)
 
     def assign(
-        self, i: int, x: Tensor, graph: PairGraph, on_edges: bool, looks: Optional[bool] = None
+        self, i: int, x: Tensor, graph: PairGraph, on_edges: bool, checks_values: Optional[bool] = None
     ) -> LayerAssignment:
         """The assignment after layer ``i``.
 
@@ -372,25 +375,25 @@ class GraphMatcher(nn.Module):
             x: The descriptors of the nodes of the graph after it.
             graph: The graph.
             on_edges: Whether only the edges between images are assigned, instead of all pairs of keypoints.
-            looks: Whether the numbers are looked at; ``None`` for in evaluation mode.
+            checks_values: Whether numbers that are NaN or infinite are refused; ``None`` for in evaluation mode.
 
         Shapes:
             - **x:** :math:`(N, D)`
             - **output:** see :class:`~pyg_match.nn.layer_assignment.LayerAssignment`
 
         Raises:
-            ValueError: If it was looked at and is NaN or infinite.
+            ValueError: If numbers are NaN or infinite and are checked.
         """
-        looks = not self.training if looks is None else looks
+        checks_values = not self.training if checks_values is None else checks_values
         head = self.assignment_head(i)
         if on_edges:
             edges: Any = graph.cross_edges
             log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
-            check_assignments(i, [log_assignment] if looks else [])
+            check_assignments(i, [log_assignment] if checks_values else [])
             return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
         images = x.split([count for counts in graph.counts for count in counts])
         dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
-        check_assignments(i, dense if looks else [])
+        check_assignments(i, dense if checks_values else [])
         return LayerAssignment(graph.counts, dense=dense)
 
     def assignment_head(self, i: int) -> Any:

@@ -26,7 +26,8 @@ class MatcherOutput:
             ``None`` if the assignment ran on edges or was not asked for.
         edge_log_assignment: Log assignment of each cross edge, if the assignment ran on edges.
         cross_edge_index: These edges, by nodes of all pairs: the ones that were given, or, pair after pair as they
-            stopped, the ones that each pair's descriptors were compared along last where edges were drawn anew.
+            stopped, the ones that each pair's descriptors were compared along last where edges were drawn anew. On a
+            GPU, some of the latter are masked, in which case their log assignment is ``-inf``.
         descriptors: Descriptors of all nodes after each layer, if asked for.
         orthogonality: How much the scales of multi-scale self steps overlap, see
             :func:`~pyg_match.nn.orthogonality_penalty`, the mean over layers; for the loss. ``None`` without scales.

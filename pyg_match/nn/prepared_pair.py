@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyg_match.data import KeypointPair
+from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
 
 
@@ -16,6 +17,7 @@ class PreparedPair:
         pair: The keypoints, on the device of the matcher.
         graph: Their edges.
         position: What the encoding of positions takes.
+        config: The configuration of the matcher.
 
     Shapes:
         - **position:** :math:`(N, 2)`, or :math:`(N, 4)` with scale and orientation
@@ -24,3 +26,4 @@ class PreparedPair:
     pair: KeypointPair
     graph: PairGraph
     position: Tensor
+    config: MatcherConfig

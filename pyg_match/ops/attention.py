@@ -92,25 +92,27 @@ def sparse_attention(
             "dense groups list no edges, so that neither a bias nor a mask can be given with them"
         )
     check_edge_values(edges.col.size(0), query.size(1), bias, mask)
-    backend = _differentiable(backend, query, key, value, bias, edges.log_weight)
+    _check_devices(query, edges, bias, mask)
+    asked, backend = backend, _differentiable(backend, query, key, value, bias, edges.log_weight)
     kernel = _uses_kernel(backend, query)
     scale = _factor(query, scale)
     dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
     # Sums are made in single precision at least; kernels on a GPU and dense attention see to that themselves.
     on_cpu = kernel and query.device.type == "cpu"
     widens = on_cpu or not kernel
-    if edges.is_dense and backend != "reference":
+    if edges.is_dense and asked != "reference":
         widens = on_cpu and dtype != torch.bfloat16
     wide = torch.promote_types(dtype, torch.float) if widens else dtype
     q = query.to(wide)
     # Those on the CPU read bfloat16: there is half as much to bring near the core.
     halves = on_cpu and widens and wide == torch.float and key.dtype == value.dtype == torch.bfloat16
     k, v = (key, value) if halves else (q if key is query else key.to(wide), value.to(wide))
-    bias = None if bias is None else edges.sorted(bias).to(wide)
+    bias = None if bias is None else edges.sorted(bias)
+    bias = bias if bias is None or (kernel and not on_cpu) else bias.to(wide)
     mask = None if mask is None else edges.sorted(mask)
     if kernel:
         out = operators.attention(q, k, v, edges, bias, mask, mask_mode == "remove", scale)[0]
-    elif edges.is_dense and edges.groups is not None and backend != "reference":
+    elif edges.is_dense and edges.groups is not None and asked != "reference":
         out = dense_attention(q, k, v, edges.groups, scale)
     else:
         edges, weight = edges.listed()
@@ -177,6 +179,7 @@ def edge_scores(
     backend = _differentiable(backend, query, key)
     scale = _factor(query, scale)
     edges = _listed_only(edge_index, query, key)
+    _check_devices(query, edges)
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
     if _uses_kernel(backend, query):
@@ -194,16 +197,27 @@ def _listed_only(edge_index: Union[EdgesLike, EdgeSet], query: Tensor, key: Tens
     return edges
 
 
+def _check_devices(query: Tensor, edges: EdgeSet, *values: Optional[Tensor]) -> None:
+    """Refuse edges, or what belongs to them, on another device than the nodes."""
+    for tensor in (edges.rowptr, edges.groups, edges.log_weight, *values):
+        if tensor is not None and tensor.device != query.device:
+            raise ValueError(f"edges must be on the device of the nodes, {query.device}, got {tensor.device}")
+
+
 def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     one_of("backend", backend, ("auto", "kernel", "reference"))
     if backend == "reference":
         return False
     kind = query.device.type
-    if backend == "kernel" and kind not in ("cpu", "cuda"):
+    found = bool(operators.has_kernels(kind))
+    if (
+        backend == "kernel" and not found and kind != "cpu"
+    ):  # the library of the CPU tells itself what is missing
         raise ValueError(
-            f"backend='kernel' runs on the CPU and on CUDA devices, got tensors on {query.device}"
+            "backend='kernel' runs on the CPU, and with Triton 3.2 on NVIDIA GPUs of compute capability 8.0 and above, "
+            f"got tensors on {query.device}"
         )
-    return backend == "kernel" or bool(operators.has_kernels(kind))
+    return found or backend == "kernel"
 
 
 def _factor(query: Tensor, scale: Optional[float]) -> float:

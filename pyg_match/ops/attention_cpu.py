@@ -179,13 +179,8 @@ def attention_backward(
         for grad, t in zip(grads[1:], given, strict=True)
     )
     none = query.new_empty(0)
-    return (
-        grads[0],
-        grad_key,
-        grad_value,
-        none if bias is None else slope,
-        none if grad_weight is None else grad_weight,
-    )
+    of_bias = none if bias is None else slope.to(bias.dtype)
+    return grads[0], grad_key, grad_value, of_bias, none if grad_weight is None else grad_weight
 
 
 def scores_forward(

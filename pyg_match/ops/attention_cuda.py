@@ -49,8 +49,8 @@ def attention_forward(
     log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention and log-sum-exp; see :func:`pyg_match.ops.attention_cpu.attention_forward`."""
-    query, key, value = _together(query, key, value)
     out = empty_result(query, value)
+    query, key, value = _together(query, key, value)
     lse = query.new_empty(query.shape[:2], dtype=_real(query))
     listed = groups is None or col.numel() > 0
     with _on(query):
@@ -98,10 +98,10 @@ def attention_backward(
     log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients; see :func:`pyg_match.ops.attention_cpu.attention_backward`."""
-    given = (query, key, value)
+    grads = [empty_result(t, t) for t in (query, key, value)]
     query, key, value = _together(query, key, value)
     grad = _side_by_side(grad.to(query.dtype))
-    grads = [empty_result(t, t) for t in (query, key, value)]
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
     none, real = query.new_empty(0), _triton(lse)
     grad_bias = none if bias is None else lse.new_empty(query.size(1), col.numel())
     grad_weight = none
@@ -136,10 +136,9 @@ def attention_backward(
             grad_weight = _dense_backward(
                 query, key, value, dense, scale, lse, grad, common, grads, weighs, listed
             )
-    typed = [
-        grad if grad.dtype == t.dtype else grad.to(t.dtype) for grad, t in zip(grads, given, strict=True)
-    ]
-    return typed[0], typed[1], typed[2], grad_bias, grad_weight
+    grad_bias = grad_bias if bias is None else grad_bias.to(bias.dtype)
+    grad_weight = grad_weight if log_weight is None else grad_weight.to(log_weight.dtype)
+    return grads[0], grads[1], grads[2], grad_bias, grad_weight
 
 
 def _dense_backward(
@@ -228,8 +227,8 @@ def scores_backward(
     perm: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
-    query, key = _together(query, key)
     grad_query, grad_key = empty_result(query, query), empty_result(key, key)
+    query, key = _together(query, key)
     col, grad = checked_sources(rowptr, col, key.size(0)), grad.contiguous()
     if colptr is None or row is None:
         colptr, row, perm = transpose_edges(rowptr.long(), col, key.size(0))
@@ -274,17 +273,26 @@ def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tenso
     channels, value_channels = (max(16, triton.next_power_of_2(t.size(2))) for t in (key, value))
     tile = max(16, min(_TILE, _TILE_BYTES // (query.element_size() * max(channels, value_channels))))
     # Three products of tensor cores are as exact as one in single precision, and several times as fast.
-    exact = torch.get_float32_matmul_precision() == "highest"
+    exact = _is_exact()
     return {
         "REAL": _triton(query.new_empty(0, dtype=_real(query))), "HAS_WEIGHT": log_weight is not None,
         "PRECISION": "tf32x3" if exact else "tf32", "C": channels, "D": value_channels, "M": tile, "N": tile,
     }  # fmt: skip
 
 
+def _is_exact() -> bool:
+    """Whether products in single precision may not be rounded to TF32."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # where someone has said so by torch's newer setting
+        return bool(torch.backends.cuda.matmul.fp32_precision != "tf32")
+
+
 def _tables(groups: Tensor, column: int, tile: int) -> tuple[Tensor, Tensor]:
     """How many targets, and tiles of targets or sources, there are before each group."""
     targets = groups[:, 1] - groups[:, 0]
     tiles = (groups[:, column + 1] - groups[:, column] + tile - 1) // tile
+    tiles = tiles.masked_fill(targets == 0, 0)
     ptr, tile_ptr = F.pad(torch.stack([targets, tiles]).cumsum(1), (1, 0))
     return ptr, tile_ptr
 

@@ -1,7 +1,9 @@
 """The operators ``pyg_match::attention`` and ``pyg_match::edge_scores``: schemas, shapes, gradients and backends."""
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Optional
 
@@ -52,9 +54,16 @@ for _name, _function in (
 @torch.compiler.assume_constant_result
 def has_kernels(device_type: str) -> bool:
     """Whether the operators run on that kind of device."""
-    if device_type == "cuda":
-        return find_spec("triton") is not None
-    return device_type == "cpu" and available()
+    return _runs_triton() if device_type == "cuda" else device_type == "cpu" and available()
+
+
+@functools.cache
+def _runs_triton() -> bool:
+    """Whether there are the GPU and the version of Triton that the kernels were written for."""
+    if torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    major, minor = (int(part) for part in version("triton").split(".")[:2])
+    return (major, minor) >= (3, 2) and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def attention(
@@ -117,7 +126,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 def _(grad: Tensor, out: Tensor, lse: Tensor, grad_lse: Any, weighs: bool, *arguments: Any) -> Any:
     query, key, value, _, col, bias, *_, log_weight = arguments
     like = [attention_cpu.empty_result(t, t) for t in (query, key, value)]
-    of_bias = query.new_empty(0 if bias is None else (query.size(1), col.size(0)))
+    shape = query.size(1), col.size(0)
+    of_bias = query.new_empty(0) if bias is None else bias.new_empty(shape)
     return (*like, of_bias, torch.empty_like(log_weight) if weighs else query.new_empty(0))
 
 

@@ -40,7 +40,7 @@ def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = Tru
 
 
 def waits_for_counts(device: torch.device) -> bool:
-    """Whether :func:`candidate_edges`, whose number nobody knows before, holds up that device."""
+    """Whether a result of data-dependent size, as that of :func:`candidate_edges`, would synchronise the device."""
     return device.type != "cpu"
 
 
@@ -49,12 +49,12 @@ def masked_candidate_edges(x: Tensor, offsets: Tensor, most: int, k: int) -> tup
     """The edges of :func:`candidate_edges` in both directions, in a fixed number of places.
 
     Each keypoint names ``k`` others, and is named by some; where two name each other, one of two equal edges is masked.
-    So nothing has to be counted, and the device goes on without the host.
+    So nothing has to be counted, and the device is not synchronised.
 
     Args:
         x: Finite descriptors of images 0 and 1 of a pair after another.
         offsets: Where the descriptors of each image start, and their number at the end.
-        most: A number of descriptors that no image exceeds.
+        most: Upper bound of the number of descriptors of an image.
         k: Number of candidates.
 
     Shapes:

@@ -105,17 +105,6 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
     return csr
 
 
-def check_sources(csr: CSR, num_sources: int) -> None:
-    """Look for sources that do not exist: a negative one would be counted from the end.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    wrong = outside(csr.col, num_sources)
-    if wrong is not None:
-        raise ValueError(f"an edge names source {wrong}, but there are {num_sources}")
-
-
 def check_targets(target: Tensor, num_targets: int) -> None:
     """Look for targets that do not exist.
 

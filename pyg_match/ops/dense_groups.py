@@ -43,6 +43,8 @@ def attend_groups(
     query: Tensor, key: Tensor, value: Tensor, groups: Groups, scale: float, out: Tensor, lse: Tensor
 ) -> None:
     """Merge the attention of groups into a result and its log-sum-exp."""
+    if query.size(1) == 0:
+        return
     key, value = _of_groups(groups, key, query.dtype), _of_groups(groups, value, query.dtype)
     width = max(key.size(3), value.size(3))
     query, key, value = (_padded(t, width) for t in (_heads_first(query), key, value))
@@ -78,6 +80,8 @@ def add_gradients(
     and the sum of the gradients of a target's scores out.
     """
     channels, value_channels = key.size(2), value.size(2)
+    if query.size(1) == 0:
+        return None if groups.log_weight is None else torch.zeros_like(groups.log_weight)
     extra = weighs or grad_lse is not None
     width = max(channels, value_channels) + extra
     key, value = _of_groups(groups, key, query.dtype), _of_groups(groups, value, query.dtype)

@@ -1,5 +1,6 @@
 """What attention runs along: listed edges, and dense groups whose edges nobody lists."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 import torch
@@ -50,16 +51,18 @@ class Anchored(NamedTuple):
 
     def listed(self) -> tuple[CSR, Tensor]:
         """All edges, those of anchors last for each target, and what they add to their scores."""
-        groups = _table(self.target_ptr, self.anchor_ptr[:-1], self.anchor_ptr[1:], self.anchor.device)
+        rows = _rows(self.target_ptr, self.anchor_ptr[:-1], self.anchor_ptr[1:])
+        groups = torch.tensor(rows, dtype=torch.long, device=self.anchor.device).view(-1, 4)
         return _listed(self.edges.rowptr, self.edges.col, groups, self.anchor, self.log_weight)
 
 
 class EdgeSet(NamedTuple):
     """Edges as the operators read them, checked when they are made: a listed part, and dense groups.
 
-    :meth:`of` makes one of anything that :func:`~pyg_match.ops.sparse_attention` takes. Whoever attends along the
-    same edges several times does so once. A complete graph is groups without a list; a graph of nearest neighbours
-    is a list without groups; anchors are both.
+    :meth:`of` makes one of anything that :func:`~pyg_match.ops.sparse_attention` takes, and :meth:`with_groups` adds
+    groups. Fields that are set in any other way are not checked, and the kernels follow wrong numbers to foreign
+    memory. A complete graph is groups without a list; a graph of nearest neighbours is a list without groups;
+    anchors are both.
 
     Attributes:
         rowptr: Where the listed edges of each target start, and their number at the end, 64 bits.
@@ -68,9 +71,10 @@ class EdgeSet(NamedTuple):
         perm: The place of each listed edge in the user's order; ``None`` if it is the same.
         transposed: The listed edges by source, for gradients: pointer, targets and places.
         groups: Of each dense group the first target, the one after its last, and the same of its sources, which are
-            a range of nodes, or of ``source`` if that is given. Groups may overlap.
+            a range of nodes, or of places in ``source`` if that is given.
         source: The sources of the groups.
         log_weight: What targets add to the scores of their group, group after group; ``None`` for nothing.
+        rounds: How many times the groups go through all targets.
 
     Shapes:
         - **rowptr:** :math:`(T + 1)`
@@ -92,6 +96,7 @@ class EdgeSet(NamedTuple):
     groups: Optional[Tensor] = None
     source: Optional[Tensor] = None
     log_weight: Optional[Tensor] = None
+    rounds: int = 1
 
     @classmethod
     def of(
@@ -107,7 +112,7 @@ class EdgeSet(NamedTuple):
             edge_index: Edges as :func:`~pyg_match.ops.sparse_attention` takes them.
             num_targets: Number of targets.
             num_sources: Number of sources.
-            device: Where :class:`Blocks` are wanted, which have no tensors.
+            device: Device of the result for :class:`Blocks`, which have none.
 
         Raises:
             TypeError: If it is nothing of that kind.
@@ -135,8 +140,9 @@ class EdgeSet(NamedTuple):
 
     @property
     def is_dense(self) -> bool:
-        """Whether it is a complete graph, or several: groups without a list and without weights."""
-        return self.groups is not None and self.col.numel() == 0 and self.log_weight is None
+        """Whether it is complete graphs of ranges of nodes: groups without a list, without weights, in one round."""
+        listed = self.groups is None or self.col.numel() > 0
+        return not listed and self.source is None and self.log_weight is None and self.rounds == 1
 
     def csr(self) -> CSR:
         """The listed edges."""
@@ -145,6 +151,63 @@ class EdgeSet(NamedTuple):
     def sorted(self, values: Tensor) -> Tensor:
         """Bring one value per listed edge from the user's order into this one."""
         return values if self.perm is None else values[self.perm]
+
+    def with_groups(
+        self,
+        groups: Union[Tensor, Sequence[Sequence[int]]],
+        source: Optional[Tensor] = None,
+        log_weight: Optional[Tensor] = None,
+    ) -> "EdgeSet":
+        """The same listed edges, and dense groups besides.
+
+        Groups divide the targets: in their order they go through all of them, each in one group, which may have no
+        sources. Having done so, they may begin again with another division.
+
+        Args:
+            groups: See :class:`EdgeSet`.
+            source: See :class:`EdgeSet`.
+            log_weight: See :class:`EdgeSet`.
+
+        Shapes:
+            - **groups:** :math:`(G, 4)`
+            - **source:** :math:`(S_G)`
+            - **log_weight:** the number of targets of all groups
+
+        Raises:
+            ValueError: If groups do not divide the targets, a source does not exist, or there is not one weight for
+                each target of each group.
+
+        Example:
+            >>> edges = EdgeSet.of(torch.empty(2, 0, dtype=torch.long), num_targets=5, num_sources=5)
+            >>> groups = edges.with_groups([[0, 2, 0, 2], [2, 5, 2, 5]])
+            >>> groups.is_dense, groups.listed()[0].col.numel()
+            (True, 13)
+        """
+        rows = groups.tolist() if isinstance(groups, Tensor) else [list(row) for row in groups]
+        device = self.rowptr.device
+        if source is not None:
+            outside = (source < 0) | (source >= self.num_sources)
+            if bool(outside.any()):
+                seen = int(source[outside][0])
+                raise ValueError(f"a group names source {seen}, but there are {self.num_sources}")
+        limit = self.num_sources if source is None else source.numel()
+        rounds = _rounds(rows, self.num_targets, limit)
+        count = sum(stop - start for start, stop, *_ in rows)
+        if log_weight is not None and log_weight.shape != (count,):
+            raise ValueError(
+                f"'log_weight' must hold a number for each of the {count} targets of groups, got "
+                f"{list(log_weight.shape)}"
+            )
+        if _share_sources(rows):  # each group gets sources of its own, for gradients to have a place
+            places = [torch.arange(start, stop, device=device) for *_, start, stop in rows]
+            place = torch.cat(places)
+            source = place if source is None else source[place]
+            ends = torch.tensor([len(part) for part in places]).cumsum(0).tolist()
+            rows = [
+                [*row[:2], end - len(part), end] for row, part, end in zip(rows, places, ends, strict=True)
+            ]
+        table = torch.tensor(rows, dtype=torch.long, device=device).view(-1, 4)
+        return self._replace(groups=table, source=source, log_weight=log_weight, rounds=rounds)
 
     def listed(self) -> "tuple[EdgeSet, Optional[Tensor]]":
         """The same with all edges in the list, those of groups last for each target, and what they add to scores.
@@ -193,7 +256,6 @@ class EdgeSet(NamedTuple):
         return edges._replace(groups=groups, source=source, log_weight=log_weight), kept
 
 
-@torch.compiler.disable  # what is read of tensors here would break the graph
 def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optional[torch.device]) -> EdgeSet:
     if blocks.target_ptr[-1] != num_targets:
         raise ValueError(f"the blocks have {blocks.target_ptr[-1]} targets, but there are {num_targets}")
@@ -202,15 +264,12 @@ def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optio
             f"the blocks name source {max(blocks.source_stop) - 1}, but there are {num_sources} sources"
         )
     _check_rising("target_ptr", blocks.target_ptr)
-    for start, stop in zip(blocks.source_start, blocks.source_stop, strict=True):
-        if not 0 <= start <= stop:
-            raise ValueError(f"sources of a block must be a range of nodes, got from {start} to {stop}")
-    groups = _table(blocks.target_ptr, blocks.source_start, blocks.source_stop, device)
     rowptr = torch.zeros(num_targets + 1, dtype=torch.long, device=device)
-    return EdgeSet(rowptr, rowptr[:0].int(), num_sources, groups=groups)
+    none = EdgeSet(rowptr, rowptr[:0].int(), num_sources)
+    return none.with_groups(_rows(blocks.target_ptr, blocks.source_start, blocks.source_stop))
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # what is read of tensors here would break the graph
 def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet:
     anchor, num_groups = edges.anchor, len(edges.target_ptr) - 1
     if edges.target_ptr[-1] != num_targets or edges.log_weight.shape != (num_targets,):
@@ -227,9 +286,8 @@ def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet
     wrong = anchor[(anchor < 0) | (anchor >= num_sources)]
     if wrong.numel() > 0:
         raise ValueError(f"an anchor is source {int(wrong[0])}, but there are {num_sources}")
-    groups = _table(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:], anchor.device)
-    listed = EdgeSet.of(edges.edges, num_targets, num_sources)
-    return listed._replace(groups=groups, source=anchor, log_weight=edges.log_weight)
+    groups = _rows(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:])
+    return EdgeSet.of(edges.edges, num_targets, num_sources).with_groups(groups, anchor, edges.log_weight)
 
 
 def _check_rising(name: str, ptr: tuple[int, ...]) -> None:
@@ -237,15 +295,42 @@ def _check_rising(name: str, ptr: tuple[int, ...]) -> None:
         raise ValueError(f"'{name}' must rise from 0, got {ptr}")
 
 
-def _table(
-    target_ptr: tuple[int, ...],
-    source_start: tuple[int, ...],
-    source_stop: tuple[int, ...],
-    device: Optional[torch.device],
-) -> Tensor:
-    """Groups as :class:`EdgeSet` has them."""
-    columns = (target_ptr[:-1], target_ptr[1:], source_start, source_stop)
-    return torch.tensor(columns, dtype=torch.long, device=device).t().contiguous()
+def _rows(
+    target_ptr: Sequence[int], source_start: Sequence[int], source_stop: Sequence[int]
+) -> list[list[int]]:
+    """Groups of targets that follow each other."""
+    rows = zip(target_ptr[:-1], target_ptr[1:], source_start, source_stop, strict=True)
+    return [list(row) for row in rows]
+
+
+def _rounds(rows: list[list[int]], num_targets: int, num_sources: int) -> int:
+    """How many times groups go through all targets; refuses those that do not, and sources that do not exist."""
+    rounds, place = 0, num_targets
+    for first, stop, source, source_stop in rows:
+        if first == 0 and place == num_targets:
+            rounds, place = rounds + 1, 0
+        if first != place or not first <= stop <= num_targets:
+            raise ValueError(
+                f"groups must go through the {num_targets} targets in order, got one from {first} to {stop} after "
+                f"{place}"
+            )
+        if not 0 <= source <= source_stop <= num_sources:
+            raise ValueError(
+                f"sources of a group must be a range of the {num_sources} that there are, got from {source} to "
+                f"{source_stop}"
+            )
+        place = stop
+    if place != num_targets or (rounds == 0 and num_targets > 0):
+        raise ValueError(
+            f"groups must go through all {num_targets} targets, got none behind {place % max(num_targets, 1)}"
+        )
+    return rounds if num_targets > 0 else 1
+
+
+def _share_sources(rows: list[list[int]]) -> bool:
+    """Whether two groups have sources in common."""
+    ranges = sorted(row[2:] for row in rows if row[0] < row[1] and row[2] < row[3])
+    return any(after[0] < before[1] for before, after in zip(ranges, ranges[1:], strict=False))
 
 
 def _before(mask: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_ELEMENTS = 1 << 26  # distances held at once: half a gigabyte
+_ELEMENTS = 1 << 23  # distances held at once: 64 MiB, and several times that for ranking them
 
 
 def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:

@@ -131,15 +131,49 @@ def test_complete_graphs_of_any_size(device, count, cross):
     compare(*outputs, 1e-12)
 
 
+@pytest.mark.parametrize("with_source", [True, False])
+def test_groups_may_share_sources(device, with_source):
+    """More tiles than sources would have if each were in one group."""
+    groups = [[0, 2, 0, 40], [2, 3, 0, 40], [3, 3, 0, 40], [3, 6, 0, 35], [6, 8, 5, 40], [0, 8, 10, 30]]
+    listed = EdgeSet.of(torch.tensor([[3, 39, 3], [0, 0, 7]]), 8, 40)
+    graph = listed.with_groups(groups, torch.arange(40).flip(0) if with_source else None)
+    assert graph.rounds == 2 and not graph.is_dense
+    x = [torch.randn(n, 2, 4, dtype=torch.double) for n in (8, 40, 40)]
+    outputs = []
+    for place, backend in ((device, "kernel"), ("cpu", "reference")):
+        leaves = [t.clone().to(place).requires_grad_() for t in x]
+        rowptr, col, groups, source = to(place, graph.rowptr, graph.col, graph.groups, graph.source)
+        moved = EdgeSet(rowptr, col, 40, groups=groups, source=source, rounds=2)
+        out = sparse_attention(*leaves, moved, backend=backend)
+        outputs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    compare(*outputs, 1e-12)
+
+
+def test_no_heads_and_sums_of_logarithms(device):
+    none = torch.randn(6, 0, 8, device=device, requires_grad=True)
+    blocks = Blocks((0, 6), (0,), (6,))
+    out = sparse_attention(none, none, none, blocks, backend="kernel")
+    assert out.shape == (6, 0, 8)
+    assert torch.autograd.grad(out.sum(), none)[0].shape == none.shape
+    edges = edge_set()
+    moved = to(device, edges.rowptr, edges.col, edges.groups, edges.source, edges.log_weight)
+    graph = EdgeSet(*moved[:2], 12, groups=moved[2], source=moved[3], log_weight=moved[4], rounds=2)
+    leaves = [t.to(device).requires_grad_() for t in nodes()]
+    grads = []
+    for grad in (torch.ones(12, 2, dtype=torch.double, device=device), None):
+        lse = operators.attention(*leaves, graph, None, None, False, 0.5)[1]
+        grads.append(torch.autograd.grad(lse if grad is not None else lse.sum(), leaves[:2], grad))
+    compare(grads[1], [t.cpu() for t in grads[0]], 1e-12)
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float, 1e-5), (torch.bfloat16, 3e-2), (torch.half, 4e-3)]
 )
 def test_precisions(device, dtype, tolerance):
     q, k, v, edge_index, bias, _ = random_case(0, 20, 20, 200, 2, 16, 16)
     low = [t.to(dtype) for t in (q, k, v)]
-    edges = EdgeSet.of(edge_index, 20, 20)._replace(
-        groups=torch.tensor([[0, 12, 0, 3], [12, 20, 3, 9]]), source=torch.arange(9) * 2
-    )
+    edges = EdgeSet.of(edge_index, 20, 20)
+    edges = edges.with_groups([[0, 12, 0, 3], [12, 20, 3, 9]], torch.arange(9) * 2)
     outputs = []
     for place, backend in ((device, "kernel"), ("cpu", "reference")):
         kind = dtype if backend == "kernel" else torch.double

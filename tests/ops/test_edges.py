@@ -171,8 +171,8 @@ def test_groups_that_lead_nowhere_are_refused():
             Blocks((1, 6), (0,), (6,)),
             Anchored(csr, (0, 7, 6), torch.tensor([0]), (0, 1, 1), none),
         ],
-        "must be a range of nodes, got from 4 to 2": [Blocks((0, 6), (4,), (2,))],
-        "must be a range of nodes, got from -1 to 2": [Blocks((0, 6), (-1,), (2,))],
+        "must be a range of the 6 that there are, got from 4 to 2": [Blocks((0, 6), (4,), (2,))],
+        "must be a range of the 6 that there are, got from -1 to 2": [Blocks((0, 6), (-1,), (2,))],
         "'anchor_ptr' must rise from 0": [
             Anchored(csr, (0, 3, 6), torch.tensor([0, 1]), (0, 3, 2), none),
             Anchored(csr, (0, 6), torch.tensor([0, 1]), (1, 2), none),
@@ -215,7 +215,7 @@ def test_part_of_the_nodes(seed, with_source, listed):
     """The same as leaving out listed edges."""
     edges = edge_set(seed, listed=listed)
     if not with_source:
-        edges = edges._replace(groups=edges.groups[:2], source=None, log_weight=edges.log_weight[:9])
+        edges = edges.with_groups([[0, 4, 0, 4], [4, 9, 4, 9], [9, 12, 12, 12]], None, edges.log_weight[:12])
     edges = edges.with_transpose()
     keep = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.6
     part, kept = edges.subset(keep)
@@ -232,3 +232,79 @@ def test_part_of_the_nodes(seed, with_source, listed):
     assert torch.equal(found[1][1], bias[remain])
     source, target = edges.csr().listed()
     assert torch.equal(kept, keep[source] & keep[target])
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "message"),
+    [
+        ([[0, 3, 0, 3]], {}, "must go through all 12 targets, got none behind 3"),
+        ([[6, 12, 0, 3], [0, 6, 0, 3]], {}, "through the 12 targets in order, got one from 6 to 12 after 12"),
+        ([[0, 7, 0, 3], [6, 12, 0, 3]], {}, "in order, got one from 6 to 12 after 7"),
+        ([[0, 13, 0, 3]], {}, "in order, got one from 0 to 13 after 0"),
+        ([[0, 12, 0, 3], [0, 5, 0, 3]], {}, "must go through all 12 targets, got none behind 5"),
+        ([], {}, "must go through all 12 targets"),
+        ([[0, 12, 0, 13]], {}, "must be a range of the 12 that there are, got from 0 to 13"),
+        ([[0, 12, 0, 3]], {"source": torch.tensor([1, 2])}, "a range of the 2 that there are"),
+        ([[0, 12, 0, 1]], {"source": torch.tensor([12])}, "a group names source 12, but there are 12"),
+        ([[0, 12, 0, 1]], {"source": torch.tensor([-1])}, "a group names source -1"),
+        ([[0, 12, 0, 1]], {"log_weight": torch.zeros(5)}, r"each of the 12 targets of groups, got \[5\]"),
+    ],
+)
+def test_groups_are_checked(groups, options, message):
+    with pytest.raises(ValueError, match=message):
+        edge_set().with_groups(groups, **options)
+
+
+def test_groups_without_targets():
+    none = EdgeSet.of(Blocks((0, 0, 0), (0, 0), (3, 5)), 0, 5)
+    assert none.rounds == 1 and none.is_dense
+    q, k = torch.randn(0, 2, 4), torch.randn(5, 2, 4, requires_grad=True)
+    out = sparse_attention(q, k, k, none)
+    assert out.shape == (0, 2, 4) and torch.equal(torch.autograd.grad(out.sum(), k)[0], torch.zeros(5, 2, 4))
+    empty = EdgeSet.of(Blocks((0, 0, 4, 4), (0, 0, 0), (3, 5, 2)), 4, 5)
+    assert empty.rounds == 1 and empty.is_dense
+
+
+@pytest.mark.parametrize(
+    ("groups", "source"),
+    [
+        ([[0, 12, 0, 2]], [5, 4]),
+        ([[0, 12, 0, 3], [0, 12, 3, 6]], None),
+        ([[0, 5, 0, 9], [5, 12, 0, 9]], None),
+    ],
+)
+def test_without_kernels(groups, source, monkeypatch):
+    none = CSR(torch.zeros(13, dtype=torch.long), torch.empty(0, dtype=torch.long))
+    source = None if source is None else torch.tensor(source)
+    edges = EdgeSet.of(none, 12, 12).with_groups(groups, source)
+    tensors = nodes()
+    expected = sparse_attention(*tensors, edges, backend="reference")
+    torch.testing.assert_close(sparse_attention(*tensors, edges), expected)
+    monkeypatch.setattr(operators, "has_kernels", lambda *_: False)
+    torch.testing.assert_close(sparse_attention(*tensors, edges), expected)
+    blocks = EdgeSet.of(Blocks((0, 5, 12), (5, 0), (12, 5)), 12, 12)
+    assert blocks.is_dense
+    expected = sparse_attention(*tensors, blocks, backend="reference")
+    torch.testing.assert_close(sparse_attention(*tensors, blocks), expected)
+
+
+def test_complete_graphs_compile_and_have_forward_derivatives():
+    torch._dynamo.reset()
+    blocks, tensors = Blocks((0, 5, 12), (5, 0), (12, 5)), nodes()
+
+    def attend(query, key, value):
+        return sparse_attention(query, key, value, blocks)
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), attend(*tensors))
+    gradient = torch.func.grad(lambda q: attend(q, *tensors[1:]).square().sum())(tensors[0])
+    query = tensors[0].clone().requires_grad_()
+    expected = torch.autograd.grad(attend(query, *tensors[1:]).square().sum(), query)[0]
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_edges_on_another_device_are_refused():
+    edges, tensors = edge_set(listed=False, weighted=False), nodes()
+    away = edges._replace(groups=edges.groups.to("meta"))
+    with pytest.raises(ValueError, match="edges must be on the device of the nodes, cpu, got meta"):
+        sparse_attention(*tensors, away)

@@ -169,7 +169,7 @@ class MaskedAttentionConv(MessagePassing):
         fuses = self._fuses(edge_index, return_attention_weights)
         if exact and return_attention_weights:
             raise ValueError(
-                "Blocks list no edges; use CompleteGraph to get attention weights of a complete graph"
+                "dense groups list no edges; use CompleteGraph to get the attention weights of a complete graph"
             )
         if isinstance(edge_index, EdgeSet) and edge_index.groups is not None and not (fuses or exact):
             if edge_bias is not None or edge_mask is not None:

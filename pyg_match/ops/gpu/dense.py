@@ -1,9 +1,9 @@
 """Triton kernels of attention in dense groups: one program for a tile of nodes and a head.
 
-Every layer of groups divides all targets: ``ptr`` counts them group after group, so that target ``t`` is number
-``layer * num_targets + t``. A tile lies within a group of the first layer; those of other layers that it meets are gone
-through one after the other. ``source`` names the sources of groups, which otherwise are ranges of nodes. The other
-conventions are those of ``listed.py``.
+Groups go through all targets in order, once or in several rounds. ``ptr`` counts their targets group after group, so
+that target ``t`` of a round is number ``round * num_targets + t``. A tile lies within a group of the first round; the
+groups of other rounds that it meets are taken one after the other. ``source`` names the sources of groups, which
+otherwise are ranges of nodes; no two groups share a place there. The other conventions are those of ``listed.py``.
 """
 
 import triton
@@ -31,12 +31,12 @@ def forward(
     PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Results and log-sum-exps of targets; with listed edges, merged into theirs."""
-    tile, h = tl.program_id(0), tl.program_id(1)
+    tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tile >= tl.load(tiles + num_groups):
         return
     group = _group_of(tiles, num_groups, tile)
     first = tl.load(ptr + group) + (tile - tl.load(tiles + group)) * M
-    if first >= num_targets:  # of another layer
+    if first >= num_targets:  # of another round
         return
     last = tl.minimum(tl.load(ptr + group + 1), first + M)
     t = first + tl.arange(0, M)
@@ -55,16 +55,16 @@ def forward(
         top = tl.full([M], float("-inf"), REAL)
         total = tl.zeros([M], REAL)
         acc = tl.zeros([M, D], REAL)
-    layers = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
-    for layer in range(layers):
-        begin = layer * num_targets + first
-        end = layer * num_targets + last
+    rounds = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
+    for turn in range(rounds):
+        begin = turn * num_targets + first
+        end = turn * num_targets + last
         group = _group_of(ptr, num_groups, begin)
         while begin < end:
             border = tl.load(ptr + group + 1)
-            member = here & (layer * num_targets + t >= begin) & (layer * num_targets + t < border)
+            member = here & (turn * num_targets + t >= begin) & (turn * num_targets + t < border)
             if HAS_WEIGHT:
-                weight = tl.load(log_weight + layer * num_targets + t, mask=member, other=0.0).to(REAL)
+                weight = tl.load(log_weight + turn * num_targets + t, mask=member, other=0.0).to(REAL)
             s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
             for s in range(s0, s1, N):
                 inside = s + n < s1
@@ -105,7 +105,7 @@ def backward_targets(
     WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of queries, added to those along listed edges, and of weights, ``[H, G targets]``."""
-    tile, h = tl.program_id(0), tl.program_id(1)
+    tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tile >= tl.load(tiles + num_groups):
         return
     group = _group_of(tiles, num_groups, tile)
@@ -125,17 +125,17 @@ def backward_targets(
     logs = tl.load(lse + t * heads + h, mask=here, other=0.0)
     logs = tl.where(logs == float("-inf"), float("inf"), logs)
     acc = tl.zeros([M, C], REAL)
-    layers = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
-    for layer in range(layers):
-        begin = layer * num_targets + first
-        end = layer * num_targets + last
+    rounds = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
+    for turn in range(rounds):
+        begin = turn * num_targets + first
+        end = turn * num_targets + last
         group = _group_of(ptr, num_groups, begin)
         while begin < end:
             border = tl.load(ptr + group + 1)
-            member = here & (layer * num_targets + t >= begin) & (layer * num_targets + t < border)
+            member = here & (turn * num_targets + t >= begin) & (turn * num_targets + t < border)
             sums = tl.zeros([M], REAL)
             if HAS_WEIGHT:
-                weight = tl.load(log_weight + layer * num_targets + t, mask=member, other=0.0).to(REAL)
+                weight = tl.load(log_weight + turn * num_targets + t, mask=member, other=0.0).to(REAL)
             s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
             for s in range(s0, s1, N):
                 inside = s + n < s1
@@ -156,7 +156,7 @@ def backward_targets(
                     sums += tl.sum(slope, 1)
                 acc += tl.dot(slope.to(k.dtype), k, input_precision=PRECISION, out_dtype=REAL)
             if WEIGHS:
-                at = grad_weight + h * num_weights + layer * num_targets + t
+                at = grad_weight + h * num_weights + turn * num_targets + t
                 tl.store(at, sums, mask=member)
             begin = border
             group += 1
@@ -176,7 +176,7 @@ def backward_sources(
     PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values: one row for each source of a group, or added to those along listed edges."""
-    tile, h = tl.program_id(0), tl.program_id(1)
+    tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tile >= tl.load(tiles + num_groups):
         return
     group = _group_of(tiles, num_groups, tile)

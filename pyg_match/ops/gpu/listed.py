@@ -19,7 +19,7 @@ def forward(
 ):  # fmt: skip
     """Results and log-sum-exps of targets."""
     row = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * H + tl.arange(0, H)
+    h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, d, e = tl.arange(0, C), tl.arange(0, D), tl.arange(0, E)
     of_keys = (h < heads)[:, None] & (c < channels)[None, :]
     of_values = (h < heads)[:, None] & (d < value_channels)[None, :]
@@ -74,7 +74,7 @@ def backward_targets(
 ):  # fmt: skip
     """Gradients of queries and, with biases, of scores; and what the gradients of a target's scores have in common."""
     row = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * H + tl.arange(0, H)
+    h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, d, e = tl.arange(0, C), tl.arange(0, D), tl.arange(0, E)
     of_keys = (h < heads)[:, None] & (c < channels)[None, :]
     of_values = (h < heads)[:, None] & (d < value_channels)[None, :]
@@ -115,7 +115,7 @@ def backward_targets(
         p = tl.where(seen, tl.exp(score - logs[None]), 0.0)
         slope = p * (slope - shared[None])
         if HAS_BIAS:
-            at = grad_score + h[None, :].to(tl.int64) * edges + place[:, None]
+            at = grad_score + h[None, :] * edges + place[:, None]
             tl.store(at, slope, mask=within[:, None] & (h < heads)[None, :])
         acc += tl.sum(slope[:, :, None] * k, 0)
     q_at = grad_query + row * grad_query_step + h[:, None] * grad_query_head + c[None, :]
@@ -132,7 +132,7 @@ def backward_sources(
 ):  # fmt: skip
     """Gradients of keys and values, which sources gather from their targets."""
     row = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * H + tl.arange(0, H)
+    h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, d, e = tl.arange(0, C), tl.arange(0, D), tl.arange(0, E)
     of_keys = (h < heads)[:, None] & (c < channels)[None, :]
     of_values = (h < heads)[:, None] & (d < value_channels)[None, :]
@@ -186,7 +186,7 @@ def scores(
 ):  # fmt: skip
     """The scaled inner product of both ends of each edge, ``[H, E]``."""
     row = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * H + tl.arange(0, H)
+    h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, e = tl.arange(0, C), tl.arange(0, E)
     of_keys = (h < heads)[:, None] & (c < channels)[None, :]
     q_at = query + row * query_step + h[:, None] * query_head + c[None, :]
@@ -198,7 +198,7 @@ def scores(
         source = tl.load(col + place, mask=here, other=0).to(tl.int64)
         k_at = key + source[:, None, None] * key_step + (h[:, None] * key_head + c[None, :])[None]
         k = tl.load(k_at, mask=here[:, None, None] & of_keys[None], other=0.0).to(REAL)
-        at = out + h[None, :].to(tl.int64) * edges + place[:, None]
+        at = out + h[None, :] * edges + place[:, None]
         score = tl.sum(k * q[None], 2).to(out.dtype.element_ty)
         tl.store(at, score, mask=here[:, None] & (h < heads)[None, :])
 
@@ -211,7 +211,7 @@ def gather(
 ):  # fmt: skip
     """The scaled sum of what the edges of a row lead to, with weights ``[H, E]`` or alike; or what it adds."""
     row = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * H + tl.arange(0, H)
+    h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, e = tl.arange(0, C), tl.arange(0, E)
     of_nodes = (h < heads)[:, None] & (c < channels)[None, :]
     start, stop = tl.load(rowptr + row).to(tl.int32), tl.load(rowptr + row + 1).to(tl.int32)
@@ -225,7 +225,7 @@ def gather(
         if HAS_WEIGHT:
             if HAS_PERM:
                 place = tl.load(perm + place, mask=here, other=0)
-            at = weight + h[None, :].to(tl.int64) * edges + place[:, None]
+            at = weight + h[None, :] * edges + place[:, None]
             w = tl.load(at, mask=here[:, None] & (h < heads)[None, :], other=0.0).to(REAL)
             v = v * w[:, :, None]
         acc += tl.sum(v, 0)
