@@ -5,9 +5,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from pyg_match._version import __version__
 from pyg_match.commands import collections
 from pyg_match.commands.errors import error_line, refuse_inputs
-from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, chosen_device
+from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
 from pyg_match.files import user_path
 
 app = typer.Typer(
@@ -15,8 +16,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pyg-match {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
-def _commands() -> None:
+def _commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
     """Match local image features with graph networks."""
 
 
@@ -28,7 +40,7 @@ def match(
         Optional[Path], typer.Option(help="Picture of the matches to write (.png, .pdf, .svg).")
     ] = None,
     save: Annotated[Optional[Path], typer.Option(help="File of the matches to write (.npz, .json).")] = None,
-    weights: Annotated[str, typer.Option(help="Pretrained matcher and its detector.")] = "aliked-lightglue",
+    weights: Weights = "aliked-lightglue",
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,
     candidates: Annotated[
@@ -59,13 +71,19 @@ def match(
             show_default=False,
         ),
     ] = None,
+    filter_threshold: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0, max=1, help="Least probability of a match.", show_default="what the weights were made for"
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Match two images."""
     with error_line():
         _match(
             (image0, image1), out, save, weights, max_keypoints, resize, candidates, neighbors,
-            geometry, estimator, threshold, device,
+            geometry, estimator, threshold, filter_threshold, device,
         )  # fmt: skip
 
 
@@ -81,6 +99,7 @@ def _match(
     geometry: str,
     estimator: str,
     threshold: Optional[float],
+    filter_threshold: Optional[float],
     device: str,
 ) -> None:
     import time
@@ -99,7 +118,7 @@ def _match(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if threshold is not None:
         threshold = real_number("--threshold", threshold, positive=True)
-    if save is not None and save.suffix not in (".npz", ".json"):
+    if save is not None and save.suffix.lower() not in (".npz", ".json"):
         raise ValueError(f"--save must end in .npz or .json, got {save.name!r}")
     if out is not None:
         from pyg_match.visualization.canvas import check_format
@@ -114,6 +133,7 @@ def _match(
     asked = candidates is not None or neighbors is not None
     # The edges asked for, and no others after some layers.
     changes: dict[str, Any] = {"redraw_after": None} if asked else {}
+    changes |= {} if filter_threshold is None else {"filter_threshold": filter_threshold}
     matcher = Matcher.from_pretrained(
         weights,
         max_num_keypoints=max_keypoints,
@@ -260,7 +280,7 @@ def explore(
         Optional[Path], typer.Argument(help="First image; a sample pair by default.", metavar="[A]")
     ] = None,
     image1: Annotated[Optional[Path], typer.Argument(help="Second image.", metavar="[B]")] = None,
-    weights: Annotated[str, typer.Option(help="Pretrained matcher and its detector.")] = "aliked-lightglue",
+    weights: Weights = "aliked-lightglue",
     max_keypoints: MaxKeypoints = 1024,
     resize: Resize = 768,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one from 7860 on.")] = 0,

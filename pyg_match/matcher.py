@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from pyg_match.geometry import estimate_fundamental, estimate_homography
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
 from pyg_match.transforms import graph_from_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -93,6 +96,18 @@ class MatchResult:
         points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
         return estimate_fundamental(points0, points1, method=method, threshold=threshold)
 
+    def plot(self, image0: ImageLike, image1: ImageLike, **kwargs: Any) -> "Figure":
+        """Draw the matches over the images; see :func:`pyg_match.visualization.plot_matches`.
+
+        Args:
+            image0: Image 0.
+            image1: Image 1.
+            **kwargs: Further arguments, such as ``path`` for a file to write.
+        """
+        from pyg_match.visualization import plot_matches
+
+        return plot_matches(image0, image1, self, **kwargs)
+
     def save(self, path: Union[str, Path], **extra: Any) -> None:
         """Write the result to a ``.npz`` or ``.json`` file, whole or not at all.
 
@@ -104,7 +119,8 @@ class MatchResult:
             ValueError: If the ending is neither ``.npz`` nor ``.json``.
         """
         path = user_path(path)
-        if path.suffix not in (".npz", ".json"):
+        ending = path.suffix.lower()
+        if ending not in (".npz", ".json"):
             raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
         arrays = {
             name: getattr(self, name).cpu().numpy()
@@ -112,7 +128,7 @@ class MatchResult:
         }
         arrays |= {name: np.asarray(getattr(self, name)) for name in ("image_size0", "image_size1")}
         arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
-        if path.suffix == ".json":
+        if ending == ".json":
             content = json.dumps({name: value.tolist() for name, value in arrays.items()}).encode()
         else:
             buffer = io.BytesIO()

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -182,3 +183,52 @@ def test_what_the_extra_is_needed_for(tmp_path, monkeypatch, args, missing, what
     assert result.stderr.startswith("error: ")
     assert result.stderr.endswith(f"; {what} needs `pip install 'pyg-match[train]'`\n")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_version_and_module(images):
+    from pyg_match import __version__
+
+    assert run("--version").stdout == f"pyg-match {__version__}\n"
+    words = [sys.executable, "-m", "pyg_match", "--version"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == run("--version").stdout
+
+
+def test_help_names_all_matchers():
+    from pyg_match.commands.options import Weights
+    from pyg_match.pretrained import DETECTORS, packaged
+
+    told = Weights.__metadata__[0].help
+    assert all(name in told for name in (*DETECTORS, *packaged()))
+
+
+def test_fewer_matches_and_upper_case_endings(images, tmp_path):
+    fast = [
+        "--weights",
+        "xfeat-lighterglue",
+        "--resize",
+        "360",
+        "--max-keypoints",
+        "300",
+        "--geometry",
+        "none",
+    ]
+    out, save, counts = tmp_path / "M.PNG", tmp_path / "M.JSON", []
+    for threshold in (0.0, 0.9):
+        options = ["--filter-threshold", threshold, "--out", out, "--save", save, "--device", "cpu"]
+        result = run("match", *images, *options, *fast)
+        assert result.exit_code == 0, result.output
+        saved = json.loads(save.read_text())
+        assert min(saved["scores"]) > threshold
+        counts.append(len(saved["matches"]))
+    assert counts[0] > counts[1] > 0
+    assert Image.open(out).format == "PNG"
+    assert run("match", *images, "--filter-threshold", 2).exit_code == 2
+    result = run("match", *images, "--device", "abacus")
+    assert result.exit_code == 1 and "'device' must be one that this torch can use" in result.stderr
+
+
+def test_a_result_is_plotted(images, tmp_path):
+    matcher = Matcher.from_pretrained("xfeat-lighterglue", max_num_keypoints=200, resize=360)
+    result = matcher(*images)
+    result.plot(*images, path=tmp_path / "matches.png", title="two photos")
+    assert Image.open(tmp_path / "matches.png").width > 1000

@@ -1,0 +1,5 @@
+"""``python -m pyg_match``: the same as the command ``pyg-match``."""
+
+from pyg_match.cli import main
+
+main()
