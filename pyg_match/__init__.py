@@ -7,14 +7,15 @@ from pyg_match._version import __version__
 
 if TYPE_CHECKING:
     from pyg_match.data import KeypointPair, KeypointSet
-    from pyg_match.matcher import Matcher, MatchResult
+    from pyg_match.match_result import MatchResult
+    from pyg_match.matcher import Matcher
     from pyg_match.ops.knn import knn_graph
 
 # Loaded when first used, so that a layer does not cost the import of a detector.
 _HOMES = {
     "KeypointPair": "pyg_match.data",
     "KeypointSet": "pyg_match.data",
-    "MatchResult": "pyg_match.matcher",
+    "MatchResult": "pyg_match.match_result",
     "Matcher": "pyg_match.matcher",
     "knn_graph": "pyg_match.ops.knn",
 }

@@ -1,16 +1,11 @@
 """From two images to matches."""
 
-import io
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional, Union
+from typing import Any, Optional, Union
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import Batch
 
 from pyg_match.checks import shown, usable_device, whole_number
@@ -18,123 +13,11 @@ from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
-from pyg_match.files import is_file, user_path, write_whole
-from pyg_match.geometry import estimate_fundamental, estimate_homography
+from pyg_match.files import is_file
+from pyg_match.match_result import MatchResult
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
 from pyg_match.transforms import graph_from_recipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass
-class MatchResult:
-    """Matches between two images.
-
-    Attributes:
-        keypoints0: Keypoints of image 0 in pixels of the original image.
-        keypoints1: Keypoints of image 1 in pixels of the original image.
-        matches: Indices of matched keypoints of image 0 and image 1.
-        scores: Probability of each match.
-        image_size0: ``(width, height)`` of image 0 in pixels.
-        image_size1: ``(width, height)`` of image 1 in pixels.
-        seconds: Time spent in each stage, by all pairs that were matched together.
-
-    Shapes:
-        - **keypoints0:** :math:`(N_0, 2)`
-        - **keypoints1:** :math:`(N_1, 2)`
-        - **matches:** :math:`(M, 2)`
-        - **scores:** :math:`(M)`
-    """
-
-    keypoints0: Tensor
-    keypoints1: Tensor
-    matches: Tensor
-    scores: Tensor
-    image_size0: tuple[int, int]
-    image_size1: tuple[int, int]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def points0(self) -> Tensor:
-        """The matched keypoints of image 0, :math:`(M, 2)`."""
-        return self.keypoints0[self.matches[:, 0]]
-
-    @property
-    def points1(self) -> Tensor:
-        """The matched keypoints of image 1, :math:`(M, 2)`."""
-        return self.keypoints1[self.matches[:, 1]]
-
-    def homography(
-        self, method: Literal["poselib", "opencv", "dlt"] = "poselib", threshold: float = 3.0
-    ) -> tuple[Optional[np.ndarray], np.ndarray]:
-        """The homography from image 0 to image 1; see :func:`pyg_match.geometry.estimate_homography`.
-
-        Args:
-            method: Estimator.
-            threshold: Largest reprojection error of an inlier in pixels.
-
-        Returns:
-            The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
-        """
-        points0, points1, scores = (t.cpu().numpy() for t in (self.points0, self.points1, self.scores))
-        return estimate_homography(points0, points1, method=method, threshold=threshold, scores=scores)
-
-    def fundamental(
-        self, method: Literal["poselib", "opencv"] = "poselib", threshold: float = 1.0
-    ) -> tuple[Optional[np.ndarray], np.ndarray]:
-        """The fundamental matrix, robustly estimated; see :func:`pyg_match.geometry.estimate_fundamental`.
-
-        Args:
-            method: Estimator.
-            threshold: Largest epipolar error of an inlier in pixels.
-
-        Returns:
-            The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
-        """
-        points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
-        return estimate_fundamental(points0, points1, method=method, threshold=threshold)
-
-    def plot(self, image0: ImageLike, image1: ImageLike, **kwargs: Any) -> "Figure":
-        """Draw the matches over the images; see :func:`pyg_match.visualization.plot_matches`.
-
-        Args:
-            image0: Image 0.
-            image1: Image 1.
-            **kwargs: Further arguments, such as ``path`` for a file to write.
-        """
-        from pyg_match.visualization import plot_matches
-
-        return plot_matches(image0, image1, self, **kwargs)
-
-    def save(self, path: Union[str, Path], **extra: Any) -> None:
-        """Write the result to a ``.npz`` or ``.json`` file, whole or not at all.
-
-        Args:
-            path: The file; its ending decides the format.
-            **extra: Further arrays to store, such as ``homography``.
-
-        Raises:
-            ValueError: If the ending is neither ``.npz`` nor ``.json``.
-        """
-        path = user_path(path)
-        ending = path.suffix.lower()
-        if ending not in (".npz", ".json"):
-            raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
-        arrays = {
-            name: getattr(self, name).cpu().numpy()
-            for name in ("keypoints0", "keypoints1", "matches", "scores")
-        }
-        arrays |= {name: np.asarray(getattr(self, name)) for name in ("image_size0", "image_size1")}
-        arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
-        if ending == ".json":
-            content = json.dumps({name: value.tolist() for name, value in arrays.items()}).encode()
-        else:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays)
-            content = buffer.getvalue()
-        write_whole(path, content)
 
 
 class Matcher:

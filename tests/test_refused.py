@@ -190,7 +190,7 @@ def test_whatever_is_thrown(error, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no symbolic links")
 def test_large_images_are_drawn(tmp_path):
-    from pyg_match.matcher import MatchResult
+    from pyg_match.match_result import MatchResult
     from pyg_match.visualization import plot_matches
 
     none = torch.empty(0, 2)

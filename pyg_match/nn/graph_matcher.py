@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
-from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions
+from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding
 from pyg_match.nn.frozen import freeze, thaw
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.matcher_checks import (
@@ -21,9 +21,6 @@ from pyg_match.nn.matcher_checks import (
     check_assignments,
     check_descriptors,
     check_frozen,
-    check_pair,
-    check_prepared,
-    check_scales,
     check_self_step,
 )
 from pyg_match.nn.matcher_config import MatcherConfig
@@ -199,7 +196,7 @@ class GraphMatcher(nn.Module):
         check_frozen(self._frozen, self)
         checks_values = not (self.training or isinstance(pair, PreparedPair))
         prepared = pair if isinstance(pair, PreparedPair) else self.prepare(pair)
-        check_prepared(prepared, self.config, next(self.encoding.parameters()).device)
+        prepared.check(self.config, next(self.encoding.parameters()).device)
         pair, graph = prepared.pair, prepared.graph
         x, rotation = self._embed(prepared)
         redrawn = self.config.redraw_after is not None
@@ -269,23 +266,7 @@ class GraphMatcher(nn.Module):
             >>> matcher(matcher.prepare(KeypointPair.from_sets(*sets))).matches.shape
             torch.Size([10])
         """
-        device = next(self.encoding.parameters()).device
-        check_pair(pair, self.config, device)
-        graph = PairGraph.from_data(pair)
-        check_scales(graph, self.config)
-        redrawn = self.config.redraw_after is not None
-        if redrawn and graph.cross_edge_mask is not None:
-            raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
-        if self.config.assign_on_edges and not redrawn:
-            graph.check_both_ways(self.config.mask_mode == "remove")
-        size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
-        wide = torch.promote_types(pair.pos.dtype, torch.float)
-        position = normalize_positions(pair.pos.to(wide), size)
-        if self.config.use_scale_orientation:
-            position = torch.cat([position, pair.scale.unsqueeze(1), pair.orientation.unsqueeze(1)], dim=1)
-        if isinstance(self.encoding, KeypointEncoding):
-            position = torch.cat([position, pair.score.unsqueeze(1)], dim=1)
-        return PreparedPair(pair, graph, position, self.config)
+        return PreparedPair.of(pair, self.config, next(self.encoding.parameters()).device)
 
     @torch.no_grad()
     def self_step(self, pair: KeypointPair) -> Optional[Tensor]:

@@ -11,7 +11,6 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.nn.prepared_pair import PreparedPair
 from pyg_match.weight_state import weight_state
 
 
@@ -33,18 +32,6 @@ def check_pair(pair: KeypointPair, config: MatcherConfig, device: torch.device) 
         raise ValueError(f"descriptors must have shape [N, {config.in_channels}], got {list(pair.x.shape)}")
     if device != pair.pos.device:
         raise ValueError(f"the pair must be on the device of the matcher, {device}, got {pair.pos.device}")
-
-
-def check_prepared(prepared: PreparedPair, config: MatcherConfig, device: torch.device) -> None:
-    """Refuse what was prepared for another matcher."""
-    if prepared.config is not config and prepared.config != config:
-        raise ValueError(
-            "the pair was prepared by a matcher of another configuration; prepare it with this one"
-        )
-    if prepared.position.device != device:
-        raise ValueError(
-            f"the pair was prepared on {prepared.position.device}, but the matcher is on {device}; prepare it anew"
-        )
 
 
 @torch.compiler.disable

@@ -253,7 +253,8 @@ class EdgeSet(NamedTuple):
             log_weight = log_weight[keep[_all_targets(self.groups)]]
         edges = edges if self.transposed is None else edges.with_transpose()
         groups = torch.cat([targets, sources], dim=1)
-        return edges._replace(groups=groups, source=source, log_weight=log_weight), kept
+        edges = edges._replace(groups=groups, source=source, log_weight=log_weight, rounds=self.rounds)
+        return edges, kept
 
 
 def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optional[torch.device]) -> EdgeSet:

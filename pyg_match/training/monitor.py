@@ -148,7 +148,7 @@ def match_picture(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair"
     import numpy as np
     from PIL import Image
 
-    from pyg_match.matcher import MatchResult
+    from pyg_match.match_result import MatchResult
     from pyg_match.metrics import reprojection_error
     from pyg_match.visualization import plot_matches
 

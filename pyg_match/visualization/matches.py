@@ -11,7 +11,7 @@ from pyg_match.visualization.canvas import GREEN, VERMILION, YELLOW, Canvas, sav
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pyg_match.matcher import MatchResult
+    from pyg_match.match_result import MatchResult
 
 CORRECT, WRONG = GREEN, VERMILION
 

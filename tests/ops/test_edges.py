@@ -219,6 +219,7 @@ def test_part_of_the_nodes(seed, with_source, listed):
     edges = edges.with_transpose()
     keep = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.6
     part, kept = edges.subset(keep)
+    assert part.rounds == edges.rounds and part.is_dense == edges.is_dense
     assert part.num_targets == part.num_sources == int(keep.sum())
     assert (part.transposed is None) == (edges.transposed is None)
     number = keep.cumsum(0) - 1
