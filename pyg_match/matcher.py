@@ -171,7 +171,9 @@ class Matcher:
             clock.stop("match")
             for (set0, set1), (matches, scores) in zip(batch, found, strict=True):
                 size0, size1 = _size(set0), _size(set1)
-                results.append(MatchResult(set0.pos, set1.pos, matches, scores, size0, size1, clock.seconds))
+                results.append(MatchResult(set0.pos, set1.pos, matches, scores, size0, size1))
+        for result in results:
+            result.seconds = dict(clock.seconds)
         return results
 
     def _keypoints(self, images: Sequence[Union[ImageLike, KeypointSet]]) -> list[KeypointSet]:

@@ -65,11 +65,10 @@ def masked_candidate_edges(x: Tensor, offsets: Tensor, most: int, k: int) -> tup
     nodes = torch.arange(x.size(0), device=x.device)
     if x.size(0) == 0:
         return CSR(offsets[:1], nodes), nodes > 0
-    image = torch.searchsorted(offsets[1:], nodes, right=True)
-    best = _best_of_images(x, offsets, most, min(k, most))[image * most + nodes - offsets[image]]
+    best = _candidates(x, offsets, most, k)
     target = nodes.unsqueeze(1).expand_as(best)
     # An image with fewer keypoints names none in some places, which become edges from a keypoint to itself.
-    source = torch.where(best >= 0, best + offsets[image ^ 1].unsqueeze(1), target)
+    source = torch.where(best >= 0, best, target)
     keys = torch.cat([target * x.size(0) + source, source * x.size(0) + target]).flatten().sort().values
     target, source = keys // x.size(0), keys % x.size(0)
     counts = target != source
@@ -83,15 +82,20 @@ def _of_all_pairs(x: Tensor, offsets: Tensor, most: int, k: int, symmetric: bool
     if symmetric:
         edges, counts = masked_candidate_edges(x, offsets, most, k)
         return edges.subset(counts)
-    nodes = torch.arange(x.size(0), device=x.device)
     if x.size(0) == 0:
-        return CSR(offsets[:1], nodes)
-    image = torch.searchsorted(offsets[1:], nodes, right=True)
+        return CSR(offsets[:1], offsets[:0])
     with torch.no_grad():
-        best = _best_of_images(x, offsets, most, min(k, most))[image * most + nodes - offsets[image]]
+        best = _candidates(x, offsets, most, k)
     real = best >= 0
-    rowptr = torch.cat([offsets[:1], real.sum(1).cumsum(0)])
-    return CSR(rowptr, (best + offsets[image ^ 1].unsqueeze(1))[real])
+    return CSR(torch.cat([offsets[:1], real.sum(1).cumsum(0)]), best[real])
+
+
+def _candidates(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
+    """The most similar nodes of the other image for each node, -1 where it has fewer than ``k``, :math:`(N, k)`."""
+    nodes = torch.arange(x.size(0), device=x.device)
+    image = torch.searchsorted(offsets[1:], nodes, right=True)
+    place = _best_of_images(x, offsets, most, min(k, most))[image * most + nodes - offsets[image]]
+    return torch.where(place >= 0, place + offsets[image ^ 1].unsqueeze(1), -1)
 
 
 def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:

@@ -1,11 +1,13 @@
 """What attention runs along: listed edges, and dense groups whose edges nobody lists."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 
+from pyg_match.checks import check_tensor
 from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
 
@@ -174,8 +176,9 @@ class EdgeSet(NamedTuple):
             - **log_weight:** the number of targets of all groups
 
         Raises:
-            ValueError: If groups do not divide the targets, a source does not exist, or there is not one weight for
-                each target of each group.
+            ValueError: If groups do not divide the targets, a source does not exist, there is not one weight for each
+                target of each group, or tensors lie on another device than the edges.
+            TypeError: If sources are no whole numbers, or weights no floating-point ones.
 
         Example:
             >>> edges = EdgeSet.of(torch.empty(2, 0, dtype=torch.long), num_targets=5, num_sources=5)
@@ -185,6 +188,20 @@ class EdgeSet(NamedTuple):
         """
         rows = groups.tolist() if isinstance(groups, Tensor) else [list(row) for row in groups]
         device = self.rowptr.device
+        for row in rows:
+            if not isinstance(row, list) or len(row) != 4 or not all(isinstance(n, int) for n in row):
+                raise ValueError(
+                    f"a group must be four whole numbers, bounds of targets and of sources, got {row}"
+                )
+        if source is not None:
+            check_tensor("source", source, (None,), "whole")
+        if log_weight is not None:
+            check_tensor("log_weight", log_weight, (None,))
+        for name, tensor in (("source", source), ("log_weight", log_weight)):
+            if tensor is not None and tensor.device != device:
+                raise ValueError(
+                    f"'{name}' must be on the device of the edges, {device}, got {tensor.device}"
+                )
         if source is not None:
             outside = (source < 0) | (source >= self.num_sources)
             if bool(outside.any()):
@@ -330,7 +347,11 @@ def _rounds(rows: list[list[int]], num_targets: int, num_sources: int) -> int:
 
 def _share_sources(rows: list[list[int]]) -> bool:
     """Whether two groups have sources in common."""
-    ranges = sorted(row[2:] for row in rows if row[0] < row[1] and row[2] < row[3])
+    ranges = [row[2:] for row in rows if row[0] < row[1] and row[2] < row[3]]
+    if torch.compiler.is_compiling():  # which sorts no numbers that it does not know, but compares them
+        pairs = itertools.combinations(ranges, 2)
+        return any(one[0] < other[1] and other[0] < one[1] for one, other in pairs)
+    ranges.sort()
     return any(after[0] < before[1] for before, after in zip(ranges, ranges[1:], strict=False))
 
 

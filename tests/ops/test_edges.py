@@ -256,6 +256,28 @@ def test_groups_are_checked(groups, options, message):
         edge_set().with_groups(groups, **options)
 
 
+@pytest.mark.parametrize(
+    ("groups", "options", "error", "message"),
+    [
+        ([[0, 12, 0]], {}, ValueError, r"must be four whole numbers, .* got \[0, 12, 0\]"),
+        ([[0, 12.0, 0, 3]], {}, ValueError, "must be four whole numbers"),
+        (torch.arange(4), {}, ValueError, "must be four whole numbers, .* got 0"),
+        ([[0, 12, 0, 1]], {"source": torch.tensor([1.0])}, TypeError, "'source'"),
+        ([[0, 12, 0, 1]], {"source": torch.tensor([[1]])}, ValueError, "'source'"),
+        (
+            [[0, 12, 0, 1]],
+            {"source": torch.ones(1, dtype=torch.long, device="meta")},
+            ValueError,
+            "on the device of",
+        ),
+        ([[0, 12, 0, 1]], {"log_weight": torch.ones(12, dtype=torch.long)}, TypeError, "'log_weight'"),
+    ],
+)
+def test_groups_of_another_kind_are_refused(groups, options, error, message):
+    with pytest.raises(error, match=message):
+        edge_set(weighted=False).with_groups(groups, **options)
+
+
 def test_groups_without_targets():
     none = EdgeSet.of(Blocks((0, 0, 0), (0, 0), (3, 5)), 0, 5)
     assert none.rounds == 1 and none.is_dense
@@ -298,6 +320,14 @@ def test_complete_graphs_compile_and_have_forward_derivatives():
 
     compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*tensors), attend(*tensors))
+
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def of_any_size(x, first):
+        return sparse_attention(x, x, x, Blocks((0, first, x.size(0)), (0, first), (first, x.size(0))))
+
+    for count, first in ((12, 5), (13, 6), (15, 9)):
+        x, blocks_of_size = torch.randn(count, 2, 4), Blocks((0, first, count), (0, first), (first, count))
+        torch.testing.assert_close(of_any_size(x, first), sparse_attention(x, x, x, blocks_of_size))
     gradient = torch.func.grad(lambda q: attend(q, *tensors[1:]).square().sum())(tensors[0])
     query = tensors[0].clone().requires_grad_()
     expected = torch.autograd.grad(attend(query, *tensors[1:]).square().sum(), query)[0]
