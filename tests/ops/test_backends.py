@@ -188,7 +188,7 @@ def test_precisions(device, dtype, tolerance):
     compare(*outputs, tolerance)
 
 
-@pytest.mark.parametrize("removes", [None, False])
+@pytest.mark.parametrize("removes", [None, True, False])
 def test_gradients_of_the_operator(device, removes):
     edges, tensors = edge_set(), nodes(3, 2)
     bias = torch.randn(24, 2, dtype=torch.double)
