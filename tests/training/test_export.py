@@ -10,6 +10,7 @@ from pyg_match.cli import app
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import export_matcher
 from pyg_match.transforms import graph_from_recipe
+from pyg_match.weight_registry import WeightFile
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_a_packaged_matcher_is_checked_and_brings_its_graph(trained, tmp_path, m
     assert result.exit_code == 0, result.output
     digest = result.output.split()[-1]
     monkeypatch.setattr(pretrained, "_PACKAGED_FOLDER", tmp_path)
-    monkeypatch.setitem(pretrained._PACKAGED, "tiny-sparse", pretrained._PackagedFile(file.name, digest))
+    entry = WeightFile("pyg-match", f"pyg_match/weights/{file.name}", digest, (), file.name)
+    monkeypatch.setitem(pretrained.PACKAGED, "tiny-sparse", entry)
     assert "tiny-sparse" in pretrained.available()
     assert GraphMatcher.from_pretrained("tiny-sparse").config == trained[0].config
     matcher = Matcher.from_pretrained("tiny-sparse")
@@ -51,7 +53,8 @@ def test_a_packaged_matcher_is_checked_and_brings_its_graph(trained, tmp_path, m
     with pytest.raises(ValueError, match="is not the published 'tiny-sparse'"):
         GraphMatcher.from_pretrained("tiny-sparse")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="'tiny-sparse' are missing from this installation"):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with pytest.raises(FileNotFoundError, match="'tiny-sparse' are not installed.*given by its path"):
         GraphMatcher.from_pretrained("tiny-sparse")
 
 
