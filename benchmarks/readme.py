@@ -1,29 +1,25 @@
-"""Write the tables of README.md and of the model cards from the JSON files of the benchmarks.
+"""Write the tables of README.md, of the documentation and of the model cards from the JSON files of the benchmarks.
 
     python benchmarks/readme.py                                  # rewrite what stands between the markers
     python benchmarks/readme.py --check                          # only tell whether the pages are up to date
     python benchmarks/readme.py --hpatches outputs/hpatches/results.json
 
 A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
-are. Results of another kind of machine have a folder of their own beside the others, and sections: those in `avx2`, of
-a CPU without AVX-512, are named `NAME avx2`. `--hpatches` takes over results of examples/hpatches_eval.py, without the
-folders of whoever ran it; those of a folder named "synthetic", of other keypoints than ALIKED's, and of another limit
-than 1024 of them, get files of their own.
+are. `--hpatches` takes over results of examples/hpatches_eval.py, without the folders of whoever ran it; those of one
+named "synthetic", of other keypoints than ALIKED's, and of another limit than 1024 of them, get files of their own.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
 from common import BUSY, Row, find, write_json
-
-Results = dict[str, Any]
+from summaries import SUMMARIES, Results, read, table
 
 SLOT = "<!-- to be filled -->"  # contents may hold backslashes, which a replacement of re would read
 OPERATOR_NAMES = {
@@ -55,12 +51,6 @@ MATCHER_NAMES = {
     "trained-bfloat16": "aliked-sparse, bfloat16",
     "trained-listed": "aliked-sparse, anchors listed",
 }
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A markdown table, its first column to the left, the others to the right."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
 
 
 def ms(seconds: float | None) -> str:
@@ -106,6 +96,26 @@ def caption(*results: Results) -> str:
     days = sorted({result["date"][:10] for result in results})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"<sub>{when}; {', '.join(where)}; {packages}. Made by {commands}.</sub>"
+
+
+def captions(results: list[Results], apart: bool) -> str:
+    """The caption of a table; one for each machine and set of versions if records of several may stand together."""
+    groups: dict[str, list[Results]] = {}
+    for result in results:
+        key = json.dumps([result["machine"], result["versions"]]) if apart else ""
+        groups.setdefault(key, []).append(result)
+    return "\n\n".join(caption(*group) for group in groups.values())
+
+
+def short_caption(results: list[Results]) -> str:
+    """When and on what the results came about."""
+    days = sorted({result["date"][:10] for result in results})
+    machines = dict.fromkeys(
+        result["machine"].get("cpu", result["machine"].get("platform")) for result in results
+    )
+    versions = dict.fromkeys(f"pyg-match {result['versions']['pyg-match']}" for result in results)
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"<sub>{when}; {', '.join(machines)}; {', '.join(versions)}.</sub>"
 
 
 def spread(results: Results) -> str:
@@ -570,29 +580,32 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "costs": costs,
     "interrupted": interrupted,
     "scenes": scenes,
+    **SUMMARIES,
 }
 CORE_HOUR = 0.04  # dollars, an assumption
-PLACES = ("", "avx2")  # folders of results
 CARDS = [Path(f"pyg_match/weights/{name}-sparse.md") for name in ("aliked", "disk")]
-PAGES = [Path("README.md"), Path("docs/many-images.md"), *CARDS]
+DOCS = [Path(f"docs/{name}.md") for name in ("accuracy", "benchmarks", "choosing", "many-images")]
+PAGES = [Path("README.md"), *DOCS, *CARDS]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 
 
-def read(folder: Path, name: str) -> Results | None:
-    file = folder / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+def rewritten(text: str, folder: Path, images: Path, short: bool = False) -> str:
+    """A page with all its sections that have results.
 
-
-def rewritten(text: str, folder: Path, images: Path) -> str:
-    """A page with all its sections that have results."""
-    for (name, make), place in product(SECTIONS.items(), PLACES):
-        label = f"{name} {place}".strip()
-        marked = re.compile(rf"(<!-- begin: {label} -->\n).*?(<!-- end: {label} -->)", re.DOTALL)
-        made = make(folder / place) if marked.search(text) else None
+    Args:
+        text: The page.
+        folder: The results.
+        images: Where pictures of results lie.
+        short: Whether captions leave out what the documentation says.
+    """
+    for name, make in SECTIONS.items():
+        marked = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
+        made = make(folder) if marked.search(text) else None
         if made is None:
             continue
         body, results = made
-        content = "\n\n".join([body, *_pictures(label, images), caption(*results)])
+        told = short_caption(results) if short else captions(results, name in SUMMARIES)
+        content = "\n\n".join([body, *_pictures(name, images), told])
         text = marked.sub(rf"\1{SLOT}\n\2", text).replace(SLOT, content)
     return text
 
@@ -601,7 +614,7 @@ def _pictures(section: str, images: Path) -> list[str]:
     names = [name for name in PLOTS.get(section, ()) if (images / f"{name}.svg").exists()]
     if not names:
         return []
-    return [" ".join(f"![{name.replace('_', ' ')}](docs/images/{name}.svg)" for name in names)]
+    return [" ".join(f"![{name.replace('_', ' ')}](images/{name}.svg)" for name in names)]
 
 
 def file_name(results: Results) -> str:
@@ -647,7 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outdated = False
     for page in args.readme:
         old = page.read_text()
-        new = rewritten(old, args.results, page.parent / "docs" / "images")
+        new = rewritten(old, args.results, page.parent / "images", short=page == Path("README.md"))
         if old == new:
             print(f"{page} is up to date")
         elif args.check:

@@ -373,6 +373,48 @@ def summarise(rows: list[Row], poselib: dict[str, float], thresholds: tuple[int,
     return table
 
 
+def differences(rows: list[Row], poselib: dict[str, float], reference: str, draws: int = 2_000) -> list[Row]:
+    """What each method gains over the reference, in per cent, with intervals of 95 % over the choice of scenes.
+
+    Pairs of one sequence share a photo, so sequences are drawn, with all their pairs, and for both methods alike.
+    """
+    scenes = list(dict.fromkeys((row["set"], row["sequence"]) for row in rows))
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(len(scenes), size=(draws, len(scenes)))
+    counts = np.stack([(chosen == scene).sum(1) for scene in range(len(scenes))], axis=1)
+    figures = {
+        name: _resampled([row for row in rows if row["method"] == name], scenes, counts, threshold)
+        for name, threshold in poselib.items()
+    }
+    table = []
+    for name in figures:
+        line: Row = {"method": name, "reference": reference, "scenes": len(scenes)}
+        for measure, (value, resampled) in figures[name].items():
+            other, other_resampled = figures[reference][measure]
+            low, high = np.percentile(resampled - other_resampled, [2.5, 97.5])
+            line[measure] = [100 * (value - other), 100 * low, 100 * high]
+        table.append(line)
+    return table
+
+
+def _resampled(
+    rows: list[Row], scenes: list[tuple[str, str]], counts: np.ndarray, threshold: float
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Precision, recall and AUC over all pairs, and over each choice of scenes with these numbers of each."""
+    weights = counts[:, [scenes.index((row["set"], row["sequence"])) for row in rows]]
+    found = {}
+    for measure in ("precision", "recall"):
+        values = np.array([row[measure] for row in rows])
+        known = values == values
+        means = weights[:, known] @ values[known] / np.maximum(weights[:, known].sum(1), 1)
+        found[measure] = (values[known].mean().item(), means)
+    for estimator, column in error_columns(threshold).items():
+        errors = np.array([row[column] for row in rows])
+        areas = [error_auc(np.repeat(errors, weight), AUC[-1:])[0] for weight in weights]
+        found[estimator] = (error_auc(errors, AUC[-1:])[0], np.array(areas))
+    return found
+
+
 def markdown(sections: dict[str, list[Row]], thresholds: tuple[int, ...], pixels: int) -> str:
     """A table with a line for each section and method."""
     aucs = [f"{estimator} @{'/'.join(map(str, thresholds))}" for estimator in error_columns(0)]
@@ -439,11 +481,13 @@ def report(rows: list[Row], wrong: dict[str, float | None], settings: Row, out: 
         f"at least {POSELIB_ITERATIONS:,} iterations. "
         "ms: median time of matching alone."
     )
-    results: dict[str, dict[str, list[Row]]] = {}
+    results: dict[str, Any] = {}
     tables = []
     if fine:
         results["sets"] = {**by("set", fine, AUC), "all": summarise(fine, poselib, AUC)}
         results["kinds"] = by("kind", [row for row in fine if row["kind"] != row["set"]], AUC)
+        if "kornia" in poselib:
+            results["differences"] = differences(fine, poselib, "kornia")
         tables += [markdown(results[name], AUC, PIXELS) for name in ("sets", "kinds") if results[name]]
     if coarse:
         results["coarse_sets"] = by("set", coarse, COARSE_AUC)

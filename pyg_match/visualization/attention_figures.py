@@ -193,7 +193,7 @@ def plot_attention_grid(
         ]
         for i in layers
     ]
-    return plot_attention_panels(image0, image1, rows, [f"layer {i + 1}" for i in layers], path)
+    return plot_attention_panels(image0, image1, rows, [f"layer {i}" for i in layers], path)
 
 
 def plot_attention_comparison(
@@ -227,7 +227,7 @@ def plot_attention_comparison(
         ]
         for i in layers
     ]
-    titles = [f"layer {i + 1}" if i >= 0 else f"layer {i}" for i in layers]
+    titles = [f"layer {i}" for i in layers]
     return plot_attention_panels(image0, image1, rows, titles, path)
 
 

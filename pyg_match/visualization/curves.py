@@ -51,7 +51,7 @@ def plot_layer_curves(
         values = values.detach().cpu().float()
         if values.dim() not in (1, 2):
             raise ValueError(f"curve {name!r} must have shape [L] or [L, H], got {list(values.shape)}")
-        layers = torch.arange(1, len(values) + 1).tolist()
+        layers = list(range(len(values)))
         style: dict[str, Any] = {
             "color": CYCLE[number % len(CYCLE)],
             "marker": MARKERS[number % len(MARKERS)],

@@ -131,7 +131,7 @@ def plot_repeated_groups(
         members = points[labels == group]
         name = f", head {head}" if isinstance(head, int) else ""
         share = float(received[groups.to(received.device) == group].sum())
-        canvas.draw(right[0], f"layer {layer % len(steps) + 1}{name}: {100 * share:.0f} % stays in the group")
+        canvas.draw(right[0], f"layer {layer % len(steps)}{name}: {100 * share:.0f} % stays in the group")
         right[0].scatter(*points.T, s=400 * received.cpu().numpy(), c=CYCLE[0], alpha=0.6, linewidths=0)
         right[0].scatter(*members.T, s=14, facecolors="none", edgecolors=YELLOW, linewidths=0.8)
     save(figure, path)

@@ -423,7 +423,9 @@ def test_readme(load, tmp_path, hpatches, capsys):
         "| all (3) | complete | 9 | 70.0 | – | 1.0 / 2.0 / 45.6 |" in written
         and "| photos (3) | complete |" in written
     )
-    assert written.count("STALE") == 9 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    assert (
+        written.count("STALE") == 13 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+    )
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
 
@@ -446,6 +448,19 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert "| the same, at most 2048 keypoints | dense | 70.0 | 80.0 | 45.6 | 45.6 | 7.2 |" in written
     assert "|  | aliked-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6) | 45.6 (+0.0) | – |" in written
 
+    assert "| 3 warped photos, 2,048 keypoints | 70.0 → 70.0 | 80.0 → 81.5 | 45.6 → 45.6 | – |" in written
+
+    interval = {
+        "method": "trained",
+        "precision": [0, -1, 1],
+        "recall": [1.5, 0.5, 2.5],
+        "PoseLib": [0, -3, 3],
+    }
+    results["results"]["differences"] = [interval]
+    other_file.write_text(json.dumps(results))
+    assert readme.main([*options, "--hpatches", str(other_file)]) == 0
+    assert "| 70.0 → 70.0 (−1.0 to +1.0) | 80.0 → 81.5 (+0.5 to +2.5) |" in text.read_text()
+
     results["settings"]["features"] = "disk"
     other_file.write_text(json.dumps(results))
     assert readme.main([*options, "--hpatches", str(other_file)]) == 0
@@ -453,23 +468,29 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert "|  | disk-sparse | 70.0 (+0.0) | 81.5 (+1.5) | 40.0 (-5.6)" in text.read_text()
     (folder / "disk_synthetic_2048.json").unlink()
 
-    text.write_text(
-        "<!-- begin: knn avx2 -->\nSTALE\n<!-- end: knn avx2 -->\n<!-- begin: knn -->\n<!-- end: knn -->"
-    )
-    assert readme.main(options) == 0
-    assert "| 5, uniform | 12.3 |" in text.read_text() and "STALE" in text.read_text()
-    (folder / "avx2").mkdir()
-    slower = [timing(0.0456, n=5, peer="auto", points="uniform", k=8)]
-    (folder / "avx2" / "knn.json").write_text(json.dumps(benchmark("knn", slower)))
-    assert readme.main(options) == 0
-    first, second = text.read_text().split("<!-- end: knn avx2 -->")
-    assert "| 5, uniform | 45.6 |" in first and "| 5, uniform | 12.3 |" in second
-
     text.write_text(written)
     other = benchmark("attention_ops", rows, machine={"cpu": "Another CPU", "cores": 4})
     (folder / "attention_backward.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="ran on another machine"):
         readme.main(options)
+
+
+def test_short_tables(load):
+    """Those of several records name each machine once; README's are short."""
+    readme, folder = load("readme"), FOLDER / "results"
+    body, results = readme.SECTIONS["speed summary"](folder)
+    assert body.count("\n") == 5 and "| aliked-sparse | " in body
+    text = "<!-- begin: speed summary -->\n<!-- end: speed summary -->\n"
+    short = readme.rewritten(text, folder, folder, short=True)
+    assert "pyg-match" in short and "Made by" not in short and body in short
+    assert readme.rewritten(text, folder, folder).count("Made by") == len(
+        {json.dumps([result["machine"], result["versions"]]) for result in results}
+    )
+    detectors, _ = readme.SECTIONS["detectors"](folder)
+    assert [line.split(" | ")[0] for line in detectors.splitlines()[2:]] == [
+        "| ALIKED", "| DISK", "| XFeat", "| RootSIFT"
+    ]  # fmt: skip
+    assert "`aliked-sparse`: self 24" in readme.SECTIONS["graph choices"](folder)[0]
 
 
 def test_readme_takes_what_the_benchmarks_write(load, tmp_path):

@@ -229,6 +229,26 @@ def features(*descriptors: tuple[float, float]) -> KeypointSet:
     return KeypointSet(pos=torch.zeros(len(x), 2), x=x, image_size=(10, 10))
 
 
+def test_differences_with_intervals(example):
+    """An equal gain in every scene has an interval of no width, a gain in a single one a wide interval."""
+    rows = []
+    for method, gains in (("kornia", (0, 0, 0)), ("same", (0.1, 0.1, 0.1)), ("once", (0, 0, 0.3))):
+        for scene, gain in enumerate(gains):
+            for k, level in ((2, 0.2), (3, 0.4)):
+                errors = {column: 2.0 for column in example.error_columns(3.0).values()}
+                rows.append({"set": "s", "sequence": f"{scene}", "k": k, "method": method, **errors,
+                             "precision": level + gain, "recall": float("nan") if k == 3 else level + gain})  # fmt: skip
+    table = {
+        row["method"]: row
+        for row in example.differences(rows, dict.fromkeys(("kornia", "same", "once"), 3.0), "kornia")
+    }
+    assert table["kornia"]["precision"] == [0, 0, 0] and table["kornia"]["scenes"] == 3
+    np.testing.assert_allclose(table["same"]["precision"], [10, 10, 10])
+    np.testing.assert_allclose(table["same"]["recall"], [10, 10, 10])
+    np.testing.assert_allclose(table["once"]["precision"], [10, 0, 30], atol=1e-9)
+    assert table["once"]["PoseLib"] == [0, 0, 0]
+
+
 def test_nearest_neighbours(example):
     angles0, angles1 = 6.28 * torch.rand(40), 6.28 * torch.rand(30)
     set0, set1 = (features(*zip(a.cos().tolist(), a.sin().tolist(), strict=True)) for a in (angles0, angles1))

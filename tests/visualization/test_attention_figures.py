@@ -124,7 +124,7 @@ def test_grid_and_table(pair, record, tmp_path):
     figure = plot_attention_grid(*IMAGES, pair, record, 5, "self", path=tmp_path / "grid.png")
     assert len(figure.axes) == 3 * 2
     assert [axes.get_title() for axes in figure.axes] == ["head 0", "head 1", "", "", "", ""]
-    assert [axes.texts[0].get_text() for axes in figure.axes[::2]] == ["layer 1", "layer 2", "layer 3"]
+    assert [axes.texts[0].get_text() for axes in figure.axes[::2]] == ["layer 0", "layer 1", "layer 2"]
     drawn = [labelled(axes, LineCollection, "self").get_colors() for axes in figure.axes]
     for number, colours in enumerate(drawn):
         alpha = record.of(5, number // 2, "self", number % 2)[1]
@@ -186,7 +186,7 @@ def test_repeated_groups(pair, record):
     assert np.allclose(received.get_sizes(), 400 * expected[12:], rtol=1e-5)
     assert np.allclose(members.get_offsets(), pos[3:6])
     share = 100 * float(expected[15:18].sum())
-    assert right.get_title() == f"layer 3: {share:.0f} % stays in the group"
+    assert right.get_title() == f"layer 2: {share:.0f} % stays in the group"
     assert len(plot_repeated_groups(IMAGES[1], pos, groups).axes) == 1
     with pytest.raises(ValueError, match=r"group 4 does not exist, expected one of \[0, 1\]"):
         plot_repeated_groups(IMAGES[1], pos, groups, record, group=4)

@@ -1,0 +1,156 @@
+"""Short tables of README and of the page on choices, each from several records."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import Row, find
+
+Results = dict[str, Any]
+
+SETS = {  # records of accuracy, and how the first column calls them
+    "hpatches": "{pairs} real pairs, {max_keypoints:,} keypoints",
+    "hpatches_2048": "{pairs} real pairs, {max_keypoints:,} keypoints",
+    "synthetic": "{pairs} warped photos, {max_keypoints:,} keypoints",
+    "synthetic_2048": "{pairs} warped photos, {max_keypoints:,} keypoints",
+    "disk_hpatches": "{pairs} real pairs, {max_keypoints:,} keypoints, DISK",
+}
+MATCHERS = {  # of the whole way from two photos, and alone
+    "aliked-sparse": ("aliked-sparse", "trained"),
+    "aliked-lightglue, complete graphs": ("aliked-lightglue", "complete"),
+    "kornia's ALIKED and LightGlue": ("kornia", "kornia"),
+    "kornia's ALIKED, the authors' LightGlue": ("official", "official"),
+}
+DETECTORS = {  # the detector, its matcher here, and the method and record of its accuracy
+    "ALIKED": ("aliked", "aliked-sparse", "trained", "hpatches"),
+    "DISK": ("disk", "disk-sparse", "trained", "disk_hpatches"),
+    "XFeat": ("xfeat", "xfeat-lighterglue", "kornia", "xfeat_hpatches"),
+    "RootSIFT": ("rootsift", None, "ratio-0.8", "rootsift_hpatches"),
+}
+GRAPHS = {  # of the method in records of accuracy: the name, and the peer in the record of the matcher
+    "kornia": ("LightGlue", "complete"),
+    "candidates-32": ("self complete, cross 32, untrained", None),
+    "candidates-16": ("self complete, cross 16, untrained", "candidates-16"),
+    "anchors-48": ("self 16 and 48 weighted anchors, cross complete, untrained", None),
+    "knn-64": ("self 64, cross complete, untrained", None),
+    "trained": ("`aliked-sparse`: self 24 and 288 weighted anchors, cross 32, trained", "trained"),
+}
+
+
+def read(folder: Path, name: str) -> Results | None:
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A markdown table, its first column to the left, the others to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
+
+
+def _of_all(results: Results, method: str) -> Row | None:
+    return next((row for row in results["results"]["sets"]["all"] if row["method"] == method), None)
+
+
+def accuracy(folder: Path) -> tuple[str, list[Results]] | None:
+    """Dense against sparse, with intervals of the difference."""
+    lines, used = [], []
+    for name, first in SETS.items():
+        results = read(folder, name)
+        if results is None:
+            continue
+        dense, sparse = _of_all(results, "kornia"), _of_all(results, "trained")
+        if dense is None or sparse is None:
+            continue
+        known = results["results"].get("differences", [])
+        interval = next((row for row in known if row["method"] == "trained"), {})
+        cells = [first.format(pairs=sparse["pairs"], **results["settings"])]
+        for measure in ("precision", "recall", "PoseLib"):
+            values = [row[measure][-1] if measure == "PoseLib" else row[measure] for row in (dense, sparse)]
+            spread = interval.get(measure)
+            told = f" ({spread[1]:+.1f} to {spread[2]:+.1f})" if spread else ""
+            cells.append(f"{values[0]:.1f} → {values[1]:.1f}{told}".replace("-", "−"))
+        wrong = [results.get("false_matches", {}).get(method) for method in ("kornia", "trained")]
+        cells.append("–" if None in wrong else f"{wrong[0]:.0f} → {wrong[1]:.0f}")
+        lines.append(cells)
+        used.append(results)
+    if not lines:
+        return None
+    return table(["pairs", "P@3", "R@3", "AUC@5", "false matches"], lines), used
+
+
+def speed(folder: Path) -> tuple[str, list[Results]] | None:
+    """Two photos to matches, and the matcher alone."""
+    whole, alone = read(folder, "end_to_end"), read(folder, "matcher")
+    if whole is None or alone is None:
+        return None
+    at: Row = {"what": "match", "features": "aliked", "side": 1024, "threads": 2}
+    totals = {row["peer"]: row["total"] for row in alone["summary"] if row["n"] == 2048}
+    first = (find(whole["rows"], "aliked-sparse", **at), totals.get("trained"))
+    lines = []
+    for name, (peer, matcher) in MATCHERS.items():
+        seconds = (
+            find(whole["rows"], peer, **at),
+            totals.get(matcher) or find(alone["rows"], matcher, n=2048),
+        )
+        cells = [_against(value, own) for value, own in zip(seconds, first, strict=True)]
+        lines.append([name, *cells, "not measured yet"])
+    return table(["", "two photos, CPU", "matcher alone, CPU", "GPU"], lines), [whole, alone]
+
+
+def _against(value: float | None, own: float | None) -> str:
+    if not value or not own:
+        return "–"
+    ratio = f", {value / own:.1f}×" if value != own else ""
+    return f"{1e3 * value:,.0f} ms{ratio}"
+
+
+def detectors(folder: Path) -> tuple[str, list[Results]] | None:
+    """What each detector costs and gives."""
+    whole = read(folder, "end_to_end")
+    if whole is None:
+        return None
+    lines, used = [], [whole]
+    for name, (features, matcher, method, record) in DETECTORS.items():
+        at: Row = {"side": 1024, "threads": 2}
+        detection = find(whole["rows"], features, what="detect", **at)
+        total = find(whole["rows"], matcher, what="match", features=features, **at) if matcher else None
+        results = read(folder, record)
+        row = None if results is None else _of_all(results, method)
+        if row is None or results is None:
+            figures = ["–"] * 3
+        else:
+            figures = [f"{row['precision']:.1f}", f"{row['recall']:.1f}", f"{row['PoseLib'][-1]:.1f}"]
+            used.append(results)
+        what = f"`{matcher}`" if matcher else "ratio test 0.8"
+        times = [f"{1e3 * seconds:,.0f}" if seconds else "–" for seconds in (detection, total)]
+        lines.append([name, what, *times, *figures])
+    header = ["detector", "matcher", "one photo, ms", "two photos to matches, ms", "P@3", "R@3", "AUC@5"]
+    return table(header, lines), used
+
+
+def graphs(folder: Path) -> tuple[str, list[Results]] | None:
+    """What each graph costs and gives."""
+    results, alone = read(folder, "hpatches"), read(folder, "matcher")
+    if results is None or alone is None:
+        return None
+    totals = {row["peer"]: row["total"] for row in alone["summary"] if row["n"] == 2048}
+    lines = []
+    for method, (name, peer) in GRAPHS.items():
+        row = _of_all(results, method)
+        if row is None:
+            continue
+        seconds = totals.get(peer) if peer else None
+        figures = [f"{row['precision']:.1f}", f"{row['recall']:.1f}", f"{row['PoseLib'][-1]:.1f}"]
+        lines.append([name, *figures, f"{1e3 * seconds:,.0f}" if seconds else "–"])
+    header = ["edges for each keypoint", "P@3", "R@3", "AUC@5", "matcher at 2,048 keypoints, ms"]
+    return table(header, lines), [results, alone]
+
+
+SUMMARIES: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
+    "accuracy summary": accuracy,
+    "speed summary": speed,
+    "detectors": detectors,
+    "graph choices": graphs,
+}
