@@ -63,13 +63,14 @@ def launches(dtype: torch.dtype, heads: int, channels: int) -> Iterator[tuple[st
     try:
         q, k, v = torch.zeros(3, NODES, heads, channels, dtype=dtype)
         csr = CSR(torch.arange(NODES + 1) * 4, torch.arange(4 * NODES) % NODES)
+        groups = [[0, 100, 0, 64], [100, NODES, 64, 80]]
         edges = EdgeSet.of(csr, NODES, NODES).with_transpose()
-        groups = torch.tensor([[0, 100, 0, 64], [100, NODES, 64, 80]]), torch.arange(80), torch.zeros(NODES)
-        arguments = (q, k, v, edges.rowptr, edges.col, None, None, False, 0.1, *edges.transposed, *groups)
+        edges = edges.with_groups(groups, torch.arange(80), torch.zeros(NODES))
+        arguments = (q, k, v, edges, None, None, False, 0.1)
         out, lse = attention_cuda.attention_forward(*arguments)
         attention_cuda.attention_backward(out, out, lse, None, True, *arguments)
-        scores = attention_cuda.scores_forward(q, k, edges.rowptr, edges.col, 0.1)
-        attention_cuda.scores_backward(scores, q, k, edges.rowptr, edges.col, 0.1)
+        scores = attention_cuda.scores_forward(q, k, edges, 0.1)
+        attention_cuda.scores_backward(scores, q, k, edges, 0.1)
     finally:
         for (module, name), kernel in kernels.items():
             setattr(module, name, kernel)

@@ -11,6 +11,7 @@ SOURCE = next(url.split(", ")[1] for url in ABOUT.get_all("Project-URL") if url.
 
 project = "pyg_match"
 author = ABOUT["Author"]
+copyright = f"2026, {author}"
 release = version = ABOUT["Version"]
 html_title = f"pyg_match {version}"
 html_theme = "furo"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops.dense_groups import Groups, add_gradients, attend_groups
-from pyg_match.ops.edge_lists import checked_sources, transpose_edges
+from pyg_match.ops.edge_lists import transpose_edges
+from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.native.library import address, function, kernel
 from pyg_match.ops.team import run_together
 from pyg_match.ops.workspace import GRAD, KEY, QUERY, SCRATCH, VALUE, whole_lines, workspace
@@ -84,40 +85,34 @@ def attention_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     bias: Optional[Tensor],
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
-    groups: Optional[Tensor] = None,
-    source: Optional[Tensor] = None,
-    log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of ``col``.
+    """Attention and log-sum-exp; ``bias [H, E]`` and ``keep [E]`` are in the order of the listed edges.
 
-    Keys and values may be in bfloat16 where all else is in single precision. Edges are those of
-    :class:`pyg_match.ops.EdgeSet`; sources in 64 bits have not been checked yet.
+    Keys and values may be in bfloat16 where all else is in single precision.
     """
     out = empty_result(query, value)
-    if groups is not None and col.numel() == 0:
+    if edges.groups is not None and edges.col.numel() == 0:
         out.zero_()
         lse = query.new_full(query.shape[:2], -torch.inf, dtype=_sums(query))
     else:
         halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
         keys, values = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
         lse = query.new_empty(query.shape[:2])
-        edges = _rows(rowptr, col, key.size(0))
+        rows = Rows(edges.rowptr, edges.col)
         _run(
-            "forward", keys.dtype, edges, scale, removes,
-            query=query, key=_packed(keys, edges, KEY), value=_packed(values, edges, VALUE), bias=bias, keep=keep,
+            "forward", keys.dtype, rows, scale, removes,
+            query=query, key=_packed(keys, rows, KEY), value=_packed(values, rows, VALUE), bias=bias, keep=keep,
             out=out, lse=lse,
         )  # fmt: skip
-    if groups is not None:
-        attend_groups(query, key, value, Groups(groups, source, log_weight), scale, out, lse)
+    if edges.groups is not None:
+        attend_groups(
+            query, key, value, Groups(edges.groups, edges.source, edges.log_weight), scale, out, lse
+        )
     return out, lse
 
 
@@ -130,49 +125,35 @@ def attention_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     bias: Optional[Tensor],
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
-    groups: Optional[Tensor] = None,
-    source: Optional[Tensor] = None,
-    log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values, biases ``[H, E]`` if there are any, and weights of groups if wanted."""
     kind, given = query.dtype, (key, value)
     key, value = key.to(kind), value.to(kind)
     grads = empty_result(query, query), empty_result(key, key), empty_result(value, value)
-    slope = query.new_empty(query.size(1), col.numel())
-    if groups is not None and col.numel() == 0:
+    slope = query.new_empty(query.size(1), edges.col.numel())
+    if edges.groups is not None and edges.col.numel() == 0:
         for of_nodes in grads:
             of_nodes.zero_()
     else:
-        alpha, edges = torch.empty_like(slope), _rows(rowptr, col, key.size(0))
+        alpha, rows = torch.empty_like(slope), Rows(edges.rowptr, edges.col)
         _run(
-            "backward_targets", kind, edges, scale, removes,
-            query=query, key=_packed(key, edges, KEY), value=_packed(value, edges, VALUE), grad=grad, bias=bias,
+            "backward_targets", kind, rows, scale, removes,
+            query=query, key=_packed(key, rows, KEY), value=_packed(value, rows, VALUE), grad=grad, bias=bias,
             keep=keep, out=out, lse=lse, grad_lse=grad_lse, alpha=alpha, slope=slope, grad_query=grads[0],
         )  # fmt: skip
         # Sources gather from their targets what these sent them.
-        by_source = _by_source(edges, key.size(0), colptr, row, perm)
-        _run(
-            "gather",
-            kind,
-            by_source,
-            scale,
-            alpha=slope,
-            value=_packed(query, by_source, QUERY),
-            out=grads[1],
-        )
+        by_source = _by_source(edges)
+        packed = _packed(query, by_source, QUERY)
+        _run("gather", kind, by_source, scale, alpha=slope, value=packed, out=grads[1])
         _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grads[2])
     grad_weight: Optional[Tensor] = None
-    if groups is not None:
-        dense = Groups(groups, source, log_weight)
+    if edges.groups is not None:
+        dense = Groups(edges.groups, edges.source, edges.log_weight)
         grad_weight = add_gradients(grad, query, key, value, dense, scale, out, lse, grad_lse, grads, weighs)
     grad_key, grad_value = (
         grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad)
@@ -186,17 +167,13 @@ def attention_backward(
 def scores_forward(
     query: Tensor,
     key: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
 ) -> Tensor:
     """The scaled inner products of all edges, ``[H, E]``."""
-    out = query.new_empty(query.size(1), col.numel())
-    edges = _rows(rowptr, col, key.size(0))
-    _run("scores", query.dtype, edges, scale, query=query, key=_packed(key, edges, KEY), alpha=out)
+    out = query.new_empty(query.size(1), edges.col.numel())
+    rows = Rows(edges.rowptr, edges.col)
+    _run("scores", query.dtype, rows, scale, query=query, key=_packed(key, rows, KEY), alpha=out)
     return out
 
 
@@ -204,19 +181,14 @@ def scores_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
     kind = query.dtype
     grad_query, grad_key = (empty_result(t, t) for t in (query, key))
-    edges = _rows(rowptr, col, key.size(0))
-    by_source = _by_source(edges, key.size(0), colptr, row, perm)
-    _run("gather", kind, edges, scale, alpha=grad, value=_packed(key, edges, KEY), out=grad_query)
+    rows, by_source = Rows(edges.rowptr, edges.col), _by_source(edges)
+    _run("gather", kind, rows, scale, alpha=grad, value=_packed(key, rows, KEY), out=grad_query)
     _run("gather", kind, by_source, scale, alpha=grad, value=_packed(query, by_source, QUERY), out=grad_key)
     return grad_query, grad_key
 
@@ -226,17 +198,8 @@ def _sums(query: Tensor) -> torch.dtype:
     return torch.promote_types(query.dtype, torch.float)
 
 
-def _rows(rowptr: Tensor, col: Tensor, num_sources: int) -> Rows:
-    rowptr = rowptr.long().contiguous()
-    return Rows(rowptr, checked_sources(rowptr, col, num_sources))
-
-
-def _by_source(
-    edges: Rows, num_sources: int, colptr: Optional[Tensor], row: Optional[Tensor], perm: Optional[Tensor]
-) -> Rows:
-    if colptr is None or row is None:
-        return Rows(*transpose_edges(edges.ptr, edges.col, num_sources))
-    return Rows(colptr, row, perm)
+def _by_source(edges: EdgeSet) -> Rows:
+    return Rows(*(edges.transposed or transpose_edges(edges.rowptr, edges.col, edges.num_sources)))
 
 
 def _run(

@@ -14,7 +14,8 @@ import triton
 from torch import Tensor
 
 from pyg_match.ops.attention_cpu import empty_result
-from pyg_match.ops.edge_lists import checked_sources, transpose_edges
+from pyg_match.ops.edge_lists import transpose_edges
+from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.gpu import dense as dense_tiles
 from pyg_match.ops.gpu import listed as listed_edges
 
@@ -35,40 +36,33 @@ def attention_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     bias: Optional[Tensor],
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
-    groups: Optional[Tensor] = None,
-    source: Optional[Tensor] = None,
-    log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention and log-sum-exp; see :func:`pyg_match.ops.attention_cpu.attention_forward`."""
     out = empty_result(query, value)
     query, key, value = _together(query, key, value)
     lse = query.new_empty(query.shape[:2], dtype=_real(query))
-    listed = groups is None or col.numel() > 0
+    listed = edges.groups is None or edges.col.numel() > 0
     with _on(query):
         if listed and lse.numel() > 0:
-            col = checked_sources(rowptr, col, key.size(0))
             sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=key.size(2), D=value.size(2))
             listed_edges.forward[sizes.grid](
-                query, key, value, rowptr, col, *_edge_values(bias, keep, query), out, lse, *_halves(scale),
+                query, key, value, edges.rowptr, edges.col, *_edge_values(bias, keep, query), out, lse, *_halves(scale),
                 *_steps(query, key, value, out), _bias_step(bias), query.size(1), key.size(2), value.size(2),
                 REAL=_triton(lse), HAS_BIAS=bias is not None, HAS_KEEP=keep is not None, REMOVES=removes,
                 **sizes.constants,
             )  # fmt: skip
-        if groups is not None and lse.numel() > 0:
-            work = _tiles(query, key, value, log_weight)
+        if edges.groups is not None and lse.numel() > 0:
+            groups, source = edges.groups, edges.source
+            work = _tiles(query, key, value, edges.log_weight)
             ptr, tiles = _tables(groups, 0, work["M"])
             grid = (triton.cdiv(query.size(0), work["M"]) + groups.size(0), query.size(1))
             dense_tiles.forward[grid](
-                query, key, value, groups, ptr, tiles, *_or(query, source, log_weight), out, lse, *_halves(scale),
+                query, key, value, groups, ptr, tiles, *_or(query, source, edges.log_weight), out, lse, *_halves(scale),
                 *_steps(query, key, value, out), query.size(0), groups.size(0), query.size(1), key.size(2),
                 value.size(2), HAS_LISTED=listed, HAS_SOURCE=source is not None, **work,
             )  # fmt: skip
@@ -84,18 +78,11 @@ def attention_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     bias: Optional[Tensor],
     keep: Optional[Tensor],
     removes: bool,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
-    groups: Optional[Tensor] = None,
-    source: Optional[Tensor] = None,
-    log_weight: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients; see :func:`pyg_match.ops.attention_cpu.attention_backward`."""
     grads = [empty_result(t, t) for t in (query, key, value)]
@@ -103,41 +90,38 @@ def attention_backward(
     grad = _side_by_side(grad.to(query.dtype))
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     none, real = query.new_empty(0), _triton(lse)
-    grad_bias = none if bias is None else lse.new_empty(query.size(1), col.numel())
+    grad_bias = none if bias is None else lse.new_empty(query.size(1), edges.col.numel())
     grad_weight = none
     heads, widths, parts = query.size(1), (key.size(2), value.size(2)), _halves(scale)
-    listed = groups is None or col.numel() > 0
+    listed = edges.groups is None or edges.col.numel() > 0
     common = torch.empty_like(lse)
     flags = {"REAL": real, "HAS_BIAS": bias is not None, "HAS_KEEP": keep is not None, "REMOVES": removes}
     with _on(query):
         if heads > 0 and query.size(0) > 0:  # without listed edges, this makes what targets have in common
             sizes = _sizes(query.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
-            col = checked_sources(rowptr, col, key.size(0))
             listed_edges.backward_targets[sizes.grid](
-                query, key, value, rowptr, col, *_edge_values(bias, keep, query), out, lse, grad,
+                query, key, value, edges.rowptr, edges.col, *_edge_values(bias, keep, query), out, lse, grad,
                 *_or(query, grad_lse), grads[0], grad_bias if bias is not None else query, common, *parts,
-                *_steps(query, key, value, out, grad, grads[0]), _bias_step(bias), col.numel(), heads, *widths,
+                *_steps(query, key, value, out, grad, grads[0]), _bias_step(bias), edges.col.numel(), heads, *widths,
                 HAS_GRAD_LSE=grad_lse is not None, **flags, **sizes.constants,
             )  # fmt: skip
         if listed and heads > 0 and key.size(0) > 0:
-            if colptr is None or row is None or perm is None:
-                colptr, row, perm = transpose_edges(rowptr.long(), col, key.size(0))
+            colptr, row, perm = _by_source(edges)
             sizes = _sizes(key.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
             listed_edges.backward_sources[sizes.grid](
                 query, key, value, colptr, row, perm, *_edge_values(bias, keep, query), lse, grad, common, *grads[1:],
                 *parts, *_steps(query, key, value, grad, *grads[1:]), _bias_step(bias), heads, *widths, **flags,
                 **sizes.constants,
             )  # fmt: skip
-        if groups is not None:
+        if edges.groups is not None:
             if not listed:
                 for of_sources in grads[1:]:
                     of_sources.zero_()
-            dense = (groups, source, log_weight)
             grad_weight = _dense_backward(
-                query, key, value, dense, scale, lse, grad, common, grads, weighs, listed
+                query, key, value, edges, scale, lse, grad, common, grads, weighs, listed
             )
     grad_bias = grad_bias if bias is None else grad_bias.to(bias.dtype)
-    grad_weight = grad_weight if log_weight is None else grad_weight.to(log_weight.dtype)
+    grad_weight = grad_weight if edges.log_weight is None else grad_weight.to(edges.log_weight.dtype)
     return grads[0], grads[1], grads[2], grad_bias, grad_weight
 
 
@@ -145,7 +129,7 @@ def _dense_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    dense: tuple[Tensor, Optional[Tensor], Optional[Tensor]],
+    edges: EdgeSet,
     scale: float,
     lse: Tensor,
     grad: Tensor,
@@ -155,7 +139,8 @@ def _dense_backward(
     listed: bool,
 ) -> Tensor:
     """Add the gradients of groups; return those of their weights."""
-    groups, source, log_weight = dense
+    groups, source, log_weight = edges.groups, edges.source, edges.log_weight
+    assert groups is not None
     heads, num_groups = query.size(1), groups.size(0)
     shapes = (heads, key.size(2), value.size(2))
     weights = 0 if log_weight is None else log_weight.numel()
@@ -193,23 +178,19 @@ def _dense_backward(
 def scores_forward(
     query: Tensor,
     key: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
 ) -> Tensor:
     """The scaled inner products of all edges, ``[H, E]``."""
     query, key = _together(query, key)
-    out = query.new_empty(query.size(1), col.numel())
+    out = query.new_empty(query.size(1), edges.col.numel())
     if query.size(0) == 0 or out.numel() == 0:
         return out
     sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=query.size(2))
     with _on(query):
         listed_edges.scores[sizes.grid](
-            query, key, rowptr, checked_sources(rowptr, col, key.size(0)), out, *_halves(scale), *_steps(query, key),
-            col.numel(), query.size(1), query.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
+            query, key, edges.rowptr, edges.col, out, *_halves(scale), *_steps(query, key),
+            edges.col.numel(), query.size(1), query.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
             **sizes.constants,
         )  # fmt: skip
     return out
@@ -219,23 +200,22 @@ def scores_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
+    edges: EdgeSet,
     scale: float,
-    colptr: Optional[Tensor] = None,
-    row: Optional[Tensor] = None,
-    perm: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries and keys."""
     grad_query, grad_key = empty_result(query, query), empty_result(key, key)
     query, key = _together(query, key)
-    col, grad = checked_sources(rowptr, col, key.size(0)), grad.contiguous()
-    if colptr is None or row is None:
-        colptr, row, perm = transpose_edges(rowptr.long(), col, key.size(0))
+    grad = grad.contiguous()
+    colptr, row, perm = _by_source(edges)
     with _on(query):
-        _gather(grad, key, rowptr, col, None, grad_query, scale)
+        _gather(grad, key, edges.rowptr, edges.col, None, grad_query, scale)
         _gather(grad, query, colptr, row, perm, grad_key, scale)
     return grad_query, grad_key
+
+
+def _by_source(edges: EdgeSet) -> tuple[Tensor, Tensor, Tensor]:
+    return edges.transposed or transpose_edges(edges.rowptr, edges.col, edges.num_sources)
 
 
 def _gather(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops import attention_cpu
+from pyg_match.ops.edge_lists import checked_sources
 from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.native.library import available
 
@@ -32,23 +33,67 @@ _library.define(f"edge_scores({_SCORES}) -> Tensor")
 _library.define(f"edge_scores_backward(Tensor grad, {_SCORES}) -> (Tensor, Tensor)")
 
 
-def _on_cuda(name: str) -> Callable[..., Any]:
-    """A function of :mod:`pyg_match.ops.attention_cuda`, which is imported, and Triton with it, when it is called."""
+def implementations(backend: Callable[[], Any]) -> dict[str, Callable[..., Any]]:
+    """The operators by name, as a backend computes them: it takes edges as a set, and schemas take tensors.
 
-    def call(*arguments: Any) -> Any:
-        return getattr(import_module("pyg_match.ops.attention_cuda"), name)(*arguments)
+    Args:
+        backend: Gives the module of the backend, which is asked for only when an operator is called.
+    """
 
-    return call
+    def forward(q: Tensor, k: Tensor, v: Tensor, rowptr: Tensor, col: Tensor, *given: Any) -> Any:
+        edges = _edge_set(k, rowptr, col, *given[4:])
+        return backend().attention_forward(q, k, v, edges, *given[:4])
+
+    def backward(
+        grad: Tensor, out: Tensor, lse: Tensor, grad_lse: Optional[Tensor], weighs: bool, q: Tensor, k: Tensor,
+        v: Tensor, rowptr: Tensor, col: Tensor, *given: Any,
+    ) -> Any:  # fmt: skip
+        edges = _edge_set(k, rowptr, col, *given[4:])
+        return backend().attention_backward(grad, out, lse, grad_lse, weighs, q, k, v, edges, *given[:4])
+
+    def scores(q: Tensor, k: Tensor, rowptr: Tensor, col: Tensor, scale: float, *given: Any) -> Any:
+        return backend().scores_forward(q, k, _edge_set(k, rowptr, col, *given), scale)
+
+    def scores_backward(
+        grad: Tensor, q: Tensor, k: Tensor, rowptr: Tensor, col: Tensor, scale: float, *given: Any
+    ) -> Any:
+        return backend().scores_backward(grad, q, k, _edge_set(k, rowptr, col, *given), scale)
+
+    return {
+        "attention": forward,
+        "attention_backward": backward,
+        "edge_scores": scores,
+        "edge_scores_backward": scores_backward,
+    }
 
 
-for _name, _function in (
-    ("attention", "attention_forward"),
-    ("attention_backward", "attention_backward"),
-    ("edge_scores", "scores_forward"),
-    ("edge_scores_backward", "scores_backward"),
-):
-    _library.impl(_name, getattr(attention_cpu, _function), "CPU")
-    _library.impl(_name, _on_cuda(_function), "CUDA")
+def _edge_set(
+    key: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    colptr: Optional[Tensor] = None,
+    row: Optional[Tensor] = None,
+    perm: Optional[Tensor] = None,
+    groups: Optional[Tensor] = None,
+    source: Optional[Tensor] = None,
+    log_weight: Optional[Tensor] = None,
+) -> EdgeSet:
+    """The edges of a call, with pointers of 64 bits and sources of 32."""
+    num_sources = key.size(0)
+    rowptr = rowptr.long().contiguous()
+    col = checked_sources(rowptr, col, num_sources)
+    transposed = None if colptr is None or row is None or perm is None else (colptr, row, perm)
+    return EdgeSet(rowptr, col, num_sources, None, transposed, groups, source, log_weight)
+
+
+def _on_cuda() -> Any:
+    """The backend for GPUs, which is imported, and Triton with it, when it is first called."""
+    return import_module("pyg_match.ops.attention_cuda")
+
+
+for _device, _backend in (("CPU", lambda: attention_cpu), ("CUDA", _on_cuda)):
+    for _name, _function in implementations(_backend).items():
+        _library.impl(_name, _function, _device)
 
 
 @torch.compiler.assume_constant_result

@@ -6,7 +6,6 @@ from helpers import random_pair
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
-from pyg_match.app.attention_rows import keep_rows
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher, MaskedAttentionConv
 from pyg_match.nn.pair_graph import PairGraph
@@ -296,10 +295,8 @@ def test_attention_is_recorded():
         pair = graph(pair_of_images())
         with record_attention(model) as record, torch.no_grad():
             model(pair)
-        with keep_rows(model) as rows, torch.no_grad():
-            model(pair)
-        records.append((record, rows))
-    (listed, listed_rows), (unlisted, unlisted_rows) = records
+        records.append(record)
+    listed, unlisted = records
     for layer in range(3):
         dense = []
         for record in (listed, unlisted):
@@ -308,9 +305,8 @@ def test_attention_is_recorded():
                 torch.zeros(55, 55, 2).index_put_(tuple(step.edge_index), step.alpha, accumulate=True)
             )
         torch.testing.assert_close(*dense)
-        sources = [rows.of(31, layer, "self") for rows in (listed_rows, unlisted_rows)]
-        order = [source.argsort() for source, _ in sources]
-        assert torch.equal(sources[0][0][order[0]], sources[1][0][order[1]])
+        sources = [record.of(31, layer, "self")[0].sort().values for record in records]
+        assert torch.equal(*sources)
 
 
 def test_wrong_attributes():

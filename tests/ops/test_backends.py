@@ -19,13 +19,6 @@ from pyg_match.ops import attention_operators as operators
 from pyg_match.ops.native import library
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
 
-OPERATORS = {
-    "attention": "attention_forward",
-    "attention_backward": "attention_backward",
-    "edge_scores": "scores_forward",
-    "edge_scores_backward": "scores_backward",
-}
-
 
 @pytest.fixture(params=["c", "triton", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request, monkeypatch):
@@ -48,8 +41,8 @@ def device(request, monkeypatch):
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton does not interpret in this process")
     with torch.library._scoped_library("pyg_match", "IMPL") as instead:
-        for name, function in OPERATORS.items():
-            instead.impl(name, getattr(attention_cuda, function), "CPU", allow_override=True)
+        for name, function in operators.implementations(lambda: attention_cuda).items():
+            instead.impl(name, function, "CPU", allow_override=True)
         yield torch.device("cpu")
 
 
