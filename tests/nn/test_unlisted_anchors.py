@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from helpers import random_pair
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
