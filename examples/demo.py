@@ -46,7 +46,7 @@ def main() -> None:
         result,
         correct=right,
         path=args.out,
-        title=f"{len(result.matches)} matches, {right.mean():.1%} within 3 px of the truth (green)",
+        title=f"A photo and its warped, relit copy; right is within 3 px of the truth, {args.weights}",
     )
     print(f"picture: {args.out}")
     print("seconds: " + " ".join(f"{stage}={seconds:.2f}" for stage, seconds in result.seconds.items()))

@@ -25,6 +25,7 @@ _SUBPACKAGES = (
     "features",
     "geometry",
     "metrics",
+    "model_selection",
     "nn",
     "ops",
     "pretrained",

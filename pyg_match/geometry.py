@@ -74,7 +74,7 @@ def estimate_homography(
         >>> bool(np.abs(H - [[1, 0, 5], [0, 1, 5], [0, 0, 1]]).max() < 1e-6)
         True
     """
-    p0, p1 = _check_points(points0, points1)
+    p0, p1 = point_pairs(points0, points1)
     threshold = real_number("threshold", threshold, positive=True)
     weights = None if scores is None else _check_scores(scores, len(p0))
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
@@ -87,7 +87,7 @@ def estimate_homography(
         H = dlt(p0, p1, weights)
         if H is not None and method == "dlt-lu":
             H = dlt_lu(p0, p1, weights)
-        return H, nothing if H is None else _transfer_error(H, p0, p1) <= threshold
+        return H, nothing if H is None else transfer_error(H, p0, p1) <= threshold
     if method == "poselib":
         import poselib
 
@@ -96,7 +96,7 @@ def estimate_homography(
     else:
         H = _opencv("findHomography", method, p0, p1, threshold)
     H = None if H is None else scaled(H)
-    inliers = nothing if H is None else _transfer_error(H, p0, p1) <= threshold
+    inliers = nothing if H is None else transfer_error(H, p0, p1) <= threshold
     if inliers.sum() < 4 or _on_a_line(p0[inliers], p1[inliers], threshold):
         return None, nothing
     return (None, nothing) if dlt(p0[inliers], p1[inliers]) is None else (H, inliers)
@@ -138,7 +138,7 @@ def estimate_fundamental(
         >>> bool(inliers.all())
         True
     """
-    p0, p1 = _check_points(points0, points1)
+    p0, p1 = point_pairs(points0, points1)
     threshold = real_number("threshold", threshold, positive=True)
     _check_method(method, ("poselib", "opencv", "magsac"))
     nothing = np.zeros(len(p0), dtype=bool)
@@ -270,7 +270,13 @@ def _to_array(values: ArrayLike) -> Array:
         raise TypeError(f"expected an array of real numbers, got {shown(values)}") from None
 
 
-def _check_points(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
+def point_pairs(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
+    """Matched points as a user gave them, ``[N, 2]`` in double precision each.
+
+    Raises:
+        TypeError: If they are no real numbers.
+        ValueError: If a shape is not as expected, or they differ in number.
+    """
     p0, p1 = _to_array(points0), _to_array(points1)
     if p0.ndim != 2 or p0.shape[1] != 2 or p0.shape != p1.shape:
         raise ValueError(
@@ -306,7 +312,7 @@ def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) 
     return None if matrix is None else np.asarray(matrix, dtype=np.float64)
 
 
-def _transfer_error(H: Array, p0: Array, p1: Array) -> Array:
+def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
     """The distance in pixels of each point of image 1 to its prediction; NaN where there is none."""
     error: Array = np.linalg.norm(warp_points(p0, H) - p1, axis=1)
     return error

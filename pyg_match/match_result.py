@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_match.features.image import ImageLike
 from pyg_match.files import user_path, write_whole
 from pyg_match.geometry import estimate_fundamental, estimate_homography
+from pyg_match.model_selection import Geometry, estimate_geometry, thresholds_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +85,26 @@ class MatchResult:
         """
         points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
         return estimate_fundamental(points0, points1, method=method, threshold=threshold)
+
+    def geometry(
+        self, method: Literal["poselib", "opencv"] = "poselib", threshold: Optional[float] = None
+    ) -> Geometry:
+        """The homography or the fundamental matrix, whichever the matches speak for.
+
+        See :func:`pyg_match.model_selection.estimate_geometry`.
+
+        Args:
+            method: Estimator.
+            threshold: Largest error of an inlier in pixels. By default 3 for a homography and 2 for a fundamental
+                matrix, and more in proportion where an image has more than 1,024 pixels along its longer side.
+
+        Returns:
+            The kind, the 3 x 3 matrix or ``None``, the inlier mask :math:`(M)`, and the threshold.
+        """
+        limits = thresholds_for(self.image_size0, self.image_size1)
+        limits = limits if threshold is None else (threshold, threshold)
+        points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
+        return estimate_geometry(points0, points1, method, *limits)
 
     def plot(self, image0: ImageLike, image1: ImageLike, **kwargs: Any) -> "Figure":
         """Draw the matches over the images; see :func:`pyg_match.visualization.plot_matches`.

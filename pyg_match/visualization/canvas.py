@@ -8,6 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from pyg_match.features.image import ImageLike, load_image
+from pyg_match.figure_formats import check_format
 from pyg_match.files import user_path, write_whole
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ PAGE = 7.0  # width of a page of two columns
 FONT = 7.0  # points, readable at these widths
 
 _FLATTEST, _STEEPEST = 0.05, 4.0  # figures, in height over width
+_WIDEST = 8.0  # image, in widths of the other one
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, YELLOW = (
@@ -39,21 +41,6 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def check_format(path: Union[str, Path]) -> str:
-    """The format that the ending of a figure's file stands for.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
-    ending = Path(path).suffix[1:].lower()
-    if ending not in known:
-        raise ValueError(f"figures are saved as {', '.join(known)}, got {Path(path).name!r}")
-    return ending
 
 
 def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None:
@@ -78,18 +65,21 @@ class Canvas:
         *images: One or two images, anything that :func:`pyg_match.features.load_image` reads.
         max_side: Images are stored in the figure with at most that many pixels along the longer side.
         colour: Whether to show their colours; in a brightened grey otherwise, so that lines stand out.
+        same_height: Whether to enlarge the lower image to the height of the other one, whose pixels the units are
+            then. Where one image is far wider for its height, it stays lower.
 
     Attributes:
-        shifts: For each image what to add to a keypoint's coordinates.
+        shifts: For each image what to add to a keypoint's coordinates, which are multiplied by :attr:`scales` before.
+        scales: For each image by how much it is enlarged.
         width: Width of the whole in pixels.
         height: Height of the whole in pixels.
     """
 
-    def __init__(self, *images: ImageLike, max_side: int = 640, colour: bool = False) -> None:
+    def __init__(
+        self, *images: ImageLike, max_side: int = 640, colour: bool = False, same_height: bool = False
+    ) -> None:
         self.pixels: list[Any] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.shifts: list[Any] = []
-        gap, left = 0, 0
+        self.sizes: list[tuple[float, float]] = []
         for image in images:
             shown = load_image(image).detach()
             shown = shown if colour else shown.mean(0, keepdim=True)
@@ -101,24 +91,62 @@ class Canvas:
             pixels = (255 * shown).round().byte().permute(1, 2, 0).cpu().numpy()
             self.pixels.append(pixels if colour else pixels[..., 0])
             self.sizes.append((width, height))
-            self.shifts.append(np.array([left, 0.0]))
-            gap = gap or max(2, width // 100)
-            left += width + gap
+        self.scales = _scales(self.sizes) if same_height else [1.0] * len(images)
+        self.sizes = [
+            (width * f, height * f) for (width, height), f in zip(self.sizes, self.scales, strict=True)
+        ]
+        gap = max(2.0, self.sizes[0][0] // 100)
+        left = 0.0
+        self.shifts: list[Any] = []
+        for (extent, _), factor in zip(self.sizes, self.scales, strict=True):
+            # The centre of the first pixel is half a pixel from the border, whatever its size.
+            self.shifts.append(np.array([left, 0.0]) + (factor - 1) / 2)
+            left += extent + gap
         self.width = left - gap
         self.height = max(height for _, height in self.sizes)
+
+    def place(self, points: Any, image: int) -> Any:
+        """Where points of an image are drawn.
+
+        Args:
+            points: Positions in pixels of the image.
+            image: Its number, 0 or 1.
+
+        Shapes:
+            - **points**, **output:** :math:`(N, 2)`
+        """
+        return points * self.scales[image] + self.shifts[image]
 
     @property
     def ratio(self) -> float:
         """Height over width of a figure of the images; very long ones get white beside them."""
         return min(max(self.height / self.width, _FLATTEST), _STEEPEST)
 
-    def draw(self, axes: "Axes", title: Optional[str] = None) -> None:
-        """Show the images."""
-        for pixels, (width, height), shift in zip(self.pixels, self.sizes, self.shifts, strict=True):
-            extent = (shift[0] - 0.5, shift[0] + width - 0.5, height - 0.5, -0.5)
-            axes.imshow(pixels, cmap="gray", vmin=-100, vmax=280, extent=extent, interpolation="antialiased")
+    def draw(self, axes: "Axes", title: Optional[str] = None, dim: float = 0.0) -> None:
+        """Show the images, darker and paler by a share of ``dim``, so that lines of any colour stand out."""
+        for i, pixels in enumerate(self.pixels):
+            width, height = self.sizes[i]
+            left, top = self.place(np.array([-0.5, -0.5]), i)
+            extent = (left, left + width, top + height, top)
+            shown = _dimmed(pixels, dim) if dim > 0 else pixels
+            axes.imshow(shown, cmap="gray", vmin=-100, vmax=280, extent=extent, interpolation="antialiased")
         axes.set_xlim(-0.5, self.width - 0.5)
         axes.set_ylim(self.height - 0.5, -0.5)
         axes.set_axis_off()
         if title:
             axes.set_title(title, fontsize=FONT, pad=2)
+
+
+def _dimmed(pixels: Any, share: float) -> Any:
+    """Pixels nearer to black, and colours nearer to grey."""
+    values = pixels.astype(np.float32)
+    if values.ndim == 3:
+        values += share * (values.mean(axis=2, keepdims=True) - values)
+    return np.round((1 - share) * values).astype(np.uint8)
+
+
+def _scales(sizes: list[tuple[float, float]]) -> list[float]:
+    """What makes images equally high, or less where one would be more than so many times as wide as another."""
+    height = max(height for _, height in sizes)
+    narrowest = min(height * w / h for w, h in sizes)
+    return [min(height / h, _WIDEST * narrowest / w) for w, h in sizes]
