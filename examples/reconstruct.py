@@ -37,6 +37,7 @@ from pyg_match.collections.colmap_database import CAMERA_MODES, write_colmap
 from pyg_match.collections.retrieval import retrieval_pairs
 from pyg_match.features import extractor
 from pyg_match.pretrained import detector_of
+from pyg_match.spinner import spinner
 
 Poses = dict[str, np.ndarray]
 
@@ -57,7 +58,15 @@ def reconstruct(database: Path, images: Path, target: Path) -> Any:
     target.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
-    models = pycolmap.incremental_mapping(database, images, target, options)
+    placed = itertools.count(3)  # images, after the first two
+    with spinner("mapping") as say:
+        models = pycolmap.incremental_mapping(
+            database,
+            images,
+            target,
+            options,
+            next_image_callback=lambda: say(f"mapping, {next(placed):,} images placed"),
+        )
     return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
 
 
@@ -113,7 +122,9 @@ def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     )
     seconds["match"] = time.perf_counter() - start
     start = time.perf_counter()
-    written = write_colmap(out / "features.h5", matches, database, args.images, camera_mode=args.camera_mode)
+    written = write_colmap(
+        out / "features.h5", matches, database, args.images, camera_mode=args.camera_mode, progress=True
+    )
     seconds["verify"] = time.perf_counter() - start
     start = time.perf_counter()
     model = reconstruct(database, args.images, out / "sparse" / name)

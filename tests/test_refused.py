@@ -178,12 +178,14 @@ def test_a_command_ends_with_a_line(words, text, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [TypeError("a type"), OverflowError("too large"), MemoryError(), OSError(28, "full")]
 )
-def test_whatever_is_thrown(error, monkeypatch):
+def test_whatever_is_thrown(error, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(Matcher, "from_pretrained", fail)
-    result = run("match", "x.png", "y.png")
+    image = tmp_path / "x.png"
+    Image.new("RGB", (40, 40)).save(image)
+    result = run("match", image, image)
     assert result.exit_code == 1 and result.stderr.startswith("error: ") and "Traceback" not in result.output
     assert result.stderr.strip() != "error:"
 

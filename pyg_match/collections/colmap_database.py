@@ -18,6 +18,7 @@ from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.match_sources import Matches, open_matches
 from pyg_match.collections.progress import ProgressReport
 from pyg_match.files import user_path
+from pyg_match.spinner import spinner
 
 CAMERA_MODES = ("auto", "single", "per-folder", "per-image")
 _TOGETHER = 1024  # pairs of a transaction
@@ -107,10 +108,11 @@ def write_colmap(
         is_new = not database.exists()
         try:
             pycolmap.Database.open(database).close()
-            pycolmap.import_images(database, images, mode, names, reader)
-            opened = stack.enter_context(pycolmap.Database.open(database))
-            writer = _Writer(opened, collection, images, options if verify else None)
-            writer.write_keypoints(names)
+            with spinner(f"reading {len(names):,} images", shown=progress):
+                pycolmap.import_images(database, images, mode, names, reader)
+                opened = stack.enter_context(pycolmap.Database.open(database))
+                writer = _Writer(opened, collection, images, options if verify else None)
+                writer.write_keypoints(names)
         except BaseException:
             if is_new:  # with images, but without what there is to know of them
                 stack.close()

@@ -17,6 +17,7 @@ from pyg_match.collections.plan import PairPlan, Shard
 from pyg_match.collections.progress import ProgressReport
 from pyg_match.collections.shard_files import ShardFolder, check_settings
 from pyg_match.files import sweep, user_path, whole_path
+from pyg_match.spinner import spinner
 
 _AHEAD = 2  # shards that are read before they are matched
 
@@ -94,7 +95,8 @@ def match_pairs(
     shards = _shards_of(output)
     job = MatchJob(user_path(features), shards.folder, str(weights), device, batch_keypoints, options)
     with open_features(job.features) as collection:
-        plan = PairPlan(user_path(pairs), collection, block)
+        with spinner("planning pairs", shown=progress):
+            plan = PairPlan(user_path(pairs), collection, block)
         settings = {"features": collection.digest(), "pairs": plan.digest, "block": block, **job.settings()}
         summary = MatchSummary(output, plan.num_pairs, plan.repeated, plan.left_out, plan.missing)
         if output.exists() and not keep_shards:

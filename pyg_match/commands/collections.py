@@ -1,19 +1,42 @@
 """Commands for many images: parse, call, print."""
 
+import os
 import re
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperCommand
 
-from pyg_match.commands.errors import error_line, refuse_inputs
-from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, chosen_device
+from pyg_match.commands.errors import check_files, check_folder, check_outputs, error_line
+from pyg_match.commands.options import Detector, DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.files import user_path
+from pyg_match.spinner import spinner
 
 _EXTRA = {"needs": "this command", "extra": "collections"}
 _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
 _SHOWN = 20  # names in a report
+
+
+class PairMethod(str, Enum):
+    """Ways to list pairs."""
+
+    EXHAUSTIVE = "exhaustive"
+    SEQUENTIAL = "sequential"
+    RETRIEVAL = "retrieval"
+    LIST = "list"
+
+
+class CameraMode(str, Enum):
+    """Which images share a camera."""
+
+    AUTO = "auto"
+    SINGLE = "single"
+    PER_FOLDER = "per-folder"
+    PER_IMAGE = "per-image"
+
 
 FeaturesArgument = Annotated[
     Path,
@@ -44,21 +67,31 @@ def register(app: typer.Typer) -> None:
 
 def extract(
     images: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.", metavar="IMAGES")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of features to write, in hloc's layout.")],
-    detector: Annotated[str, typer.Option(help="aliked, disk, xfeat, sift or rootsift.")] = "aliked",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File of features to write, in hloc's layout.")
+    ],
+    detector: Annotated[
+        Detector, typer.Option(metavar="NAME", help="aliked, disk, xfeat, sift or rootsift.")
+    ] = Detector.ALIKED,
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,
     half: Annotated[
-        bool, typer.Option("--half", help="Write keypoints in half precision, as hloc does by default.")
+        bool,
+        typer.Option(
+            "--half", metavar="", help="Write keypoints in half precision, as hloc does by default."
+        ),
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the keypoints of all images of a folder."""
     with error_line(**_EXTRA):
-        from pyg_match.collections import extract_features
-        from pyg_match.features import extractor
+        check_folder("IMAGES", images)
+        check_outputs({"--out": out})
+        with spinner("loading weights"):
+            from pyg_match.collections import extract_features
+            from pyg_match.features import extractor
 
-        found = extractor(detector, max_num_keypoints=max_keypoints).to(chosen_device(device))
+            found = extractor(detector.value, max_num_keypoints=max_keypoints).to(chosen_device(device))
         summary = extract_features(images, out, found, resize or None, half, progress=True)
     typer.echo(f"images     {summary.num_images} ({summary.extracted} new, {summary.seconds:.1f} s)")
     typer.echo(f"saved      {summary.output}")
@@ -67,51 +100,61 @@ def extract(
 
 def pairs(
     features: FeaturesArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="List of pairs to write.")],
-    method: Annotated[str, typer.Option(help="exhaustive, sequential, retrieval or list.")] = "exhaustive",
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="List of pairs to write.")],
+    method: Annotated[
+        PairMethod, typer.Option(metavar="NAME", help="exhaustive, sequential, retrieval or list.")
+    ] = PairMethod.EXHAUSTIVE,
     window: Annotated[
-        int, typer.Option(min=1, help="sequential: next images that each is paired with.")
+        int, typer.Option(min=1, metavar="N", help="sequential: next images that each is paired with.")
     ] = 10,
     loop_step: Annotated[
         Optional[int],
-        typer.Option(min=1, help="sequential: pair every so many-th image with all other such images."),
+        typer.Option(
+            min=1, metavar="N", help="sequential: pair every so many-th image with all other such images."
+        ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="retrieval: images that each is paired with.")] = 20,
+    top_k: Annotated[
+        int, typer.Option(min=1, metavar="N", help="retrieval: images that each is paired with.")
+    ] = 20,
     source: Annotated[
         Optional[Path],
-        typer.Option("--list", help="list: file of pairs, each taken once if both have features."),
+        typer.Option(
+            "--list", metavar="FILE", help="list: file of pairs, each taken once if both have features."
+        ),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """List the pairs of images to match."""
     with error_line(**_EXTRA):
-        from pyg_match.collections import (
-            exhaustive_pairs,
-            listed_pairs,
-            open_features,
-            sequential_pairs,
-            write_pairs,
-        )
-
-        refuse_inputs({"--out": out}, [features, *([source] if source else [])])
-        if method not in ("exhaustive", "sequential", "retrieval", "list"):
-            raise ValueError(f"--method must be exhaustive, sequential, retrieval or list, got {method!r}")
-        if (source is None) == (method == "list"):
+        _check_there("features", features)
+        if source is not None:
+            check_files("list of pairs", source)
+        check_outputs({"--out": out}, [features, *([source] if source else [])])
+        if (source is None) == (method is PairMethod.LIST):
             raise ValueError(
-                f"--method list and --list FILE go together, got --method {method} and --list {source}"
+                f"--method list and --list FILE go together, got --method {method.value} and --list {source}"
             )
-        with open_features(features) as opened:
-            if source is not None:
-                chosen: Any = listed_pairs(source, opened)
-            elif method == "retrieval":
-                from pyg_match.collections.retrieval import retrieval_pairs
+        with spinner("listing pairs"):
+            from pyg_match.collections import (
+                exhaustive_pairs,
+                listed_pairs,
+                open_features,
+                sequential_pairs,
+                write_pairs,
+            )
 
-                chosen = retrieval_pairs(opened, top_k, device=chosen_device(device))
-            elif method == "sequential":
-                chosen = sequential_pairs(opened.names(), window, loop_step)
-            else:
-                chosen = exhaustive_pairs(opened.names())
-            count = write_pairs(out, chosen)
+            with open_features(features) as opened:
+                if source is not None:
+                    chosen: Any = listed_pairs(source, opened)
+                elif method is PairMethod.RETRIEVAL:
+                    from pyg_match.collections.retrieval import retrieval_pairs
+
+                    chosen = retrieval_pairs(opened, top_k, device=chosen_device(device))
+                elif method is PairMethod.SEQUENTIAL:
+                    chosen = sequential_pairs(opened.names(), window, loop_step)
+                else:
+                    chosen = exhaustive_pairs(opened.names())
+                count = write_pairs(out, chosen)
     typer.echo(f"pairs      {count}\nsaved      {out}")
 
 
@@ -120,25 +163,39 @@ def match_pairs(
     pairs: Annotated[
         Path, typer.Argument(help="List of pairs, a line 'name0 name1' for each.", metavar="PAIRS")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of matches to write, in hloc's layout.")],
-    weights: Annotated[str, typer.Option(help="Pretrained matcher.")] = "aliked-sparse",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File of matches to write, in hloc's layout.")
+    ],
+    weights: Weights = "aliked-sparse",
     filter_threshold: Annotated[
         Optional[float],
-        typer.Option(min=0, max=1, help="Least probability of a match; as trained by default."),
+        typer.Option(
+            min=0, max=1, metavar="P", help="Least probability of a match.", show_default="as trained"
+        ),
     ] = None,
-    bfloat16: Annotated[bool, typer.Option("--bf16", help="Compute linear layers in bfloat16.")] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bf16", metavar="", help="Compute linear layers in bfloat16.")
+    ] = False,
     device: DeviceOption = "auto",
     batch_keypoints: Annotated[
         Optional[int],
-        typer.Option(min=1, help="Keypoints of a batch; by default 4,096 on a CPU and 131,072 elsewhere."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Keypoints of a batch.",
+            show_default="4,096 on a CPU, 131,072 elsewhere",
+        ),
     ] = None,
     block: Annotated[
-        int, typer.Option(min=1, help="Images of a block; a shard has at most its square of pairs.")
+        int,
+        typer.Option(min=1, metavar="N", help="Images of a block; a shard has at most its square of pairs."),
     ] = 32,
     shard: Annotated[
         str, typer.Option(help="Do the i-th of n equal parts, as in an array of jobs.", metavar="I/N")
     ] = "1/1",
-    shards: Annotated[bool, typer.Option("--shards", help="Keep shards instead of one file.")] = False,
+    shards: Annotated[
+        bool, typer.Option("--shards", metavar="", help="Keep shards instead of one file.")
+    ] = False,
     ray: Annotated[
         Optional[str],
         typer.Option(
@@ -149,11 +206,14 @@ def match_pairs(
 ) -> None:
     """Match the pairs of a list; goes on where it was interrupted."""
     with error_line(**{**_EXTRA, **({"extra": "ray"} if ray else {})}):
+        _check_there("features", features)
+        check_files("list of pairs", pairs)
+        check_outputs({"--out": out}, [features, pairs, weights])
+        part = _part(shard)
         from pyg_match import collections
 
         options = {} if filter_threshold is None else {"filter_threshold": filter_threshold}
         options |= {"bfloat16": True} if bfloat16 else {}
-        refuse_inputs({"--out": out}, [features, pairs, weights])
         summary = collections.match_pairs(
             features,
             pairs,
@@ -162,7 +222,7 @@ def match_pairs(
             device if ray and device != "auto" else str(chosen_device(device)),  # of the cluster's machines
             batch_keypoints,
             block,
-            _part(shard),
+            part,
             shards,
             ray,
             progress=True,
@@ -186,27 +246,43 @@ def to_colmap(
     features: FeaturesArgument,
     matches: Annotated[Path, typer.Argument(help="File or shards of matches.", metavar="MATCHES")],
     images: Annotated[Path, typer.Argument(help="Folder of the images.", metavar="IMAGES")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="COLMAP database to write or go on with.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="COLMAP database to write or go on with.")
+    ],
     pairs: Annotated[
-        Optional[Path], typer.Option(help="List of pairs; all that there are matches of by default.")
+        Optional[Path],
+        typer.Option(metavar="FILE", help="List of pairs.", show_default="all that there are matches of"),
     ] = None,
-    camera_model: Annotated[str, typer.Option(help="COLMAP's name of a camera model.")] = "SIMPLE_RADIAL",
+    camera_model: Annotated[
+        str, typer.Option(metavar="NAME", help="COLMAP's name of a camera model.")
+    ] = "SIMPLE_RADIAL",
     camera_mode: Annotated[
-        str, typer.Option(help="Images that share a camera: auto, single, per-folder or per-image.")
-    ] = "auto",
+        CameraMode,
+        typer.Option(
+            metavar="NAME", help="Images that share a camera: auto, single, per-folder or per-image."
+        ),
+    ] = CameraMode.AUTO,
     camera_params: Annotated[
-        str, typer.Option(help="Parameters of the cameras, with commas; from EXIF by default.")
+        str,
+        typer.Option(metavar="X,X,...", help="Parameters of the cameras.", show_default="from EXIF"),
     ] = "",
-    verify: Annotated[bool, typer.Option(help="Estimate the geometry of each pair.")] = True,
-    max_error: Annotated[float, typer.Option(min=0.1, help="Largest error of an inlier in pixels.")] = 4.0,
+    verify: Annotated[bool, typer.Option(metavar="", help="Estimate the geometry of each pair.")] = True,
+    max_error: Annotated[
+        float, typer.Option(min=0.1, metavar="PIXELS", help="Largest error of an inlier.")
+    ] = 4.0,
 ) -> None:
     """Write features, matches and verified geometries to a COLMAP database."""
     with error_line(**_EXTRA):
+        _check_there("features", features)
+        _check_there("matches", matches)
+        check_folder("IMAGES", images)
+        if pairs is not None:
+            check_files("list of pairs", pairs)
+        check_outputs({"--out": out}, [features, matches, *([pairs] if pairs else [])])
         from pyg_match.collections.colmap_database import write_colmap
 
-        refuse_inputs({"--out": out}, [features, matches, *([pairs] if pairs else [])])
         summary = write_colmap(
-            features, matches, out, images, pairs, camera_model, camera_mode, camera_params, verify, max_error,
+            features, matches, out, images, pairs, camera_model, camera_mode.value, camera_params, verify, max_error,
             progress=True,
         )  # fmt: skip
     typer.echo(f"images     {summary.num_images}")
@@ -215,6 +291,16 @@ def to_colmap(
     )
     typer.echo(f"saved      {summary.database}")
     _report("pairs have no matches or no features", (" ".join(pair) for pair in summary.missing))
+
+
+def _check_there(what: str, path: Path) -> None:
+    """Refuse files and folders that are not there, before anything is loaded.
+
+    Raises:
+        FileNotFoundError: If there is neither such a file nor such a folder.
+    """
+    if not os.path.exists(user_path(path)):
+        raise FileNotFoundError(f"there are no {what} at {str(path)!r}")
 
 
 def _part(text: str) -> tuple[int, int]:

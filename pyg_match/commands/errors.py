@@ -1,5 +1,6 @@
-"""How commands end when something is wrong."""
+"""What commands refuse, and how they end when something is wrong."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,3 +49,63 @@ def refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str
         written = None if output is None else user_path(output)
         if written is not None and is_file(written) and any(written.samefile(path) for path in read):
             raise ValueError(f"{name} would overwrite the input {written}; choose another file")
+
+
+def check_files(what: str, *paths: Path) -> None:
+    """Refuse files that are not there, before anything is loaded.
+
+    Args:
+        what: What they are, such as ``"image"``.
+        *paths: The files.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder.
+    """
+    for path in paths:
+        if os.path.isdir(user_path(path)):
+            raise ValueError(f"expected an {what} file, got the folder {path}")
+        if not is_file(path):
+            raise FileNotFoundError(f"no {what} at {str(path)!r}")
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    if not os.path.isdir(user_path(path)):
+        raise FileNotFoundError(f"{name}: there is no folder {str(path)!r}")
+
+
+def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]] = ()) -> None:
+    """Refuse files that cannot be written, or that are read.
+
+    Args:
+        outputs: The files to write, by the names of their options.
+        inputs: See :func:`refuse_inputs`.
+
+    Raises:
+        FileNotFoundError: If there is no folder for a file.
+        ValueError: If a file is a folder, or an input.
+    """
+    refuse_inputs(outputs, inputs)
+    for name, file in outputs.items():
+        if file is None:
+            continue
+        path = user_path(file)
+        if not os.path.isdir(path.parent):
+            raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
+        if os.path.isdir(path):
+            raise ValueError(f"{name} must be a file to write, got the folder {file}")
+
+
+def check_ending(what: str, file: Path, *endings: str) -> None:
+    """Refuse a file whose name ends otherwise.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if file.suffix.lower() not in endings:
+        raise ValueError(f"{what} {' or '.join(endings)}, got {file.name!r}")

@@ -1,22 +1,44 @@
 """Options that several commands have."""
 
+from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-MaxKeypoints = Annotated[int, typer.Option(min=1, help="Largest number of keypoints in an image.")]
-Resize = Annotated[int, typer.Option(min=0, help="Longer side for detection in pixels; 0 keeps the size.")]
+# Matchers that come with this package, and those of others; listed here so that help loads nothing.
+MATCHERS = ("aliked-sparse", "disk-sparse", "aliked-lightglue", "disk-lightglue", "xfeat-lighterglue")
+
+MaxKeypoints = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Largest number of keypoints in an image.")
+]
+Resize = Annotated[
+    int, typer.Option(min=0, metavar="PIXELS", help="Longer side for detection; 0 keeps the size.")
+]
 Weights = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE",
-        help="Matcher and its detector: aliked-sparse, disk-sparse, aliked-lightglue, disk-lightglue, "
-        "xfeat-lighterglue, or a .safetensors file that training wrote.",
+        help=f"Matcher and its detector: {', '.join(MATCHERS)}, or a .safetensors file that training wrote.",
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.")
+    str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.")
 ]
+Settings = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")
+]
+Photos = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")]
+
+
+class Detector(str, Enum):
+    """The detectors by name."""
+
+    ALIKED = "aliked"
+    DISK = "disk"
+    XFEAT = "xfeat"
+    SIFT = "sift"
+    ROOTSIFT = "rootsift"
 
 
 def chosen_device(name: str) -> Any:

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from pyg_match.datasets.cached_pairs import check_photos
 from pyg_match.files import is_file, sweep, user_path
+from pyg_match.spinner import spinner
 from pyg_match.training.checkpoint import random_state, set_random_state
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.data import make_datasets
@@ -96,7 +97,9 @@ def _run(
     if made_here:
         trainer.check_checkpoint()  # what does not fit is said before keypoints are found
         if not trainer.checkpoint.is_file():
-            check_photos(sorted({path for dataset in datasets for path in getattr(dataset, "paths", ())}))
+            photos = sorted({path for dataset in datasets for path in getattr(dataset, "paths", ())})
+            with spinner(f"checking {len(photos):,} photos", shown=fabric.is_global_zero):
+                check_photos(photos)
         state = random_state()
         with fabric.rank_zero_first(local=True):
             for dataset in datasets:

@@ -14,6 +14,7 @@ from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.files import is_file, user_path
 from pyg_match.nn import GraphMatcher
+from pyg_match.spinner import spinner
 from pyg_match.training.config import TrainingConfig
 
 _RIDGE = 1e-4  # on the moments of hidden features, as a share of their mean square
@@ -205,5 +206,6 @@ def narrow_from_settings(
     with tempfile.TemporaryDirectory() as folder:
         pairs, _ = make_datasets(config, images, config.data.cache or folder)
         pairs.prepare(progress=True)
-        small = narrow(matcher, ffn_channels, pairs)
+        with spinner(f"narrowing on {len(pairs):,} pairs"):
+            small = narrow(matcher, ffn_channels, pairs)
     small.save(file, metadata={"graph": config.graph, "extractor": config.data.extractor})

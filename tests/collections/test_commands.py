@@ -67,12 +67,13 @@ def test_lists_of_pairs(features, tmp_path):
         assert result.exit_code == 0, result.output
         assert lines_of(result)["pairs"] == str(count) == str(len(list(read_pairs(out))))
     for options, message in (
-        (("--method", "all"), "--method must be exhaustive, sequential, retrieval or list, got 'all'"),
         (("--method", "list"), "--method list and --list FILE go together"),
         (("--list", given), "--method list and --list FILE go together"),
     ):
         result = run("pairs", features, "-o", out, *options)
         assert result.exit_code == 1 and f"error: {message}" in result.stderr
+    result = run("pairs", features, "-o", out, "--method", "all")
+    assert result.exit_code == 2 and "'--method'" in result.stderr and "'retrieval'" in result.stderr
     result = run("pairs", features, "-o", features)
     assert result.exit_code == 1 and "--out would overwrite the input" in result.stderr
 
@@ -124,3 +125,31 @@ def test_a_missing_package_is_named(features, pairs, tmp_path, monkeypatch):
     assert (
         result.exit_code == 1 and "this command needs `pip install 'pyg-match[collections]'`" in result.stderr
     )
+
+
+def test_arguments_are_checked_before_anything_is_loaded(features, pairs, tmp_path, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("features are opened")
+
+    for name in ("open_features", "extract_features", "match_pairs"):
+        monkeypatch.setattr(f"pyg_match.collections.{name}", opened)
+    monkeypatch.setattr("pyg_match.collections.colmap_database.write_colmap", opened)
+    absent, out = tmp_path / "absent", tmp_path / "out.h5"
+    for args, message in (
+        (("extract", absent, "-o", out), "IMAGES: there is no folder"),
+        (("extract", tmp_path, "-o", absent / "out.h5"), "no folder"),
+        (("extract", tmp_path, "-o", tmp_path), "--out must be a file to write, got the folder"),
+        (("pairs", absent, "-o", out), "there are no features at"),
+        (("pairs", features, "-o", out, "--method", "list", "--list", absent), "no list of pairs at"),
+        (("pairs", features, "-o", absent / "p.txt"), "no folder"),
+        (("match-pairs", absent, pairs, "-o", out), "there are no features at"),
+        (("match-pairs", features, absent, "-o", out), "no list of pairs at"),
+        (("match-pairs", features, pairs, "-o", pairs), "--out would overwrite the input"),
+        (("match-pairs", features, pairs, "-o", absent / "m.h5"), "no folder"),
+        (("to-colmap", features, out, tmp_path, "-o", tmp_path / "c.db"), "there are no matches at"),
+        (("to-colmap", features, pairs, absent, "-o", tmp_path / "c.db"), "IMAGES: there is no folder"),
+        (("to-colmap", features, pairs, tmp_path, "-o", features), "--out would overwrite the input"),
+        (("to-colmap", features, pairs, tmp_path, "-o", absent / "c.db"), "no folder"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 1 and f"error: {message}" in result.stderr, result.output

@@ -57,8 +57,14 @@ OPTIONS = {
         "--geometry",
         "--estimator",
         "--threshold",
+        "--filter-threshold",
+        "--device",
         "--weights",
     ],
+    "pairs": ["--out", "--method", "--window", "--loop-step", "--top-k", "--list"],
+    "match-pairs": ["--filter-threshold", "--batch-keypoints", "--block", "--shard", "--weights"],
+    "extract": ["--detector", "--max-keypoints", "--resize"],
+    "to-colmap": ["--pairs", "--camera-model", "--camera-mode", "--camera-params", "--max-error"],
     "export": ["--half", "--filter-threshold", "--graph", "--temperature", "--matchability-temperature"],
     "train": ["--out", "--set", "--accelerator", "--precision", "--images"],
     "narrow": ["--ffn-channels", "--config", "--set", "--num-pairs", "--images"],
@@ -87,6 +93,12 @@ def test_commands(data, tmp_path_factory, monkeypatch_session):
     arguments = [command]
     if command == "match":
         arguments += ["p.png", "b.png", "--weights", "m.safetensors"]
+    elif command in ("pairs", "match-pairs", "extract", "to-colmap"):
+        # Files of any kind, most of which are none of the right one.
+        names = st.sampled_from(["p.png", "text.png", "missing", "folder", "m.safetensors"])
+        number = {"pairs": 1, "match-pairs": 2, "extract": 1, "to-colmap": 3}[command]
+        arguments += [data.draw(names) for _ in range(number)]
+        arguments += ["--out", data.draw(st.one_of(names, st.just("out.h5")))]
     elif command == "export":
         arguments += ["m.safetensors", data.draw(st.sampled_from(["out.safetensors", "m.safetensors", "x"]))]
     elif command == "train":

@@ -1,0 +1,245 @@
+"""The command for two images: parse, call, print."""
+
+import math
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from pyg_match.commands.errors import check_ending, check_files, check_outputs, error_line
+from pyg_match.commands.options import MATCHERS, DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.figure_formats import check_format
+from pyg_match.files import is_file
+from pyg_match.spinner import spinner
+
+if TYPE_CHECKING:
+    from pyg_match.match_result import MatchResult
+    from pyg_match.matcher import Matcher
+    from pyg_match.model_selection import Geometry
+
+Images = tuple[Path, Path]
+
+_EDGES_DEFAULT = "as trained, all if only the other kind is given"
+
+
+class GeometryChoice(str, Enum):
+    """What to fit to the matches."""
+
+    AUTO = "auto"
+    HOMOGRAPHY = "homography"
+    FUNDAMENTAL = "fundamental"
+    NONE = "none"
+
+
+class Estimator(str, Enum):
+    """Who fits it."""
+
+    POSELIB = "poselib"
+    OPENCV = "opencv"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(match)
+
+
+def match(
+    image0: Annotated[Path, typer.Argument(help="First image.", metavar="A")],
+    image1: Annotated[Path, typer.Argument(help="Second image.", metavar="B")],
+    out: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Picture of the matches to write (.png, .jpg, .pdf, .svg)."),
+    ] = None,
+    save: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="File of the matches to write (.npz, .json).")
+    ] = None,
+    weights: Weights = "aliked-sparse",
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Resize = 1024,
+    candidates: Annotated[
+        Optional[int],
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Cross edges for each keypoint; 0 draws all.",
+            show_default=_EDGES_DEFAULT,
+        ),
+    ] = None,
+    neighbors: Annotated[
+        Optional[int],
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Self edges for each keypoint; 0 draws all.",
+            show_default=_EDGES_DEFAULT,
+        ),
+    ] = None,
+    geometry: Annotated[
+        GeometryChoice,
+        typer.Option(
+            metavar="MODEL",
+            help="Model to fit: homography, fundamental, auto for the one that the matches speak for, or none.",
+        ),
+    ] = GeometryChoice.AUTO,
+    estimator: Annotated[
+        Estimator, typer.Option(metavar="NAME", help="Library that fits it: poselib or opencv.")
+    ] = Estimator.POSELIB,
+    threshold: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Largest error of an inlier. By default 3 for a homography and 1 for a fundamental matrix; of "
+            "auto, 3 and 2, and more for images of more than 1,024 pixels.",
+            show_default=False,
+        ),
+    ] = None,
+    filter_threshold: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="P",
+            help="Least probability of a match.",
+            show_default="what the weights were made for",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Match two images."""
+    images = (image0, image1)
+    with error_line():
+        _check(images, out, save, weights, threshold)
+        with spinner("loading weights") as say:
+            changes = {} if filter_threshold is None else {"filter_threshold": filter_threshold}
+            matcher = _load(
+                weights, max_keypoints, resize, device, **changes, **_edges(neighbors, candidates)
+            )
+            say("finding keypoints")
+            start = time.perf_counter()
+            keypoints = matcher.extractor.extract_batch(images, resize=matcher.resize)
+            found = time.perf_counter() - start
+            say("matching")
+            result = matcher(*keypoints)
+            result.seconds["extract"] += found
+            if geometry is not GeometryChoice.NONE:
+                say("fitting a model")
+            model = _fit(result, geometry, estimator, threshold)
+            if save is not None:
+                _save(result, model, save)
+            if out is not None:
+                say("drawing")
+                names = " and ".join(path.name for path in images)
+                _draw(result, model, images, out, f"{names}, {Path(weights).name}")
+    _report(result, model, estimator, save, out)
+
+
+def _check(
+    images: Images, out: Optional[Path], save: Optional[Path], weights: str, threshold: Optional[float]
+) -> None:
+    """Refuse what can be refused before anything is loaded.
+
+    Raises:
+        FileNotFoundError: If an image, or a folder to write to, is missing.
+        ValueError: If an option is not as expected, or a file to write is one to read.
+    """
+    if weights not in MATCHERS and not is_file(weights):
+        known = ", ".join(MATCHERS)
+        raise ValueError(f"unknown matcher {weights!r}, expected one of {known} or a file of weights")
+    check_files("image", *images)
+    if threshold is not None and not 0 < threshold < math.inf:
+        raise ValueError(f"'--threshold' must be a positive number, got {threshold:g}")
+    if save is not None:
+        check_ending("--save must end in", save, ".npz", ".json")
+    if out is not None:
+        check_format(out)
+    check_outputs({"--save": save, "--out": out}, [*images, weights])
+
+
+def _edges(neighbors: Optional[int], candidates: Optional[int]) -> dict[str, Any]:
+    """What to load a matcher with to match on the edges asked for, and on no others after some layers."""
+    if neighbors is None and candidates is None:
+        return {}
+    from torch_geometric.transforms import Compose
+
+    from pyg_match.transforms import CandidateEdges, KNNGraph
+
+    steps: list[Any] = [KNNGraph(neighbors, loop=True)] if neighbors else []
+    steps += [CandidateEdges(candidates)] if candidates else []
+    return {"transform": Compose(steps), "redraw_after": None}
+
+
+def _load(weights: str, max_keypoints: int, resize: int, device: str, **options: Any) -> "Matcher":
+    from pyg_match.matcher import Matcher
+
+    return Matcher.from_pretrained(
+        weights,
+        max_num_keypoints=max_keypoints,
+        resize=resize or None,
+        device=chosen_device(device),
+        **options,
+    )
+
+
+def _fit(
+    result: "MatchResult", choice: GeometryChoice, estimator: Estimator, threshold: Optional[float]
+) -> Optional["Geometry"]:
+    """The model of the matches; ``None`` if none was asked for."""
+    from pyg_match.model_selection import Geometry
+
+    if choice is GeometryChoice.NONE:
+        return None
+    start = time.perf_counter()
+    if choice is GeometryChoice.AUTO:
+        model = result.geometry(estimator.value, threshold)
+    elif choice is GeometryChoice.HOMOGRAPHY:
+        threshold = 3.0 if threshold is None else threshold
+        model = Geometry("homography", *result.homography(estimator.value, threshold), threshold)
+    else:
+        threshold = 1.0 if threshold is None else threshold
+        model = Geometry("fundamental", *result.fundamental(estimator.value, threshold), threshold)
+    result.seconds["geometry"] = time.perf_counter() - start
+    return model
+
+
+def _save(result: "MatchResult", model: Optional["Geometry"], file: Path) -> None:
+    if model is None:
+        result.save(file)
+    else:
+        result.save(file, inliers=model.inliers, **{model.kind: model.model})
+
+
+def _draw(result: "MatchResult", model: Optional["Geometry"], images: Images, file: Path, title: str) -> None:
+    from pyg_match.visualization import plot_matches
+
+    plot_matches(
+        *images,
+        result,
+        path=file,
+        geometry=model,
+        color_by="score" if model is None else "inlier",
+        title=title,
+    )
+
+
+def _report(
+    result: "MatchResult",
+    model: Optional["Geometry"],
+    estimator: Estimator,
+    save: Optional[Path],
+    out: Optional[Path],
+) -> None:
+    typer.echo(f"keypoints  {len(result.keypoints0)} {len(result.keypoints1)}")
+    typer.echo(f"matches    {len(result.matches)}")
+    if model is not None and model.kind == "none":
+        typer.echo(f"inliers    0 (no homography or fundamental matrix, {estimator.value})")
+    elif model is not None:
+        told = f"{model.kind}, {estimator.value}, {model.threshold:.3g} px"
+        typer.echo(f"inliers    {int(model.inliers.sum())} ({told})")
+    if save is not None:
+        typer.echo(f"saved      {save}")
+    if out is not None:
+        typer.echo(f"picture    {out}")
+    typer.echo("seconds    " + " ".join(f"{stage}={value:.3f}" for stage, value in result.seconds.items()))
