@@ -1,13 +1,11 @@
 """Short tables of README and of the page on choices, each from several records."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from common import Row, find
 
-Results = dict[str, Any]
+from tables.layout import Results, read, table
 
 SETS = {  # records of accuracy, and how the first column calls them
     "hpatches": "{pairs} real pairs, {max_keypoints:,} keypoints",
@@ -36,17 +34,6 @@ GRAPHS = {  # of the method in records of accuracy: the name, and the peer in th
     "knn-64": ("self 64, cross complete, untrained", None),
     "trained": ("`aliked-sparse`: self 24 and 288 weighted anchors, cross 32, trained", "trained"),
 }
-
-
-def read(folder: Path, name: str) -> Results | None:
-    file = folder / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A markdown table, its first column to the left, the others to the right."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
 
 
 def _of_all(results: Results, method: str) -> Row | None:

@@ -1,0 +1,1 @@
+"""Tables of the pages, each made of records of the benchmarks."""
