@@ -15,7 +15,6 @@ copyright = f"2026, {author}"
 release = version = ABOUT["Version"]
 html_title = f"pyg_match {version}"
 html_theme = "furo"
-html_static_path = ["_static"]
 html_theme_options = {"source_repository": SOURCE, "source_branch": "main", "source_directory": "docs/"}
 
 extensions = [

@@ -58,7 +58,7 @@ class Matcher:
     @classmethod
     def from_pretrained(
         cls,
-        name: Union[str, Path] = "aliked-lightglue",
+        name: Union[str, Path] = "aliked-sparse",
         max_num_keypoints: int = 2048,
         transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
         resize: Optional[int] = 1024,
@@ -68,8 +68,8 @@ class Matcher:
         """Load a matcher and the detector that it was trained with.
 
         Args:
-            name: ``"aliked-lightglue"``, ``"disk-lightglue"``, ``"xfeat-lighterglue"``, the name of a matcher that
-                comes with this package (see :func:`pyg_match.pretrained.available`), or a file that training wrote.
+            name: ``"aliked-sparse"``, ``"disk-sparse"``, ``"aliked-lightglue"``, ``"disk-lightglue"``,
+                ``"xfeat-lighterglue"``, or a file that training wrote.
             max_num_keypoints: Largest number of keypoints in an image.
             transform: See :class:`Matcher`. By default the graph that the matcher was trained on: the one that its
                 file names, or the complete one.
@@ -122,6 +122,18 @@ class Matcher:
             ValueError: If something is not an image, or keypoints do not fit the matcher.
         """
         return self.match_batch([(image0, image1)])[0]
+
+    def extract(self, image: ImageLike) -> KeypointSet:
+        """The keypoints of an image, for :meth:`__call__` and :meth:`match_batch` to take in its place.
+
+        Args:
+            image: See :meth:`__call__`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not an image.
+        """
+        return self.extractor.extract(image, resize=self.resize)
 
     @torch.no_grad()
     def match_batch(

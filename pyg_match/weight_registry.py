@@ -92,12 +92,16 @@ def _own(name: str, sha256: str) -> WeightFile:
         pages = []
     page = next((url.split(", ")[1] for url in pages if url.startswith("Source, ")), "")
     urls = (f"{page}/releases/download/v{__version__}/{file}",) if page else ()
-    return WeightFile("pyg-match", f"pyg_match/weights/{file}", sha256, urls, f"pyg_match-{sha256[:8]}-{file}")
+    return WeightFile(
+        "pyg-match", f"pyg_match/weights/{file}", sha256, urls, f"pyg_match-{sha256[:8]}-{file}"
+    )
 
 
 # Matchers trained with `pyg_match.training` and written with `pyg-match export --half`. Wheels hold the first one.
 PACKAGED = {
-    "aliked-sparse": _own("aliked-sparse", "bf32dad9e5d169bca4b7cb63b4251e99e8b504d44f104bcd7a8dbdfb168030cb"),
+    "aliked-sparse": _own(
+        "aliked-sparse", "bf32dad9e5d169bca4b7cb63b4251e99e8b504d44f104bcd7a8dbdfb168030cb"
+    ),
     "disk-sparse": _own("disk-sparse", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"),
 }
 

@@ -1,4 +1,4 @@
-"""The code of README and of the pages runs, commands are understood, links lead somewhere, and no public name is left out."""
+"""The code of README and of the pages runs, commands are understood, links lead somewhere, and names are complete."""
 
 import configparser
 import importlib
@@ -147,7 +147,9 @@ def test_one_address():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     address = config["metadata"]["url"]
-    files = [ROOT / name for name in ("README.md", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "setup.cfg")]
+    files = [
+        ROOT / name for name in ("README.md", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "setup.cfg")
+    ]
     seen = {
         found for file in [*files, *ROOT.glob("docs/*.md")]
         for found in re.findall(r"https://github\.com/[\w.-]+/pyg[_-]match", file.read_text())
@@ -161,7 +163,10 @@ def test_readme_is_short_and_renders_elsewhere(monkeypatch):
     monkeypatch.setattr("setuptools.setup", lambda **options: seen.update(options))
     seen = {}
     monkeypatch.chdir(ROOT)
-    exec(compile((ROOT / "setup.py").read_text(), ROOT / "setup.py", "exec"), {"__file__": str(ROOT / "setup.py")})
+    exec(
+        compile((ROOT / "setup.py").read_text(), ROOT / "setup.py", "exec"),
+        {"__file__": str(ROOT / "setup.py")},
+    )
     links = re.findall(r"\]\(([^)\s]+)", seen["long_description"])
     assert len(links) > 20 and all(link.startswith("https://") for link in links)
     from pyg_match import __version__

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-import torch
 from torch import Tensor
 
 from pyg_match.visualization.canvas import COLUMN, CYCLE, FONT, new_figure, save
@@ -39,6 +38,7 @@ def plot_layer_curves(
         ValueError: If a curve has another shape.
 
     Example:
+        >>> import torch
         >>> figure = plot_layer_curves({"complete": torch.rand(9, 4)}, "attended distance (pixels)")
         >>> len(figure.axes[0].lines)
         2

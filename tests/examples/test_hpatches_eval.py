@@ -236,8 +236,9 @@ def test_differences_with_intervals(example):
         for scene, gain in enumerate(gains):
             for k, level in ((2, 0.2), (3, 0.4)):
                 errors = {column: 2.0 for column in example.error_columns(3.0).values()}
+                recall = math.nan if k == 3 else level + gain
                 rows.append({"set": "s", "sequence": f"{scene}", "k": k, "method": method, **errors,
-                             "precision": level + gain, "recall": float("nan") if k == 3 else level + gain})  # fmt: skip
+                             "precision": level + gain, "recall": recall})  # fmt: skip
     table = {
         row["method"]: row
         for row in example.differences(rows, dict.fromkeys(("kornia", "same", "once"), 3.0), "kornia")

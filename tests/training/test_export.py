@@ -54,7 +54,7 @@ def test_a_packaged_matcher_is_checked_and_brings_its_graph(trained, tmp_path, m
         GraphMatcher.from_pretrained("tiny-sparse")
     file.unlink()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    with pytest.raises(FileNotFoundError, match="'tiny-sparse' are not installed.*given by its path"):
+    with pytest.raises(FileNotFoundError, match=r"'tiny-sparse' are not installed.*given by its path"):
         GraphMatcher.from_pretrained("tiny-sparse")
 
 
