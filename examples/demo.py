@@ -1,6 +1,6 @@
 """Match two photos of a motorcycle from different places, and compare with the true disparity.
 
-Runs offline: the photos and the truth come with scikit-image (Scharstein et al., GCPR 2014), the weights with pyg_match.
+Runs offline: photos and truth come with scikit-image (Scharstein et al., GCPR 2014), the weights with pyg_match.
 
     python examples/demo.py --out outputs/demo.png
 """

@@ -5,7 +5,7 @@ from pyg_match.nn.conv import MaskedAttentionConv, MultiScaleConv, PartitionGCNC
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding, normalize_positions, rotate
 from pyg_match.nn.graph_matcher import GraphMatcher
 from pyg_match.nn.lightglue import convert_lightglue
-from pyg_match.nn.matcher_config import MatcherConfig
+from pyg_match.nn.matcher_config import MatcherConfig, MatcherShape, RunOptions
 from pyg_match.nn.matcher_layer import AttentionBlock, MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
@@ -21,12 +21,14 @@ __all__ = [
     "MatcherConfig",
     "MatcherLayer",
     "MatcherOutput",
+    "MatcherShape",
     "MultiScaleBranch",
     "MultiScaleConv",
     "OrthogonalFusion",
     "PartitionGCNConv",
     "PreparedPair",
     "RotaryEncoding",
+    "RunOptions",
     "SinkhornAssignment",
     "convert_lightglue",
     "distance_weights",

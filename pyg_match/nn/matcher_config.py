@@ -1,4 +1,4 @@
-"""The shape of a matcher."""
+"""The shape of a matcher, and options of a run."""
 
 from dataclasses import dataclass
 from typing import Literal, Optional
@@ -22,50 +22,64 @@ _NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
 
 
 @dataclass(frozen=True)
-class MatcherConfig:
-    """The shape of a :class:`~pyg_match.nn.GraphMatcher`; the defaults are LightGlue's for ALIKED."""
+class MatcherShape:
+    """What the weights of a matcher were trained as: its size, and choices of research."""
 
-    # Width of the detector's descriptors, and of those inside.
+    #: Width of the detector's descriptors, and of those inside.
     in_channels: int = 128
     hidden_channels: int = 256
-    # Self and cross steps, and attention heads of each.
+    #: Self and cross steps, and attention heads of each.
     num_layers: int = 9
     heads: int = 4
-    # Width inside the feed-forward networks; None for twice hidden_channels, as in LightGlue.
+    #: Width inside the feed-forward networks; None for twice hidden_channels, as in LightGlue.
     ffn_channels: Optional[int] = None
-    # LightGlue's relative positions, or SuperGlue's absolute ones.
+    #: LightGlue's relative positions, or SuperGlue's absolute ones.
     encoding: Literal["rotary", "mlp"] = "rotary"
-    # Whether positions include scale and orientation, as for SIFT.
+    #: Whether positions include scale and orientation, as for SIFT.
     use_scale_orientation: bool = False
-    # LightGlue's head, or SuperGlue's.
+    #: LightGlue's head, or SuperGlue's.
     assignment: Literal["dual_softmax", "sinkhorn"] = "dual_softmax"
-    # Assignment over the listed cross edges only, without a dense matrix.
+    #: Assignment over the listed cross edges only, without a dense matrix.
     assign_on_edges: bool = False
-    # What becomes of edges masked out, see MaskedAttentionConv.
+    #: What becomes of edges masked out, see MaskedAttentionConv.
     mask_mode: MaskMode = "remove"
-    # Scale that each layer attends along, instead of edge_index.
+    #: Scale that each layer attends along, instead of edge_index.
     layer_scales: Optional[tuple[int, ...]] = None
-    # What several scales add to self steps: "attention" or "gcn" on each; how many scales there are; and whether the
-    # branch projects out what they have in common.
+    #: What several scales add to self steps: "attention" or "gcn" on each; how many scales there are; and whether the
+    #: branch projects out what they have in common.
     branch: Optional[BranchKind] = None
     num_scales: int = 2
     orthogonal: bool = True
-    # Whose values attention passes on, "current", "initial" or "every:n", and the steps that this concerns, "both",
-    # "self" or "cross"; see ValueSource.
+    #: Whose values attention passes on, "current", "initial" or "every:n", and the steps that this concerns, "both",
+    #: "self" or "cross"; see ValueSource.
     value_source: str = "current"
     value_steps: ValueSteps = "both"
-    # Layers after which cross edges are drawn anew between what has become most similar, and candidates of a keypoint
-    # in the other image then.
+    #: Layers after which cross edges are drawn anew between what has become most similar, and candidates of a keypoint
+    #: in the other image then.
     redraw_after: Optional[int] = None
     redraw_k: int = 64
-    # Linear layers in half precision, for CPUs that are faster in it; sums stay in full.
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one run of a matcher may choose, with the same weights."""
+
+    #: Linear layers in half precision, for CPUs that are faster in it; sums stay in full.
     bfloat16: bool = False
-    # Least probability of a match.
+    #: Least probability of a match.
     filter_threshold: float = 0.1
-    # Share of confident keypoints at which a pair stops early (LightGlue: .95).
+    #: Share of confident keypoints at which a pair stops early (LightGlue: .95).
     depth_confidence: Optional[float] = None
-    # Confidence above which unmatchable keypoints are pruned (LightGlue: .99).
+    #: Confidence above which unmatchable keypoints are pruned (LightGlue: .99).
     width_confidence: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class MatcherConfig(RunOptions, MatcherShape):
+    """The shape of a :class:`~pyg_match.nn.GraphMatcher`, and options of a run; defaults are LightGlue's for ALIKED.
+
+    Fields are those of :class:`MatcherShape`, then those of :class:`RunOptions`.
+    """
 
     def __post_init__(self) -> None:
         one_of("branch", self.branch, (None, "attention", "gcn"))

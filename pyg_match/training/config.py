@@ -23,36 +23,36 @@ _LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 class DataConfig:
     """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`."""
 
-    # Detector, see pyg_match.features.extractor, and its arguments.
+    #: Detector, see pyg_match.features.extractor, and its arguments.
     extractor: str = "aliked"
     extractor_options: dict[str, Any] = field(default_factory=dict)
-    # Most keypoints of an image. With a minimum, each training pair has a limit of its own between the two.
+    #: Most keypoints of an image. With a minimum, each training pair has a limit of its own between the two.
     max_num_keypoints: int = 512
     min_num_keypoints: Optional[int] = None
-    # Width and height of the images in pixels.
+    #: Width and height of the images in pixels.
     size: tuple[int, int] = (640, 480)
-    # Pairs for training, pairs for validation, and the share of all photos that only validation sees.
+    #: Pairs for training, pairs for validation, and the share of all photos that only validation sees.
     num_pairs: int = 1000
     validation_pairs: int = 32
     validation_photos: float = 0.1
-    # Pixels from every keypoint of the other view that prove a keypoint unmatched.
+    #: Pixels from every keypoint of the other view that prove a keypoint unmatched.
     negative_threshold: float = 6.0
-    # Share of pairs with repeated structure, and of training pairs of warped photos that show two different ones.
+    #: Share of pairs with repeated structure, and of training pairs of warped photos that show two different ones.
     repeats: float = 0.0
     unrelated: float = 0.0
-    # File of pairs of photos of the same scene to train on as well, see PhotoPairs; how many of them, where more than
-    # there are need photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
+    #: File of pairs of photos of the same scene to train on as well, see PhotoPairs; how many of them, where more than
+    #: there are need photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
     photo_pairs: Optional[str] = None
     num_photo_pairs: Optional[int] = None
     photo_warps: Optional[dict[str, Any]] = None
-    # Arguments of HomographyWarps and of Photometric.
+    #: Arguments of HomographyWarps and of Photometric.
     warps: dict[str, Any] = field(default_factory=dict)
     photometric: dict[str, Any] = field(default_factory=dict)
-    # Seed of warps and of the split of the photos.
+    #: Seed of warps and of the split of the photos.
     seed: int = 0
-    # Folder of the features; None for "features" beside the checkpoints.
+    #: Folder of the features; None for "features" beside the checkpoints.
     cache: Optional[str] = None
-    # Processes that draw edges.
+    #: Processes that draw edges.
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -82,20 +82,20 @@ class DataConfig:
 class LossConfig:
     """Weights of the losses; 0 switches one off."""
 
-    # Negative log-likelihood of the true assignment, and the share of matched keypoints in it against unmatched ones.
+    #: Negative log-likelihood of the true assignment, and the share of matched keypoints in it against unmatched ones.
     assignment: float = 1.0
     balance: float = 0.5
-    # Layers supervised, "all", "last", a number, or "random:n"; and the factor on the weight of a layer for each layer
-    # behind it.
+    #: Layers supervised, "all", "last", a number, or "random:n"; and the factor on the weight of a layer for each layer
+    #: behind it.
     layers: Union[int, str] = "all"
     layer_decay: float = 1.0
-    # Cross-entropy of matchability on its own.
+    #: Cross-entropy of matchability on its own.
     matchability: float = 0.0
-    # Cross-entropy of the confidence for early exit.
+    #: Cross-entropy of the confidence for early exit.
     confidence: float = 1.0
-    # Overlap of the scales of multi-scale branches.
+    #: Overlap of the scales of multi-scale branches.
     orthogonality: float = 0.1
-    # Divergence from the assignment of the teacher, and distance to its descriptors after each layer.
+    #: Divergence from the assignment of the teacher, and distance to its descriptors after each layer.
     distill_assignment: float = 0.0
     distill_descriptors: float = 0.0
 
@@ -123,39 +123,39 @@ class TrainingConfig:
         10
     """
 
-    # Weights to start from; None for random ones.
+    #: Weights to start from; None for random ones.
     weights: Optional[str] = "aliked-lightglue"
-    # Weights of a matcher to imitate, see loss.distill_*; and whether it sees the edges that the matcher sees, instead
-    # of complete graphs.
+    #: Weights of a matcher to imitate, see loss.distill_*; and whether it sees the edges that the matcher sees, instead
+    #: of complete graphs.
     teacher: Optional[str] = None
     teacher_edges: bool = False
-    # Fields of MatcherConfig.
+    #: Fields of MatcherConfig.
     matcher: dict[str, Any] = field(default_factory=dict)
-    # Transforms and their arguments; none of them leave the graph complete.
+    #: Transforms and their arguments; none of them leave the graph complete.
     graph: list[dict[str, Any]] = field(default_factory=list)
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
-    # Optimiser steps, pairs in a step over all processes, and parts that a process splits its share of a batch into.
+    #: Optimiser steps, pairs in a step over all processes, and parts that a process splits its share of a batch into.
     steps: int = 1000
     batch_size: int = 2
     accumulate: int = 1
-    # Largest learning rate, steps until it is reached, and the share of it at the end of the cosine.
+    #: Largest learning rate, steps until it is reached, and the share of it at the end of the cosine.
     learning_rate: float = 1e-4
     warmup: int = 20
     final_learning_rate: float = 0.02
     weight_decay: float = 0.0
-    # Largest norm of the gradient; 0 for no limit.
+    #: Largest norm of the gradient; 0 for no limit.
     clip: float = 1.0
-    # Decay of the averaged weights; 0 for none.
+    #: Decay of the averaged weights; 0 for none.
     ema: float = 0.99
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    # Steps between lines of the log, between validations (0 for the end only) and between checkpoints (0 for no limit),
-    # and the most minutes between checkpoints (0 for no limit).
+    #: Steps between lines of the log, between validations (0 for the end only) and between checkpoints (0 for no
+    #: limit), and the most minutes between checkpoints (0 for no limit).
     log_every: int = 10
     validate_every: int = 200
     checkpoint_every: int = 100
     checkpoint_minutes: float = 10.0
-    # Seed of initial weights and of the order of the data.
+    #: Seed of initial weights and of the order of the data.
     seed: int = 0
 
     def __post_init__(self) -> None:
