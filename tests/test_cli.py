@@ -56,7 +56,7 @@ def test_help_is_readable_in_80_columns(command):
 def test_import_is_light():
     script = (
         "import sys, pyg_match.cli;"
-        "heavy = ['torch', 'matplotlib', 'cv2', 'kornia', 'poselib', 'gradio', 'h5py', 'ray', 'yaml'];"
+        "heavy = ['torch', 'matplotlib', 'cv2', 'kornia', 'poselib', 'bokeh', 'h5py', 'ray', 'yaml'];"
         "print([name for name in heavy if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

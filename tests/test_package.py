@@ -21,7 +21,7 @@ def test_import_drags_nothing_in():
     script = (
         "import sys, torch_geometric.nn; before = set(sys.modules);"
         "import pyg_match, pyg_match.nn, pyg_match.transforms, pyg_match.data, pyg_match.ops;"
-        "heavy = ['matplotlib', 'cv2', 'kornia', 'numba', 'llvmlite', 'typer', 'rich', 'poselib', 'gradio'];"
+        "heavy = ['matplotlib', 'cv2', 'kornia', 'numba', 'llvmlite', 'typer', 'rich', 'poselib', 'bokeh'];"
         "heavy += ['lightning_fabric', 'h5py', 'pycolmap', 'ray', 'sklearn'];"
         "print([name for name in heavy if name in set(sys.modules) - before])"
     )

@@ -1,40 +1,31 @@
-"""What the page computes: features, matches and attention inputs of a pair, kept for the next click."""
+"""What the command and the server compute: the keypoints of a pair, and its matches with a setting, kept a while."""
 
 import functools
 import os
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, Optional, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, TypeAlias
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_match.app.attention_rows import AttentionRows, keep_rows
+from pyg_match.app.content import Looks, drawn
+from pyg_match.app.explorer import Explorer, View
 from pyg_match.app.samples import sample_pair
 from pyg_match.app.settings import Limits, Setting
 from pyg_match.app.uploads import read_upload
 from pyg_match.data import KeypointPair
 from pyg_match.matcher import Matcher
-from pyg_match.metrics import homography_ground_truth
 from pyg_match.nn import MatcherConfig
-from pyg_match.transforms import CandidateEdges
-from pyg_match.visualization import (
-    Difficulty,
-    LayerMatches,
-    difficulty,
-    layer_matches,
-    repeated_groups,
-    repetition_score,
-)
+from pyg_match.visualization import LayerMatches, layer_matches, record_attention
 
 Versions: TypeAlias = tuple[tuple[int, int], ...]  # sizes and times of image files
 
 IMAGES = ("A", "B")
-CANDIDATES = 5  # of a keypoint that are shown
-_DRAWN_SIDE = 1300  # largest side in pixels of an image that is kept to be drawn
+_SAMPLE_NAMES = ("grace_hopper.jpg", "grace_hopper.jpg, warped")
+# More of the largest coefficients would not fit into a page of usual size.
+_RECORDED = 16
 
 
 @dataclass(frozen=True)
@@ -45,131 +36,81 @@ class PairChoice:
         paths: Two image files; the sample pair by default.
         weights: A pretrained matcher and its detector, see :meth:`pyg_match.Matcher.from_pretrained`.
         max_keypoints: Largest number of keypoints in an image.
+        names: What the images are called; the names of the files by default.
     """
 
     paths: Optional[tuple[str, str]] = None
-    weights: str = "aliked-lightglue"
+    weights: str = "aliked-sparse"
     max_keypoints: int = 1024
+    names: Optional[tuple[str, str]] = None
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Two images with their keypoints, and what descriptors alone say about them.
-
-    Attributes:
-        images: The images in grey, 8 bits, reduced to what is drawn of them.
-        pair: Their keypoints, without edges; with ground truth ``y`` if there is one.
-        candidates: The nodes of the other image with the most similar descriptors, best first, :math:`(N, C)`.
-        repetition: How many keypoints of the same image look like each, :math:`(N)`.
-        groups: The group of repeated keypoints that each belongs to, or -1, :math:`(N)`.
-    """
-
-    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-    pair: KeypointPair
-    candidates: Tensor
-    repetition: Tensor
-    groups: Tensor
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Numbers of keypoints of both images."""
-        count0, count1 = self.pair.num_keypoints[0].tolist()
-        return count0, count1
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Widths and heights of the images in which keypoints have their positions."""
-        (width0, height0), (width1, height1) = self.pair.image_size.round().int().tolist()
-        return (width0, height0), (width1, height1)
-
-    def node(self, image: int, index: int) -> int:
-        """The node of a keypoint that is counted within its image.
-
-        Raises:
-            ValueError: If there is no such keypoint.
-        """
-        if not 0 <= index < self.counts[image]:
-            raise ValueError(
-                f"image {IMAGES[image]} has keypoints 0 to {self.counts[image] - 1}, there is no keypoint {index}"
-            )
-        return index + image * self.counts[0]
-
-    def place(self, node: int) -> tuple[int, int]:
-        """The image of a node, and its number within that image."""
-        image = int(node >= self.counts[0])
-        return image, node - image * self.counts[0]
-
-    def nearest(self, image: int, x: float, y: float) -> int:
-        """The node of an image that is nearest to a position in pixels."""
-        start = image * self.counts[0]
-        pos = self.pair.pos[start : start + self.counts[image]]
-        return start + int((pos - pos.new_tensor([x, y])).norm(dim=1).argmin())
-
-
-@dataclass(frozen=True, eq=False)
-class Matching:
-    """A pair matched with one setting.
+class Features(NamedTuple):
+    """Two images with their keypoints.
 
     Attributes:
-        setting: The setting.
-        pair: The pair with its edges.
-        found: The matches after each layer.
-        difficulty: How hard each keypoint was.
-        rows: What every attention step was given.
+        pair: The keypoints, without edges; with the true homography if there is one.
+        images: The images as they are drawn.
+        names: What they are called.
+        looks: What descriptors alone say about the keypoints.
     """
 
-    setting: Setting
     pair: KeypointPair
-    found: LayerMatches
-    difficulty: Difficulty
-    rows: AttentionRows
-
-    @property
-    def num_matches(self) -> int:
-        """Number of matches after the last layer."""
-        return int((self.found.matches[-1, : int(self.pair.num_keypoints[0, 0])] >= 0).sum())
+    images: list[dict[str, str]]
+    names: tuple[str, str]
+    looks: Looks
 
 
 class Exploration:
-    """Matches pairs, and remembers the last few with everything that a click needs.
+    """Matches pairs, and remembers the last few.
 
     Args:
         limits: How large an image may be.
         resize: Longer side in pixels at which keypoints are detected.
         kept: Number of pairs, and of matched settings, to remember. At 2,048 keypoints an image a setting takes about
             120 MB.
+        device: Where to compute.
 
     Example:
         >>> exploration = Exploration(resize=256)
         >>> choice = PairChoice(weights="xfeat-lighterglue", max_keypoints=64)
-        >>> exploration.features(choice).counts
-        (64, 64)
-        >>> exploration.matching(choice, Setting("knn", 16)).rows.num_layers
-        6
+        >>> exploration.explorer(choice, Setting("knn", 16))
+        Explorer([64, 64], settings=['knn k=16'])
     """
 
-    def __init__(self, limits: Optional[Limits] = None, resize: Optional[int] = 768, kept: int = 4) -> None:
+    def __init__(
+        self,
+        limits: Optional[Limits] = None,
+        resize: Optional[int] = 768,
+        kept: int = 4,
+        device: Any = "cpu",
+    ) -> None:
         self.limits = limits or Limits()
         self.resize = resize
-        self._lock = threading.RLock()  # two threads must not change or match with the same matcher
+        self.device = device
+        # Two threads must not change or match with the same matcher.
+        self._lock = threading.RLock()
         self._matcher = functools.lru_cache(2)(self._load)
         self._features = functools.lru_cache(kept)(self._extract)
-        self._matching = functools.lru_cache(kept)(self._match)
+        self._explorer = functools.lru_cache(kept)(self._match)
 
-    def features(self, choice: PairChoice) -> Features:
-        """The keypoints of a pair.
+    def explorer(self, choice: PairChoice, setting: Setting, compare: Optional[Setting] = None) -> Explorer:
+        """The explorer of a pair, matched with one setting or with two.
+
+        Args:
+            choice: The pair.
+            setting: The graph and value policy.
+            compare: Another one to put beside it.
 
         Raises:
-            ValueError: If an image is refused, or has no keypoints.
+            ValueError: If an image is refused, or a setting does not fit the weights.
             FileNotFoundError: If there is no such file, or no weights.
         """
         with self._lock:
-            return self._features(choice, _versions(choice))
-
-    def matching(self, choice: PairChoice, setting: Setting) -> Matching:
-        """The matches of a pair with one setting; raises what :meth:`features` raises."""
-        with self._lock:
-            return self._matching(choice, setting, _versions(choice))
+            first = self._explorer(choice, setting, _versions(choice))
+            if compare is None:
+                return first
+            return first.compare(self._explorer(choice, compare, _versions(choice)))
 
     def _load(self, weights: str, max_keypoints: int) -> tuple[Matcher, MatcherConfig]:
         """A matcher, and the settings that it came with: those of a visitor replace them."""
@@ -177,50 +118,44 @@ class Exploration:
             weights,
             max_num_keypoints=max_keypoints,
             resize=self.resize,
+            device=self.device,
             depth_confidence=None,
             width_confidence=None,
         )
         return whole, whole.matcher.config
 
     def _extract(self, choice: PairChoice, versions: Versions = ()) -> Features:
-        homography = None
+        homography: Optional[Tensor] = None
         if choice.paths is None:
-            images = sample_pair()
-            image0, image1, homography = images
+            image0, image1, homography = sample_pair()
+            names = _SAMPLE_NAMES
         else:
             image0, image1 = (
                 read_upload(path, self.limits, f"image {name}")
                 for path, name in zip(choice.paths, IMAGES, strict=True)
             )
+            names = (Path(choice.paths[0]).name, Path(choice.paths[1]).name)
         whole, _ = self._matcher(choice.weights, choice.max_keypoints)
         sets = whole.extractor.extract_batch([image0, image1], resize=self.resize)
-        for name, found in zip(IMAGES, sets, strict=True):
-            if found.num_keypoints == 0:
-                raise ValueError(
-                    f"image {name} has no keypoints; choose one with more texture, this one may be of a single colour"
-                )
-        pair = KeypointPair.from_sets(*sets)
-        if homography is not None:
-            truth = homography_ground_truth(
-                sets[0].pos, sets[1].pos, homography, sets[0].image_size, sets[1].image_size
-            )
-            pair.y = torch.cat(truth)
-        drawn = (_to_draw(image0), _to_draw(image1))
-        return Features(drawn, pair, _most_similar(pair), repetition_score(pair), repeated_groups(pair))
+        pair = KeypointPair.from_sets(sets[0], sets[1], homography=homography)
+        return Features(pair, [drawn(image0), drawn(image1)], choice.names or names, Looks.of(pair.cpu()))
 
-    def _match(self, choice: PairChoice, setting: Setting, versions: Versions = ()) -> Matching:
-        pair = self._features(choice, versions).pair.clone()
+    def _match(self, choice: PairChoice, setting: Setting, versions: Versions = ()) -> Explorer:
+        features = self._features(choice, versions)
         whole, config = self._matcher(choice.weights, choice.max_keypoints)
         trained = setting.graph == "trained"
         transform = whole.transform if trained else setting.transform()
+        pair = features.pair.clone().to(self.device)
         pair = pair if transform is None else transform(pair)
         matcher = whole.matcher
         # Another graph than the trained one is shown as it is named: its edges are not drawn once more.
         redraw_after = config.redraw_after if trained else None
         matcher.config = replace(config, value_source=setting.value_source, redraw_after=redraw_after)
-        with keep_rows(matcher) as rows:
+        with torch.no_grad(), record_attention(matcher, top=_RECORDED) as record:
             found = layer_matches(matcher, pair)
-        return Matching(setting, pair, found, difficulty(pair, found), rows)
+        on_cpu = LayerMatches(found.matches.cpu(), found.scores.cpu())
+        view = View(record, on_cpu, str(setting), Path(choice.weights).name)
+        return Explorer(features.pair, view, features.images, features.names, looks=features.looks)
 
 
 def _versions(choice: PairChoice) -> Versions:
@@ -234,20 +169,3 @@ def _versions(choice: PairChoice) -> Versions:
             continue
         found.append((status.st_size, status.st_mtime_ns))
     return tuple(found)
-
-
-def _to_draw(image: Tensor) -> NDArray[np.uint8]:
-    grey: NDArray[np.uint8] = (image.mean(0) * 255).byte().cpu().numpy()
-    factor = _DRAWN_SIDE / max(grey.shape)
-    if factor < 1:
-        size = (max(1, round(grey.shape[1] * factor)), max(1, round(grey.shape[0] * factor)))
-        return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    return grey
-
-
-def _most_similar(pair: KeypointPair) -> Tensor:
-    """The nodes of the other image with the most similar descriptors, best first."""
-    count0, count1 = pair.num_keypoints[0].tolist()
-    k = min(CANDIDATES, count0, count1)
-    edges: Any = CandidateEdges(k, symmetric=False)(pair.clone()).cross_edge_index.as_tensor()
-    return edges[0].view(-1, k)

@@ -1,23 +1,102 @@
 """Serving the page, on this machine alone."""
 
-import os
+import errno
 import threading
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+import webbrowser
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Optional
+
+from bokeh.application import Application
+from bokeh.application.handlers import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.server import Server
+from tornado.ioloop import IOLoop
 
 from pyg_match.app.exploration import Exploration, PairChoice
-from pyg_match.app.page import build
+from pyg_match.app.session import SAMPLE, STARTED_WITH, Session, Wish
 from pyg_match.app.settings import Limits, Setting
-from pyg_match.app.uploads import read_upload
-from pyg_match.checks import shown
-from pyg_match.files import is_file, user_path
-from pyg_match.pretrained import DETECTORS, packaged
 
-if TYPE_CHECKING:
-    import gradio
+_ADDRESS = "127.0.0.1"
+_FIRST_PORT, _PORTS = 7860, 100
+# Base64 takes 4/3 of two images; a message above that ends the connection.
+_MESSAGE = 4
 
-_CSS = Path(__file__).with_name("page.css")
+
+class Served:
+    """A page that is being served.
+
+    Attributes:
+        url: Where a browser finds it.
+    """
+
+    def __init__(self, exploration: Exploration, start: Wish, port: Optional[int]) -> None:
+        self.url = ""
+        self._exploration = exploration
+        self._start = start
+        self._workers = ThreadPoolExecutor(1)  # one thread, as one matcher works at a time anyway
+        self._problem: Optional[BaseException] = None
+        self._loop: Any = None
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(port, ready), daemon=True)
+        self._thread.start()
+        ready.wait()
+        if self._problem is not None:
+            raise self._problem
+
+    def wait(self) -> None:
+        """Serve until interrupted."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.5)
+        except KeyboardInterrupt:
+            self.close()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._loop.add_callback(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self, port: Optional[int], ready: threading.Event) -> None:
+        # A server belongs to the loop of the thread that makes it.
+        self._loop = IOLoop()
+        try:
+            server = self._listen(port)
+        except BaseException as error:
+            self._problem = error
+            ready.set()
+            return
+        self.url = f"http://{_ADDRESS}:{server.port}/"
+        self._loop.add_callback(ready.set)
+        self._loop.start()
+        server.stop()
+        self._loop.close()
+
+    def _listen(self, port: Optional[int]) -> Server:
+        last = _FIRST_PORT + _PORTS - 1
+        for candidate in [port] if port else range(_FIRST_PORT, last + 1):
+            try:
+                return Server(
+                    {"/": Application(FunctionHandler(self._visit))},
+                    io_loop=self._loop,
+                    address=_ADDRESS,
+                    port=candidate,
+                    # Pages of other places may not talk to it.
+                    allow_websocket_origin=[f"{_ADDRESS}:{candidate}", f"localhost:{candidate}"],
+                    websocket_max_message_size=_MESSAGE * self._exploration.limits.max_bytes + 2**20,
+                )
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+        where = f"port {port} is" if port else f"all ports from {_FIRST_PORT} to {last} are"
+        raise OSError(f"{where} taken, choose another one")
+
+    def _visit(self, document: Document) -> None:
+        request = getattr(document.session_context, "request", None)
+        words = request.arguments if request is not None else {}
+        query = {name: values[0].decode(errors="replace") for name, values in words.items()}
+        session = Session(document, self._exploration, self._start, self._workers, query)
+        document.on_session_destroyed(lambda _: session.close())
 
 
 def launch(
@@ -27,7 +106,10 @@ def launch(
     browser: bool = False,
     block: bool = True,
     resize: Optional[int] = 768,
-) -> "gradio.Blocks":
+    device: Any = "cpu",
+    setting: Optional[Setting] = None,
+    compare: Optional[Setting] = None,
+) -> Served:
     """Serve the page on this machine alone.
 
     Args:
@@ -37,68 +119,21 @@ def launch(
         browser: Whether to open the page in a browser.
         block: Whether to serve until interrupted.
         resize: Longer side in pixels at which keypoints are detected.
+        device: Where to compute.
+        setting: The setting to start with, the one that the weights were trained with by default.
+        compare: Another one to put beside it.
 
     Raises:
-        ImportError: If Gradio is not installed.
         OSError: If the port is taken.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError("the page needs Gradio: pip install 'pyg-match[app]'") from error
-
-    limits = limits or Limits()
-    exploration = Exploration(limits, resize)
-    page = build(exploration, start)
-    try:
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=False,
-            inbrowser=browser,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=limits.max_bytes,
-            allowed_paths=[],
-            footer_links=[],
-            css_paths=[_CSS],
-        )
-    except OSError as error:
-        where = f"port {port} is" if port else "all ports from 7860 on are"
-        raise OSError(f"{where} taken, choose another one") from error
-    # Matched while the browser is opened, so that the first page has less to wait for.
-    threading.Thread(target=_prepare, args=(exploration, start or PairChoice())).start()
-    print(f"open {page.local_url} in a browser, stop with Ctrl+C", flush=True)
+    start = start or PairChoice()
+    wish = Wish(
+        SAMPLE if start.paths is None else STARTED_WITH, start, setting or Setting("trained"), compare
+    )
+    served = Served(Exploration(limits, resize, device=device), wish, port)
+    print(f"open {served.url} in a browser, stop with Ctrl+C", flush=True)
+    if browser:
+        webbrowser.open(served.url)
     if block:
-        page.block_thread()
-    return page
-
-
-def starting_choice(
-    image0: Optional[Path], image1: Optional[Path], weights: str, max_keypoints: int, limits: Limits
-) -> PairChoice:
-    """The pair to start with, checked before anything is loaded.
-
-    Raises:
-        ValueError: If there is one image only, an image is refused, or the weights are unknown.
-        FileNotFoundError: If there is no such file.
-    """
-    known = [*DETECTORS, *packaged()]
-    if weights not in known and not is_file(weights):
-        raise ValueError(
-            f"unknown matcher {shown(weights)}, expected one of {', '.join(known)} or a file of weights"
-        )
-    if image0 is None:
-        return PairChoice(None, weights, max_keypoints)
-    if image1 is None:
-        raise ValueError("give two images or none, got one")
-    image0, image1 = user_path(image0), user_path(image1)
-    for path in (image0, image1):
-        read_upload(path, limits, str(path))
-    return PairChoice((str(image0), str(image1)), weights, max_keypoints)
-
-
-def _prepare(exploration: Exploration, choice: PairChoice) -> None:
-    with suppress(ValueError, OSError):  # said on the page, which tries again
-        exploration.matching(choice, Setting())
+        served.wait()
+    return served

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from pyg_match.checks import shown
 from pyg_match.data import KeypointPair
 
 # Names of the graphs on the page. "Self" edges join keypoints of one image, "cross" edges those of different images.
@@ -21,6 +22,7 @@ GRAPH_HELP = (
     "Cross edges join keypoints of both: all, or the k most similar descriptors."
 )
 WITHOUT_K = ("complete", "trained")
+VALUE_SOURCES = ("current", "initial", "every:2", "every:3")  # that the page offers
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Setting:
         ValueError: If the graph is unknown or ``k`` is not positive.
 
     Example:
-        >>> str(Setting("knn", 16))
-        'knn k=16, values: current'
+        >>> str(Setting("knn", 16, "initial"))
+        'knn k=16, values: initial'
     """
 
     graph: str = "complete"
@@ -54,9 +56,30 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:
-            raise ValueError(f"'graph' must be one of {', '.join(GRAPHS)}, got {self.graph!r}")
+            raise ValueError(f"'graph' must be one of {', '.join(GRAPHS)}, got {shown(self.graph)}")
         if self.k < 1:
             raise ValueError(f"'k' must be positive, got {self.k}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Setting":
+        """A setting in short: ``GRAPH``, ``GRAPH:K`` or ``GRAPH:K:VALUES``.
+
+        Raises:
+            ValueError: If it is not of that form, or has a field that does not exist.
+
+        Example:
+            >>> Setting.parse("knn:16:every:2")
+            Setting(graph='knn', k=16, value_source='every:2')
+        """
+        graph, _, rest = text.partition(":")
+        k, _, value_source = rest.partition(":")
+        if k and not (k.isascii() and k.isdigit()):
+            raise ValueError(f"a setting must be GRAPH:K:VALUES with a number K, got {shown(text)}")
+        return cls(graph, int(k) if k else cls.k, value_source or cls.value_source)
+
+    def short(self) -> str:
+        """What :meth:`parse` reads."""
+        return f"{self.graph}:{self.k}:{self.value_source}"
 
     def transform(self) -> Optional[Callable[[KeypointPair], KeypointPair]]:
         """What draws the edges; ``None`` for the complete graph and the one that a matcher was trained on."""
@@ -77,4 +100,5 @@ class Setting:
 
     def __str__(self) -> str:
         size = "" if self.graph in WITHOUT_K else f" k={self.k}"
-        return f"{self.graph}{size}, values: {self.value_source}"
+        values = "" if self.value_source == "current" else f", values: {self.value_source}"
+        return f"{self.graph}{size}{values}"

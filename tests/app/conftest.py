@@ -3,12 +3,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from app.browsing import CHROMIUM, QUIET, Visitor
+from app.matched import matched_pair
+from helpers import random_pair
 from PIL import Image
 from skimage import data
 
-from pyg_match.app import Exploration, PairChoice
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+from pyg_match.app import Exploration, PairChoice, Setting, explore
+from pyg_match.nn import GraphMatcher
+from pyg_match.transforms import KNNGraph
+from pyg_match.visualization import record_attention
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +38,14 @@ def choice(photos) -> PairChoice:
 
 
 @pytest.fixture(scope="session")
+def compared(exploration, choice):
+    """An explorer of two settings."""
+    return exploration.explorer(choice, Setting(), Setting("sparse", 8))
+
+
+@pytest.fixture(scope="session")
 def bad_images(tmp_path_factory) -> dict[str, str]:
-    """Images to be refused: a text, a cut-off file, a single colour, 100 megapixels, a TIFF of numbers above 1."""
+    """Images to be refused: a text, a cut-off file, 100 megapixels, a TIFF of numbers above 1; and a single colour."""
     folder = tmp_path_factory.mktemp("bad")
     paths = {name: folder / f"{name}.png" for name in ("broken", "cut", "grey", "huge")}
     paths["broken"].write_text("not an image")
@@ -55,3 +66,62 @@ def artifacts(tmp_path_factory) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     print(f"screenshots: {folder}")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    """Files: one setting, two settings, and pairs with nothing to see."""
+    folder = tmp_path_factory.mktemp("pages")
+    pair, matches, scores = matched_pair()
+    images = [torch.rand(3, 48, 64), torch.rand(3, 60, 32)]
+    matcher = GraphMatcher(in_channels=16, hidden_channels=32, num_layers=3).eval()
+
+    def explored(pair, transform=lambda pair: pair, **options):
+        with torch.no_grad(), record_attention(matcher, top=8) as record:
+            matcher(transform(pair.clone()))
+        return explore(pair, record, names=("one.png", "two, or <b>.png"), weights="none", **options)
+
+    known = {"images": images, "matches": matches, "scores": scores}
+    one = explored(pair, setting="complete", **known)
+    one.save(folder / "one.html")
+    # What a notebook shows of a cell.
+    (folder / "notebook.html").write_text(f"<!DOCTYPE html><meta charset='utf-8'>{one._repr_html_()}")
+    one.compare(explored(pair, KNNGraph(4, loop=True), setting="knn k=4", **known)).save(folder / "two.html")
+    explored(random_pair(0, 5)).save(folder / "empty.html")
+    explored(random_pair(9, 5)).save(folder / "unmatched.html")
+    return folder
+
+
+@pytest.fixture
+def visit(browser, pages, artifacts, request):
+    """Opens pages, and at the end looks whether anything went wrong or left the machine."""
+    visitors = []
+
+    def visit(name, hash="", **options):
+        visitors.append(Visitor(browser, f"{(pages / name).as_uri()}{hash}", **options))
+        return visitors[-1].ready()
+
+    yield visit
+    for number, visitor in enumerate(visitors):
+        picture = artifacts / f"{request.node.name.replace('/', '_')}_{number}.png"
+        visitor.page.screenshot(path=picture, full_page=True)
+        assert visitor.errors == []
+        outside = [url for url in visitor.requests if not url.startswith(("file:", "data:", "blob:"))]
+        assert outside == []
+        visitor.close()

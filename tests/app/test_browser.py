@@ -1,268 +1,187 @@
-"""The page in a real headless Chromium."""
+"""The page as a file, opened from disk in a real headless Chromium: what is seen."""
 
-import json
-import time
-from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+import re
 
 import pytest
-from PIL import Image
+from app.matched import MISSED, RIGHT, UNJUDGED, WRONG
 
-pytest.importorskip("gradio", reason="the page needs the extra 'app'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-
-from pyg_match.app import PairChoice  # noqa: E402
-from pyg_match.app.server import launch  # noqa: E402
-
-CHROMIUM = Path("/usr/bin/chromium")
-# Without these, Chromium calls home by itself.
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
+pytest.importorskip("bokeh", reason="the page needs the extra 'app'")
 
 
-@pytest.fixture(scope="module")
-def server():
-    page = launch(PairChoice(None, "aliked-lightglue", 512), block=False, resize=512)
-    yield page.local_url.rstrip("/")
-    page.close()
+def test_hover_click_and_release(visit):
+    visitor = visit("one.html")
+    start = visitor.state("pinned")
+    assert start >= 0 and visitor.rows("lines0") > 1
+    visitor.hover(41)
+    visitor.wait_for("explorer.state.hovered === 41")
+    # Complete graphs: self-attention and cross-attention, of which weak weights are left out.
+    colours = set(visitor.column("lines0", "color"))
+    assert colours == {visitor.page.evaluate(f"explorer.colours.{kind}") for kind in ("self", "cross")}
+    alphas = visitor.column("lines0", "alpha")
+    assert max(alphas) == 1 and min(alphas) >= 0.05
+    assert "hovered: A 41" in visitor.text("where")
+    assert f"Keypoint {'A' if start < 60 else 'B'}" in visitor.text("keypoint_title")
+    visitor.page.mouse.move(5, 5)
+    visitor.wait_for("explorer.state.hovered === -1")
+    visitor.click(70)
+    visitor.wait_for("explorer.state.pinned === 70")
+    assert "Keypoint B 10 at" in visitor.text("keypoint_title")
+    assert "B 10, probability" not in visitor.text("facts") and "A 10, probability" in visitor.text("facts")
+    visitor.page.keyboard.press("Escape")
+    visitor.wait_for("explorer.state.pinned === -1")
+    visitor.page.mouse.move(5, 5)
+    visitor.wait_for("explorer.models('lines0').data.x0.length === 0")
+    assert visitor.page.locator("#unpin").is_disabled()
+    visitor.click(5)
+    visitor.page.locator("#unpin").click()
+    visitor.wait_for("explorer.state.pinned === -1")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield chromium
-        chromium.close()
+def test_layers_heads_and_what_is_shown(visit):
+    visitor = visit("one.html", "#at=A3&layer=0&head=mean")
+    assert visitor.text("layer_number") == "0 of 0–2"
+    before = visitor.column("lines0", "alpha")
+    visitor.page.locator("#layer").fill("2")
+    assert "layer 2" in visitor.text("where")
+    after = visitor.column("lines0", "alpha")
+    visitor.page.locator("#head").select_option("3")
+    assert before != after != visitor.column("lines0", "alpha")
+    assert visitor.page.locator("#head option").all_inner_texts() == ["mean", "max", "0", "1", "2", "3"]
+    assert visitor.column("marks0", "marker").count("diamond") == 3
+    visitor.page.locator("#show_candidates").check()
+    assert visitor.column("marks0", "marker").count("square") == 5
+    assert visitor.column("texts0", "text") == ["1", "2", "3", "4", "5"]
+    for name in ("self", "cross", "match"):
+        visitor.page.locator(f"#show_{name}").uncheck()
+    assert visitor.rows("lines0") == 0
+    assert visitor.rows("keypoints0") == 110
+    visitor.page.locator("#show_dots").uncheck()
+    assert visitor.rows("keypoints0") == 0
 
 
-class Visitor:
-    """What a visitor does and sees."""
+def test_matches_are_filtered(visit):
+    visitor = visit("one.html")
+    total = len(RIGHT) + len(WRONG) + len(MISSED) + len(UNJUDGED)
 
-    def __init__(self, browser, url, folder):
-        self.page = browser.new_page(viewport={"width": 1366, "height": 900})
-        self.page.set_default_timeout(30_000)
-        self.hosts, self.errors, self.folder = set(), [], folder
-        self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url)
+    def count():
+        shown, of = re.fullmatch(r"(\d+) of (\d+)", visitor.text("count")).groups()
+        assert int(of) == total and visitor.rows("matches0") == int(shown)
+        return int(shown)
 
-    def picture(self, name="picture"):
-        return self.page.locator(f"#{name} img")
+    assert count() == total - len(MISSED)
+    visitor.page.locator("#filter_missed").check()
+    assert count() == total
+    labels = {"right": RIGHT, "wrong": WRONG, "missed": MISSED, "unjudged": UNJUDGED}
+    for name, nodes in labels.items():
+        assert f"({len(nodes)})" in visitor.text(f"filter_{name}_text")
+        visitor.page.locator(f"#filter_{name}").uncheck()
+        assert count() == total - len(nodes)
+        visitor.page.locator(f"#filter_{name}").check()
+    visitor.page.locator("#filter_repeated").check()
+    # Four keypoints of image A look the same, and all of them are matched.
+    assert count() == 4
+    visitor.page.locator("#filter_repeated").uncheck()
+    visitor.page.locator("#filter_hard").check()
+    assert 0 < count() < total
+    visitor.page.locator("#filter_hard").uncheck()
+    visitor.page.locator("#low").fill("0.9")
+    assert count() == sum(1 - 0.7 * node / 59 >= 0.9 for node in range(36)) + len(MISSED)
+    visitor.page.locator("#high").fill("0.5")
+    assert visitor.state("filter.low") == 0.5 and count() == len(MISSED)
 
-    def source(self):
-        return self.picture().evaluate("image => image.src")
 
-    def wait_for_new_picture(self, old):
-        self.page.wait_for_function(
-            "old => { const i = document.querySelector('#picture img'); return i && i.src !== old && i.complete }",
-            arg=old,
+def test_zoom_and_pan(visit):
+    visitor = visit("one.html", "#at=none")
+    whole = visitor.zoom()
+    x, y = visitor.place(10)
+    visitor.page.mouse.move(x, y)
+    for _ in range(3):
+        visitor.page.mouse.wheel(0, -300)
+    visitor.wait_for(f"explorer.pictures[0].zoom > {1.2 * whole}")
+    # What is under the mouse stays there.
+    moved = visitor.place(10)
+    assert moved == pytest.approx([x, y], abs=6)
+    visitor.page.mouse.move(x, y)
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(x + 60, y + 40, steps=4)
+    visitor.page.mouse.up()
+    assert visitor.place(10) == pytest.approx([moved[0] + 60, moved[1] + 40], abs=2)
+    visitor.click(10)
+    visitor.wait_for("explorer.state.pinned === 10")
+    visitor.page.locator("#zoom_fit").click()
+    assert visitor.zoom() == pytest.approx(whole)
+    visitor.page.locator("#zoom_in").click()
+    assert visitor.zoom() == pytest.approx(1.5 * whole)
+    visitor.page.locator("#zoom_out").click()
+    assert visitor.zoom() == pytest.approx(whole)
+
+
+def test_pixels_are_square_and_images_lie_under_their_keypoints(visit):
+    for width in (1440, 420):
+        visitor = visit("one.html", width=width)
+        plot = visitor.page.evaluate(
+            "(({ inner_width: w, inner_height: h, x_range: x, y_range: y }) => "
+            "[w / (x.end - x.start), h / (y.end - y.start)])(explorer.pictures[0].plot)"
         )
-
-    def title(self):
-        return self.page.locator("#details h3").inner_text()
-
-    def facts(self):
-        return self.page.locator("#details .facts").inner_text()
-
-    def message(self, text):
-        found = self.page.locator("#message .message")
-        sync_api.expect(found).to_contain_text(text, timeout=30_000)
-        return found
-
-    def go_to(self, number):
-        """Type the number of a keypoint, as often as the page writes into the field that has just been laid out."""
-        field = self.page.get_by_role("spinbutton", name="Keypoint", exact=True)
-        for _ in range(5):
-            field.fill(number)
-            self.page.wait_for_timeout(500)
-            if field.input_value() == number:
-                break
-        self.page.get_by_role("button", name="Show it").click()
-
-    def click_picture(self, x, y):
-        box = self.picture().bounding_box()
-        self.picture().click(position={"x": box["width"] * x, "y": box["height"] * y})
-
-    def upload(self, name, path):
-        box = self.page.locator(f"#upload{name}")
-        if box.locator("button[aria-label='Clear'], button[aria-label='Remove this file']").count():
-            box.locator("button[aria-label='Clear'], button[aria-label='Remove this file']").first.click()
-        box.locator("input[type=file]").set_input_files(path)
-
-    def screenshot(self, name):
-        self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
+        assert plot[0] == pytest.approx(plot[1], rel=1e-3)
+        boxes = visitor.page.evaluate("explorer.layout.boxes")
+        xs, ys = (visitor.page.evaluate(f"[...explorer.layout.{axis}]") for axis in "xy")
+        for image, nodes in enumerate((range(60), range(60, 110))):
+            box = boxes[image]
+            assert all(box["x"] <= xs[node] <= box["x"] + box["w"] for node in nodes)
+            assert all(box["y"] - box["h"] <= ys[node] <= box["y"] for node in nodes)
+        assert (boxes[1]["x"] > 0) == (width == 1440)
 
 
-@pytest.fixture
-def visitor(browser, server, artifacts):
-    visitor = Visitor(browser, server, artifacts)
-    yield visitor
-    visitor.page.close()
+def test_two_settings(visit):
+    visitor = visit("two.html", "#at=A3&layer=1")
+    visitor.page.screenshot()
+    assert visitor.state("view") == "both"
+    assert [visitor.text(f"title{side}") for side in (0, 1)] == ["complete", "knn k=4"]
+    counts = [visitor.column(f"lines{side}", "color") for side in (0, 1)]
+    assert len(counts[0]) > len(counts[1]) > 0
+    visitor.click(20, side=1)
+    visitor.wait_for("explorer.state.pinned === 20")
+    # The ring around the keypoint is in both pictures.
+    for side in (0, 1):
+        assert visitor.column(f"marks{side}", "x")[-1] == visitor.page.evaluate("explorer.layout.x[20]")
+    head = visitor.page.locator("#self_table thead th").all_inner_texts()
+    assert head == ["keypoint", "x, y", "complete", "knn k=4", "is"]
+    assert visitor.page.locator("#facts thead th").all_inner_texts() == ["complete", "knn k=4"]
+    visitor.page.locator("#view").select_option("1")
+    assert not visitor.page.locator("#side0").is_visible() and visitor.page.locator("#side1").is_visible()
+    assert visitor.page.locator("#self_table thead th").count() == 4
+    assert "view=1" in visitor.page.url
+    visitor.page.wait_for_timeout(300)
+    visitor.hover(30, side=1)
+    visitor.wait_for("explorer.state.hovered === 30")
 
 
-def test_explore_the_sample_pair(visitor):
-    visitor.picture().wait_for()
-    visitor.page.locator("#details table").first.wait_for()
-    visitor.screenshot("1_first_screen")
-    assert "Click a keypoint" in visitor.page.locator("body").inner_text()
-    visitor.message("matches")
-
-    # A click selects the nearest keypoint, and its attention appears.
-    for x, y in ((0.3, 0.45), (0.75, 0.4), (0.26, 0.15)):
-        old, before = visitor.source(), visitor.title()
-        visitor.click_picture(x, y)
-        visitor.wait_for_new_picture(old)
-        visitor.page.wait_for_function(
-            "old => document.querySelector('#details h3').innerText !== old", arg=before
-        )
-        assert ("image A" if x < 0.5 else "image B") in visitor.title()
-    where = visitor.title()
-    position = [float(part) for part in where.split("(")[1].split(")")[0].split(",")]
-    width, height = visitor.picture().evaluate("image => [image.naturalWidth, image.naturalHeight]")
-    scale = height / 600  # the sample is 600 pixels high
-    assert abs(position[0] - 0.26 * width / scale) < 30
-    assert abs(position[1] - 0.15 * height / scale) < 30
-    for fact in ("Match", "Difficulty", "Looks like", "Candidates", "Self-attention spread"):
-        assert fact in visitor.facts()
-    weights = visitor.page.locator("#details .weights table")
-    assert weights.count() == 2
-    assert weights.nth(0).locator("tbody tr").count() == 8
-    visitor.screenshot("2_clicked")
-
-    # Layer, head and what is drawn.
-    old, before = visitor.source(), weights.nth(1).inner_text()
-    visitor.page.locator("#layer input[type=number]").fill("1")
-    visitor.page.locator("#layer input[type=number]").press("Enter")
-    visitor.wait_for_new_picture(old)
-    visitor.page.wait_for_function(
-        "old => document.querySelectorAll('#details .weights table')[1].innerText !== old", arg=before
-    )
-    old = visitor.source()
-    visitor.page.locator("#parts").get_by_label("candidates").check()
-    visitor.wait_for_new_picture(old)
-    old = visitor.source()
-    visitor.page.locator("#head").get_by_label("max").check()
-    visitor.wait_for_new_picture(old)
-    visitor.screenshot("3_first_layer_candidates")
-
-    # By number, for those who cannot point.
-    visitor.page.get_by_text("Go to a keypoint by number").click()
-    number = visitor.page.get_by_role("spinbutton", name="Keypoint", exact=True)
-    sync_api.expect(number).to_have_value(where.split()[1])
-    visitor.go_to("999999")
-    visitor.message("there is no keypoint 999999")
-    visitor.go_to("3")
-    visitor.page.locator("#details h3", has_text="Keypoint 3 of image A").wait_for()
-    where = visitor.title()
-
-    # Compare, and take the files away.
-    visitor.page.locator("#compare").get_by_role("checkbox").check()
-    visitor.picture("picture2").wait_for()
-    visitor.page.wait_for_function("document.querySelectorAll('#details .weights table').length === 4")
-    assert visitor.title() == where
-    visitor.screenshot("4_compared")
-    visitor.page.locator("#make").click()
-    links = visitor.page.locator("#files a[download]")
-    links.first.wait_for()
-    names = {}
-    for link in links.all():
-        with visitor.page.expect_download() as download:
-            link.click()
-        target = visitor.folder / download.value.suggested_filename
-        download.value.save_as(target)
-        names[target.suffix] = target
-    assert set(names) == {".svg", ".csv", ".json"}
-    assert names[".svg"].read_text().startswith("<?xml")
-    saved = json.loads(names[".json"].read_text())
-    assert [one["setting"]["graph"] for one in saved] == ["complete", "anchors"]
-    assert f"Keypoint {saved[0]['keypoint']['keypoint']} of" in where
-    assert len(names[".csv"].read_text().splitlines()) > 100
-    visitor.screenshot("5_files")
-
-    assert visitor.errors == []
-    assert visitor.hosts == {visitor.page.url.split("/")[2]}
+def test_rows_highlight_the_keypoint(visit):
+    visitor = visit("one.html", "#at=A3")
+    row = visitor.page.locator("#cross_table tbody tr").nth(1)
+    node = int(row.get_attribute("data-node"))
+    row.locator("td").nth(1).click()
+    assert visitor.state("marked") == node
+    pressed = visitor.page.locator("#cross_table button[aria-pressed=true]")
+    assert pressed.count() == 1 and visitor.page.evaluate("document.activeElement.ariaPressed") == "true"
+    assert visitor.column("marks0", "size")[-1] == 28
+    assert visitor.column("marks0", "x")[-1] == visitor.page.evaluate(f"explorer.layout.x[{node}]")
+    visitor.page.keyboard.press("Enter")
+    assert visitor.state("marked") == -1
+    marks = visitor.page.locator("#self_table tbody").inner_text() + visitor.text("alike_table")
+    assert "looks alike" in marks and "candidate 1" in marks
 
 
-def test_click_among_many_keypoints(visitor, capsys):
-    """Reports how long a click takes with 2,048 keypoints an image."""
-    visitor.picture().wait_for()
-    for name, option in (("detector", "XFeat"), ("max_keypoints", "2048")):
-        visitor.page.locator(f"#{name} input").click()
-        visitor.page.get_by_role("option", name=option, exact=True).click()
-    visitor.message("2048 keypoints in image A, 2048 in image B")
-    visitor.page.wait_for_function("document.querySelectorAll('#head input').length === 3")  # it has one head
-    visitor.page.wait_for_timeout(500)
-    seconds = []
-    for x, y in ((0.2, 0.2), (0.3, 0.45), (0.75, 0.4), (0.22, 0.25)):
-        old = visitor.source()
-        start = time.perf_counter()
-        visitor.click_picture(x, y)
-        visitor.wait_for_new_picture(old)
-        seconds.append(time.perf_counter() - start)
-    with capsys.disabled():
-        print("\nclick to overlay, 2 x 2,048 keypoints: " + ", ".join(f"{s:.2f}" for s in seconds) + " s")
-
-
-def test_own_images_and_refused_ones(visitor, photos, bad_images):
-    visitor.picture().wait_for()
-    visitor.page.locator("#pair").get_by_label("your images").check()
-    visitor.message("Choose image A and image B")
-    visitor.upload("A", photos[0])
-    visitor.message("Choose image B")
-    for name, text in (
-        ("broken", "Image B cannot be read: broken.png is not an image, or damaged"),
-        ("cut", "cannot be decoded; it is damaged, cut off"),
-        ("grey", "Image B has no keypoints"),
-        ("huge", "Image B is too large: 10000 x 10000 pixels are 100 megapixels, at most 40 are read"),
-    ):
-        visitor.upload("B", bad_images[name])
-        assert visitor.message(text).get_attribute("role") == "alert"
-        visitor.screenshot(f"6_{name}")
-        assert "Traceback" not in visitor.page.content()
-    old = visitor.source()
-    visitor.upload("B", photos[1])
-    visitor.message("matches")
-    visitor.wait_for_new_picture(old)
-    visitor.screenshot("7_own_images")
-    assert visitor.errors == []
-
-
-def test_nothing_else_is_served(server, tmp_path):
-    secret = tmp_path / "secret.png"
-    Image.new("RGB", (8, 8)).save(secret)
-    for path in ("/etc/passwd", str(Path(__file__).resolve()), "setup.cfg", str(secret), "../../etc/passwd"):
-        with pytest.raises(HTTPError) as refused:
-            urlopen(f"{server}/gradio_api/file={path}", timeout=10)
-        assert refused.value.code in (403, 404)
-    config = json.loads(urlopen(f"{server}/config", timeout=10).read())
-    assert config["analytics_enabled"] is False
-    assert server.startswith("http://127.0.0.1:")
-
-
-def test_a_path_in_place_of_an_upload_is_refused(server, monkeypatch, photos):
-    """Asks for the match that the page would ask for, but names a file of the server."""
-    read = []
-    monkeypatch.setattr("pyg_match.app.exploration.read_upload", lambda path, *_: read.append(path))
-    config = json.loads(urlopen(f"{server}/config", timeout=10).read())
-    labels = {part["id"]: part["props"].get("label") for part in config["components"]}
-    match = next(d for d in config["dependencies"] if "Image A" in [labels[i] for i in d["inputs"]])
-    file = {"path": photos[0], "meta": {"_type": "gradio.FileData"}}
-    values = {"Image A": file, "Image B": file, "Images": "your images", "Detector": "xfeat-lighterglue"}
-    initial = {part["id"]: part["props"].get("value") for part in config["components"]}
-    data = [values.get(labels[i], initial[i]) for i in match["inputs"]]
-    body = json.dumps({"data": data, "fn_index": match["id"], "session_hash": "stranger"}).encode()
-    request = Request(f"{server}/gradio_api/queue/join", body, {"Content-Type": "application/json"})
-    urlopen(request, timeout=10).close()
-    with urlopen(f"{server}/gradio_api/queue/data?session_hash=stranger", timeout=10) as events:
-        answer = next(line for line in events if b"process_completed" in line)
-    assert json.loads(answer.split(b":", 1)[1])["success"] is False
-    assert read == []
+def test_all_layers_and_heads_in_a_grid(visit):
+    visitor = visit("one.html", "#at=A3&layer=0&head=0")
+    assert visitor.rows("grid_image0") == 2 * 3 * 4 and visitor.rows("grid_texts0") == 3 + 4
+    assert visitor.rows("grid_frame0") == 1 and visitor.rows("grid_lines0") > 3 * 4
+    box = visitor.page.locator("#grid_box0")
+    box.scroll_into_view_if_needed()
+    visitor.page.wait_for_timeout(200)
+    size = box.bounding_box()
+    # The last cell is layer 2 and head 3.
+    visitor.page.mouse.click(size["x"] + 0.95 * size["width"], size["y"] + 0.95 * size["height"])
+    visitor.wait_for("explorer.state.layer === 2 && explorer.state.head === 3")
+    assert visitor.page.locator("#head").input_value() == "3"

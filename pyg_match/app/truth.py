@@ -1,0 +1,137 @@
+"""What matches are judged by: ground truth, or the geometry that they agree on."""
+
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyg_match.app.sizes import sizes_of
+from pyg_match.data import KeypointPair
+from pyg_match.geometry import Array, ArrayLike, transfer_error
+from pyg_match.metrics import homography_ground_truth
+from pyg_match.metrics.ground_truth import IGNORED
+from pyg_match.model_selection import estimate_geometry, thresholds_for
+
+NONE, RIGHT, WRONG, UNJUDGED, MISSED = range(5)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    r"""What matches are judged by.
+
+    Attributes:
+        name: What it is, in words.
+        right: What a match is called that agrees with it, ``"right"`` or ``"inlier"``.
+        wrong: What one is called that does not.
+        partner: The index of the true partner in the other image, -1 for none, -2 for undecided, :math:`(N)`;
+            ``None`` where it is not known.
+        homography: The homography that the matches agree on, if any.
+        fundamental: The fundamental matrix that they agree on, if any.
+        threshold: Largest error in pixels of a match that agrees with either.
+    """
+
+    name: str
+    right: str = "right"
+    wrong: str = "wrong"
+    partner: Optional[Tensor] = None
+    homography: Optional[Array] = None
+    fundamental: Optional[Array] = None
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, pair: KeypointPair, matches: Tensor, given: Optional[ArrayLike] = None) -> "Truth":
+        """The ground truth that is given or that the pair has, else the geometry of its matches.
+
+        Args:
+            pair: The pair.
+            matches: The match of each node, an index in the other image or -1.
+            given: Partners in the manner of ``pair.y``, or the homography from image 0 to image 1.
+
+        Shapes:
+            - **matches:** :math:`(N)`
+            - **given:** :math:`(N)` or :math:`(3, 3)`
+
+        Raises:
+            ValueError: If the shape of ``given`` is another one.
+        """
+        if given is None:
+            return (
+                cls._estimated(pair, matches) if pair.y is None else cls("ground truth", partner=pair.y.cpu())
+            )
+        values = torch.as_tensor(given).detach().cpu()
+        if values.shape == (3, 3):
+            return cls("ground truth (homography)", partner=_partners(pair, values.double()))
+        if values.shape != (pair.num_nodes,):
+            raise ValueError(
+                f"'truth' must be partners [{pair.num_nodes}] or a homography [3, 3], got {list(values.shape)}"
+            )
+        return cls("ground truth", partner=values.long())
+
+    @classmethod
+    def _estimated(cls, pair: KeypointPair, matches: Tensor) -> "Truth":
+        p0, p1, _ = _matched(pair, matches)
+        (w0, h0), (w1, h1) = sizes_of(pair)
+        limits = thresholds_for((int(w0), int(h0)), (int(w1), int(h1)))
+        kind, model, inliers, threshold = estimate_geometry(p0, p1, "poselib", *limits)
+        if kind == "none" or model is None:
+            return cls("nothing: no geometry fits the matches", "inlier", "outlier")
+        agree = f"of the matches ({inliers.sum()} within {threshold:g} px)"
+        found = cls(f"homography {agree}", "inlier", "outlier", homography=model, threshold=threshold)
+        if kind == "homography":
+            return replace(found, partner=_partners(pair, torch.from_numpy(model)))
+        return replace(found, name=f"fundamental matrix {agree}", homography=None, fundamental=model)
+
+    def judge(self, pair: KeypointPair, matches: Tensor) -> Tensor:
+        """``NONE``, ``RIGHT``, ``WRONG``, ``UNJUDGED`` or ``MISSED`` for each keypoint of image 0.
+
+        A keypoint is missed if it has a true partner, but no match.
+
+        Shapes:
+            - **matches:** :math:`(N)`
+            - **output:** :math:`(N_0)`
+        """
+        count = int(pair.num_keypoints[0, 0])
+        p0, p1, matched = _matched(pair, matches)
+        verdict = torch.full((count,), NONE)
+        if self.partner is not None:
+            partner = self.partner[:count]
+            verdict[partner >= 0] = MISSED
+        agrees = None
+        if self.homography is not None:
+            agrees = transfer_error(self.homography, p0, p1) <= self.threshold
+        elif self.fundamental is not None:
+            agrees = _epipolar_error(self.fundamental, p0, p1) <= self.threshold
+        if agrees is not None:
+            verdict[matched] = torch.where(torch.from_numpy(agrees), RIGHT, WRONG)
+        elif self.partner is not None:
+            partner, found = self.partner[matched], matches[matched].cpu()
+            judged = torch.where(partner == found, RIGHT, WRONG)
+            verdict[matched] = torch.where(partner == IGNORED, UNJUDGED, judged)
+        else:
+            verdict[matched] = UNJUDGED
+        return verdict
+
+
+def _matched(pair: KeypointPair, matches: Tensor) -> tuple[Array, Array, Tensor]:
+    """The ends of all matches in pixels, and the keypoints of image 0 that have one."""
+    count = int(pair.num_keypoints[0, 0])
+    pos, own = pair.pos.detach().cpu().double(), matches[:count].cpu()
+    index = (own >= 0).nonzero().squeeze(1)
+    return pos[index].numpy(), pos[own[index] + count].numpy(), index
+
+
+def _partners(pair: KeypointPair, homography: Tensor) -> Tensor:
+    pos0, pos1 = pair.pos.detach().cpu().double().split(pair.num_keypoints[0].tolist())
+    size0, size1 = pair.image_size.cpu()
+    return torch.cat(homography_ground_truth(pos0, pos1, homography, size0, size1))
+
+
+def _epipolar_error(F: Array, p0: Array, p1: Array) -> Array:
+    """Sampson's distance in pixels."""
+    q0, q1 = (np.hstack([p, np.ones((len(p), 1))]) for p in (p0, p1))
+    line1, line0 = q0 @ F.T, q1 @ F
+    length = np.sqrt((line1[:, :2] ** 2).sum(1) + (line0[:, :2] ** 2).sum(1))
+    error: Array = np.abs((q1 * line1).sum(1)) / np.maximum(length, 1e-12)
+    return error
