@@ -155,7 +155,7 @@ def estimate_fundamental(
     if F is None or not np.isfinite(norm) or norm == 0:
         return None, nothing
     F = np.asarray(F / norm, dtype=np.float64)
-    inliers = _sampson_distance(F, p0, p1) <= threshold
+    inliers = sampson_distance(F, p0, p1) <= threshold
     if inliers.sum() < _FEWEST_EPIPOLAR or _on_a_line(p0[inliers], p1[inliers], threshold):
         return None, nothing
     return F, inliers
@@ -318,7 +318,8 @@ def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
     return error
 
 
-def _sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
+def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
+    """The first-order distance in pixels of each match to the epipolar geometry of a fundamental matrix."""
     from kornia.geometry.epipolar import sampson_epipolar_distance
 
     q0, q1, matrix = (torch.from_numpy(np.ascontiguousarray(v))[None] for v in (p0, p1, F))

@@ -17,7 +17,7 @@ NEEDED = {
     "match_two_photos": ("skimage",),
     "write_a_graph": ("skimage", OFFICIAL),
     "layers_in_pyg": ("sklearn",),
-    "look_at_attention": ("skimage", OFFICIAL),
+    "look_at_attention": ("skimage", "bokeh", OFFICIAL),
     "train_on_50_photos": ("skimage", "sklearn", "lightning_fabric", "tensorboard", "yaml", OFFICIAL),
     "folder_to_reconstruction": ("skimage", "sklearn", "pycolmap", "h5py"),
 }

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Optional
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_match.app.sizes import sizes_of
 from pyg_match.data import KeypointPair
-from pyg_match.geometry import Array, ArrayLike, transfer_error
+from pyg_match.geometry import Array, ArrayLike, sampson_distance, transfer_error
 from pyg_match.metrics import homography_ground_truth
 from pyg_match.metrics.ground_truth import IGNORED
 from pyg_match.model_selection import estimate_geometry, thresholds_for
@@ -102,7 +101,7 @@ class Truth:
         if self.homography is not None:
             agrees = transfer_error(self.homography, p0, p1) <= self.threshold
         elif self.fundamental is not None:
-            agrees = _epipolar_error(self.fundamental, p0, p1) <= self.threshold
+            agrees = sampson_distance(self.fundamental, p0, p1) <= self.threshold
         if agrees is not None:
             verdict[matched] = torch.where(torch.from_numpy(agrees), RIGHT, WRONG)
         elif self.partner is not None:
@@ -126,12 +125,3 @@ def _partners(pair: KeypointPair, homography: Tensor) -> Tensor:
     pos0, pos1 = pair.pos.detach().cpu().double().split(pair.num_keypoints[0].tolist())
     size0, size1 = pair.image_size.cpu()
     return torch.cat(homography_ground_truth(pos0, pos1, homography, size0, size1))
-
-
-def _epipolar_error(F: Array, p0: Array, p1: Array) -> Array:
-    """Sampson's distance in pixels."""
-    q0, q1 = (np.hstack([p, np.ones((len(p), 1))]) for p in (p0, p1))
-    line1, line0 = q0 @ F.T, q1 @ F
-    length = np.sqrt((line1[:, :2] ** 2).sum(1) + (line0[:, :2] ** 2).sum(1))
-    error: Array = np.abs((q1 * line1).sum(1)) / np.maximum(length, 1e-12)
-    return error
