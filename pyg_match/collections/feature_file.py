@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from typing_extensions import Self
 
 from pyg_match.data import KeypointSet
 

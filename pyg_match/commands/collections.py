@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
 _SHOWN = 20  # names in a report
 
 
-class PairMethod(str, Enum):
+class PairMethod(StrEnum):
     """Ways to list pairs."""
 
     EXHAUSTIVE = "exhaustive"
@@ -29,7 +29,7 @@ class PairMethod(str, Enum):
     LIST = "list"
 
 
-class CameraMode(str, Enum):
+class CameraMode(StrEnum):
     """Which images share a camera."""
 
     AUTO = "auto"

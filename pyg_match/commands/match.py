@@ -2,7 +2,7 @@
 
 import math
 import time
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -24,7 +24,7 @@ Images = tuple[Path, Path]
 _EDGES_DEFAULT = "as trained, all if only the other kind is given"
 
 
-class GeometryChoice(str, Enum):
+class GeometryChoice(StrEnum):
     """What to fit to the matches."""
 
     AUTO = "auto"
@@ -33,7 +33,7 @@ class GeometryChoice(str, Enum):
     NONE = "none"
 
 
-class Estimator(str, Enum):
+class Estimator(StrEnum):
     """Who fits it."""
 
     POSELIB = "poselib"

@@ -1,6 +1,6 @@
 """Options that several commands have."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ Settings = Annotated[
 Photos = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")]
 
 
-class Detector(str, Enum):
+class Detector(StrEnum):
     """The detectors by name."""
 
     ALIKED = "aliked"
