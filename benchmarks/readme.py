@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     for file in args.hpatches:
-        results = without_folders(json.loads(file.read_text()))
+        results = without_folders(json.loads(file.read_text(encoding="utf-8")))
         write_json(args.results / f"{file_name(results)}.json", results)
     outdated = False
     for page in args.readme:
-        old = page.read_text()
+        old = page.read_text(encoding="utf-8")
         new = rewritten(old, args.results, page.parent / "images", short=page == Path("README.md"))
         if old == new:
             print(f"{page} is up to date")
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{page} is out of date: run python benchmarks/readme.py", file=sys.stderr)
             outdated = True
         else:
-            page.write_text(new)
+            page.write_text(new, encoding="utf-8")
             print(f"written: {page}")
     return int(outdated)
 

@@ -1,6 +1,7 @@
 """The documentation, built by `make docs`."""
 
 import os
+import posixpath
 import re
 from importlib.metadata import metadata
 
@@ -58,7 +59,13 @@ if os.environ.get("DOCS_OFFLINE"):
 
 def _source_links(app, docname, source):
     """Files outside of this folder are linked where they are published, in the state of this version."""
-    source[0] = re.sub(r"\]\(\.\./(?!\.)([^)]+)\)", rf"]({SOURCE}/blob/v{version}/\1)", source[0])
+    folder = posixpath.join("docs", posixpath.dirname(docname))
+
+    def published(link):
+        path = posixpath.normpath(posixpath.join(folder, link[1]))
+        return link[0] if path.startswith("docs/") else f"]({SOURCE}/blob/v{version}/{path})"
+
+    source[0] = re.sub(r"\]\((\.\./[^)]+)\)", published, source[0])
 
 
 def setup(app):

@@ -33,7 +33,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -373,45 +373,50 @@ def summarise(rows: list[Row], poselib: dict[str, float], thresholds: tuple[int,
     return table
 
 
-def differences(rows: list[Row], poselib: dict[str, float], reference: str, draws: int = 2_000) -> list[Row]:
-    """What each method gains over the reference, in per cent, with intervals of 95 % over the choice of scenes.
+def differences(rows: list[Row], names: Iterable[str], reference: str, draws: int = 2_000) -> list[Row]:
+    """What each method gains over the reference, in per cent, with percentile intervals of 95 % over choices of scenes.
 
     Pairs of one sequence share a photo, so sequences are drawn, with all their pairs, and for both methods alike.
+    PoseLib's threshold is chosen in each draw anew. Intervals of a dozen scenes come out too narrow.
     """
     scenes = list(dict.fromkeys((row["set"], row["sequence"]) for row in rows))
     generator = np.random.default_rng(0)
     chosen = generator.integers(len(scenes), size=(draws, len(scenes)))
+    # The first row is all pairs as they are.
     counts = np.stack([(chosen == scene).sum(1) for scene in range(len(scenes))], axis=1)
+    counts = np.concatenate([np.ones_like(counts[:1]), counts])
     figures = {
-        name: _resampled([row for row in rows if row["method"] == name], scenes, counts, threshold)
-        for name, threshold in poselib.items()
+        name: _resampled([row for row in rows if row["method"] == name], scenes, counts) for name in names
     }
     table = []
-    for name in figures:
+    for name, measures in figures.items():
         line: Row = {"method": name, "reference": reference, "scenes": len(scenes)}
-        for measure, (value, resampled) in figures[name].items():
-            other, other_resampled = figures[reference][measure]
-            low, high = np.percentile(resampled - other_resampled, [2.5, 97.5])
-            line[measure] = [100 * (value - other), 100 * low, 100 * high]
+        for measure, values in measures.items():
+            gain = values - figures[reference][measure]
+            low, high = np.nanpercentile(gain[1:], [2.5, 97.5])
+            line[measure] = [100 * gain[0].item(), 100 * low.item(), 100 * high.item()]
         table.append(line)
     return table
 
 
-def _resampled(
-    rows: list[Row], scenes: list[tuple[str, str]], counts: np.ndarray, threshold: float
-) -> dict[str, tuple[float, np.ndarray]]:
-    """Precision, recall and AUC over all pairs, and over each choice of scenes with these numbers of each."""
+def _resampled(rows: list[Row], scenes: list[tuple[str, str]], counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and AUC over each choice of scenes with these numbers of each."""
     weights = counts[:, [scenes.index((row["set"], row["sequence"])) for row in rows]]
     found = {}
     for measure in ("precision", "recall"):
         values = np.array([row[measure] for row in rows])
         known = values == values
-        means = weights[:, known] @ values[known] / np.maximum(weights[:, known].sum(1), 1)
-        found[measure] = (values[known].mean().item(), means)
-    for estimator, column in error_columns(threshold).items():
+        total = weights[:, known].sum(1)
+        found[measure] = np.where(total > 0, weights[:, known] @ values[known] / np.maximum(total, 1), np.nan)
+
+    def areas(column: str, thresholds: Sequence[int]) -> np.ndarray:
         errors = np.array([row[column] for row in rows])
-        areas = [error_auc(np.repeat(errors, weight), AUC[-1:])[0] for weight in weights]
-        found[estimator] = (error_auc(errors, AUC[-1:])[0], np.array(areas))
+        return np.array([error_auc(np.repeat(errors, weight), thresholds) for weight in weights])
+
+    found |= {name: areas(f"error_{name.lower()}", AUC[-1:])[:, 0] for name in ("DLT", "OpenCV")}
+    poselib = np.stack([areas(f"error_poselib_{threshold}", AUC) for threshold in POSELIB])
+    best = poselib.sum(2).argmax(0)
+    found["PoseLib"] = poselib[best, np.arange(len(weights)), -1]
     return found
 
 

@@ -68,7 +68,9 @@ class MatchResult:
         Returns:
             The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
         """
-        points0, points1, scores = (t.cpu().numpy() for t in (self.points0, self.points1, self.scores))
+        points0, points1, scores = (
+            t.detach().cpu().float().numpy() for t in (self.points0, self.points1, self.scores)
+        )
         return estimate_homography(points0, points1, method=method, threshold=threshold, scores=scores)
 
     def fundamental(
@@ -83,7 +85,7 @@ class MatchResult:
         Returns:
             The 3 x 3 matrix, or ``None`` if there is none, and the inlier mask :math:`(M)`.
         """
-        points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
+        points0, points1 = (t.detach().cpu().float().numpy() for t in (self.points0, self.points1))
         return estimate_fundamental(points0, points1, method=method, threshold=threshold)
 
     def geometry(
@@ -96,14 +98,15 @@ class MatchResult:
         Args:
             method: Estimator.
             threshold: Largest error of an inlier in pixels. By default 3 for a homography and 2 for a fundamental
-                matrix, and more in proportion where an image has more than 1,024 pixels along its longer side.
+                matrix, and more for images of more than 1,024 pixels; see
+                :func:`pyg_match.model_selection.thresholds_for`.
 
         Returns:
             The kind, the 3 x 3 matrix or ``None``, the inlier mask :math:`(M)`, and the threshold.
         """
         limits = thresholds_for(self.image_size0, self.image_size1)
         limits = limits if threshold is None else (threshold, threshold)
-        points0, points1 = (t.cpu().numpy() for t in (self.points0, self.points1))
+        points0, points1 = (t.detach().cpu().float().numpy() for t in (self.points0, self.points1))
         return estimate_geometry(points0, points1, method, *limits)
 
     def plot(self, image0: ImageLike, image1: ImageLike, **kwargs: Any) -> "Figure":
@@ -133,7 +136,7 @@ class MatchResult:
         if ending not in (".npz", ".json"):
             raise ValueError(f"results are saved as .npz or .json, got {path.name!r}")
         arrays = {
-            name: getattr(self, name).cpu().numpy()
+            name: getattr(self, name).detach().cpu().numpy()
             for name in ("keypoints0", "keypoints1", "matches", "scores")
         }
         arrays |= {name: np.asarray(getattr(self, name)) for name in ("image_size0", "image_size1")}

@@ -110,20 +110,24 @@ def estimate_geometry(
     return Geometry("none", None, np.zeros(len(p0), dtype=bool), homography_threshold)
 
 
-def thresholds_for(*image_sizes: tuple[int, int]) -> tuple[float, float]:
+def thresholds_for(size0: tuple[int, int], size1: tuple[int, int]) -> tuple[float, float]:
     """The thresholds of a homography and of a fundamental matrix that suit images of these sizes.
 
     Images are shrunk to 1,024 pixels before keypoints are detected, so that errors grow with images that are larger.
+    The error of a homography is measured in image 1, and that of a fundamental matrix is mostly one of the smaller
+    image.
 
     Args:
-        *image_sizes: ``(width, height)`` of each image in pixels.
+        size0: ``(width, height)`` of image 0 in pixels.
+        size1: The same of image 1.
 
     Example:
         >>> thresholds_for((640, 480), (2048, 1536))
-        (6.0, 4.0)
+        (6.0, 2.0)
     """
-    factor = max(1.0, max(max(size) for size in image_sizes) / REFERENCE_SIDE)
-    return HOMOGRAPHY_THRESHOLD * factor, FUNDAMENTAL_THRESHOLD * factor
+    side0, side1 = max(size0), max(size1)
+    planar, deep = (max(1.0, side / REFERENCE_SIDE) for side in (side1, min(side0, side1)))
+    return HOMOGRAPHY_THRESHOLD * planar, FUNDAMENTAL_THRESHOLD * deep
 
 
 def _is_plane(H: Array | None, p0: Array, p1: Array, threshold: float) -> bool:

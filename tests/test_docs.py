@@ -22,7 +22,7 @@ API = ["", ".data", ".transforms", ".nn", ".ops", ".features", ".datasets", ".me
 
 def blocks(page, language):
     """The code of a page in one language, with the number of the line where each block begins."""
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = re.finditer(rf"^( *)```{language}\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
     return [
         (text[: m.start()].count("\n") + 2, re.sub(rf"^{m[1]}", "", m[2], flags=re.MULTILINE)) for m in found
@@ -96,16 +96,14 @@ def test_commands(words, folder):
     program, *rest = words
     if program == "pyg-match":
         group = typer.main.get_command(app)
-        with group.make_context("pyg-match", list(rest)) as context:
-            name, command, arguments = group.resolve_command(
-                context, [*context._protected_args, *context.args]
-            )
-            if "--help" not in arguments:
-                assert command.make_context(name, arguments, parent=context).params
+        name, *arguments = rest
+        if not name.startswith("-") and "--help" not in arguments:
+            with group.make_context("pyg-match", [name]) as context:
+                assert group.get_command(context, name).make_context(name, arguments, parent=context).params
     elif program == "python" and rest[0] == "-m":
         importlib.import_module(rest[1])
     elif program == "python":
-        script = (ROOT / rest[0]).read_text()
+        script = (ROOT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word.split("=")[0]}"' in script for word in rest[1:] if word.startswith("--")), words
     elif words[:2] == ["pip", "install"]:
         config = configparser.ConfigParser()
@@ -113,14 +111,14 @@ def test_commands(words, folder):
         for extra in re.findall(r"\[(.*?)\]", " ".join(rest)):
             assert set(extra.split(",")) <= set(config["options.extras_require"])
     elif program == "make":
-        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     else:
         assert program in ("git", "cd")
 
 
 @pytest.mark.parametrize("page", [*PAGES, *(f"docs/api/{file.name}" for file in ROOT.glob("docs/api/*.md"))])
 def test_links(page):
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#\s]+)", text)
     missing = [
         link
@@ -132,7 +130,7 @@ def test_links(page):
 
 @pytest.mark.parametrize("module", API)
 def test_every_public_name_is_in_the_reference(module):
-    pages = "\n".join(file.read_text() for file in (ROOT / "docs" / "api").glob("*.md"))
+    pages = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "api").glob("*.md"))
     names = importlib.import_module(f"pyg_match{module}").__all__
     missing = [
         name
@@ -152,19 +150,19 @@ def test_one_address():
     ]
     seen = {
         found for file in [*files, *ROOT.glob("docs/*.md")]
-        for found in re.findall(r"https://github\.com/[\w.-]+/pyg[_-]match", file.read_text())
+        for found in re.findall(r"https://github\.com/[\w.-]+/pyg[_-]match", file.read_text(encoding="utf-8"))
     }  # fmt: skip
     assert seen == {address}
 
 
 def test_readme_is_short_and_renders_elsewhere(monkeypatch):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
     monkeypatch.setattr("setuptools.setup", lambda **options: seen.update(options))
     seen = {}
     monkeypatch.chdir(ROOT)
     exec(
-        compile((ROOT / "setup.py").read_text(), ROOT / "setup.py", "exec"),
+        compile((ROOT / "setup.py").read_text(encoding="utf-8"), ROOT / "setup.py", "exec"),
         {"__file__": str(ROOT / "setup.py")},
     )
     links = re.findall(r"\]\(([^)\s]+)", seen["long_description"])

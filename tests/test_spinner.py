@@ -17,6 +17,7 @@ class Terminal(io.StringIO):
 
 def test_it_says_what_is_being_done_on_a_terminal_only(monkeypatch):
     said = []
+    monkeypatch.setenv("TERM", "xterm")
     for stream, shown in ((Terminal(), True), (Terminal(), False), (io.StringIO(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
         with spinner("loading weights", shown) as say:

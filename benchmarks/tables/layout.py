@@ -12,7 +12,7 @@ Results = dict[str, Any]
 
 def read(folder: Path, name: str) -> Results | None:
     file = folder / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

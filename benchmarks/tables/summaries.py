@@ -57,7 +57,8 @@ def accuracy(folder: Path) -> tuple[str, list[Results]] | None:
             values = [row[measure][-1] if measure == "PoseLib" else row[measure] for row in (dense, sparse)]
             spread = interval.get(measure)
             told = f" ({spread[1]:+.1f} to {spread[2]:+.1f})" if spread else ""
-            cells.append(f"{values[0]:.1f} → {values[1]:.1f}{told}".replace("-", "−"))
+            told = told.replace("-0.0", "+0.0").replace("-", "−")
+            cells.append(f"{values[0]:.1f} → {values[1]:.1f}{told}")
         wrong = [results.get("false_matches", {}).get(method) for method in ("kornia", "trained")]
         cells.append("–" if None in wrong else f"{wrong[0]:.0f} → {wrong[1]:.0f}")
         lines.append(cells)
@@ -83,7 +84,13 @@ def speed(folder: Path) -> tuple[str, list[Results]] | None:
         )
         cells = [_against(value, own) for value, own in zip(seconds, first, strict=True)]
         lines.append([name, *cells, "not measured yet"])
-    return table(["", "two photos, CPU", "matcher alone, CPU", "GPU"], lines), [whole, alone]
+    # Columns may be of different machines, and are compared within themselves.
+    cpus = [
+        str(results["machine"]["cpu"]).replace("(R)", "").removesuffix(" Processor")
+        for results in (whole, alone)
+    ]
+    header = ["", f"two photos, {cpus[0]}", f"matcher alone, {cpus[1]}", "GPU"]
+    return table(header, lines), [whole, alone]
 
 
 def _against(value: float | None, own: float | None) -> str:

@@ -39,11 +39,14 @@ class Explorer {
   async load(payload) {
     const text = payload.get_column("content")[0];
     if (!text || !this.state) return;
+    const number = (this.loads = (this.loads ?? 0) + 1);
     const pair = new Pair(JSON.parse(text));
     const packed = payload.get_column("attention")[0];
     const attention = await Promise.all(
       pair.settings.map((setting, side) => Attention.unpack(packed[side], setting, pair.numNodes)),
     );
+    // Newer numbers have come while these were unpacked.
+    if (number !== this.loads) return;
     const first = !this.pair;
     const another = !first && `${this.pair.names} ${this.pair.x}` !== `${pair.names} ${pair.x}`;
     Object.assign(this, { pair, attention });

@@ -106,7 +106,9 @@ class Explorer:
         from pyg_match.app.figures import standalone
 
         content, attention = self.content()
-        return standalone(json.dumps(content), attention, f"{' – '.join(self._names)} · pyg_match")
+        return standalone(
+            json.dumps(content, allow_nan=False), attention, f"{' – '.join(self._names)} · pyg_match"
+        )
 
     def save(self, path: Union[str, Path]) -> None:
         """Write the page to one file, whole or not at all, that works offline.
@@ -155,7 +157,8 @@ def explore(
 ) -> Explorer:
     r"""See what attention does with a pair: hover over a keypoint, click to pin it, filter the matches.
 
-    Of the recorded coefficients the page keeps the largest, as many as fit below 15 MB, and says how many.
+    Of the recorded coefficients the page keeps the largest, as many as fit below 15 MB at up to 2,048
+    keypoints an image, and says how many.
 
     Args:
         pair: One pair.
@@ -204,9 +207,11 @@ def explore(
             f"the record is of pairs with {record.num_keypoints.tolist()} keypoints, "
             f"the pair has {pair.num_keypoints.tolist()}"
         )
-    if len(images or (None, None)) != 2 or len(names) != 2:
-        raise ValueError(f"expected two images and two names, got {len(images or ())} and {len(names)}")
-    looked = [drawn(image) for image in images or (None, None)]
+    images = (None, None) if images is None else images
+    if not isinstance(images, (list, tuple)) or len(images) != 2 or len(names) != 2:
+        seen = len(images) if isinstance(images, (list, tuple)) else type(images).__name__
+        raise ValueError(f"expected two images and two names, got {seen} and {len(names)}")
+    looked = [drawn(image) for image in images]
     view = View(record, _found(pair, matches, scores), setting, weights)
     return Explorer(pair, view, looked, (str(names[0]), str(names[1])), truth)
 
@@ -237,5 +242,11 @@ def _found(pair: KeypointPair, matches: Optional[Tensor], scores: Optional[Tenso
             raise ValueError(f"'{name}' must have shape {expected}, got {list(values.shape)}")
     if matches.shape != scores.shape:
         raise ValueError(f"'scores' must have shape {list(matches.shape)}, got {list(scores.shape)}")
+    counts = pair.num_keypoints[0]
+    limit = counts.flip(0).repeat_interleave(counts).to(matches.device)
+    if bool(((matches >= limit) | (matches < -1)).any()):
+        raise ValueError("'matches' must be -1 or number keypoints of the other image")
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("'scores' must be finite")
     rows = (-1, num_nodes) if num_nodes > 0 else (1, 0)
     return LayerMatches(matches.detach().cpu().long().view(rows), scores.detach().cpu().float().view(rows))

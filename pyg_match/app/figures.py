@@ -66,10 +66,10 @@ def page(served: bool = False, **variables: Any) -> tuple[str, dict[str, Any]]:
         served: Whether a server answers, so that another pair can be chosen.
         **variables: What the form for that needs.
     """
-    scripts = "\n".join((_FOLDER / f"{name}.js").read_text() for name in _SCRIPTS)
-    style = (_FOLDER / "page.css").read_text()
+    scripts = "\n".join((_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     values = {"explorer_script": scripts, "explorer_style": style, "served": served, "sides": range(SIDES)}
-    return (_FOLDER / "page.html").read_text(), {**values, **variables}
+    return (_FOLDER / "page.html").read_text(encoding="utf-8"), {**values, **variables}
 
 
 def build(

@@ -11,15 +11,27 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.server.server import Server
 from tornado.ioloop import IOLoop
+from tornado.web import RequestHandler
 
 from pyg_match.app.exploration import Exploration, PairChoice
 from pyg_match.app.session import SAMPLE, STARTED_WITH, Session, Wish
 from pyg_match.app.settings import Limits, Setting
 
 _ADDRESS = "127.0.0.1"
+_NAMES_ELSEWHERE = r"(?!(127\.0\.0\.1|localhost)$).*"
 _FIRST_PORT, _PORTS = 7860, 100
 # Base64 takes 4/3 of two images; a message above that ends the connection.
 _MESSAGE = 4
+
+
+class _Elsewhere(RequestHandler):
+    """Refuses what was sent to another name than that of this machine.
+
+    A page of another place could otherwise have its own name lead here, and read the answers.
+    """
+
+    def prepare(self) -> None:
+        self.send_error(403)
 
 
 class Served:
@@ -36,6 +48,7 @@ class Served:
         self._workers = ThreadPoolExecutor(1)  # one thread, as one matcher works at a time anyway
         self._problem: Optional[BaseException] = None
         self._loop: Any = None
+        self._sessions: set[Session] = set()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(port, ready), daemon=True)
         self._thread.start()
@@ -68,15 +81,19 @@ class Served:
             return
         self.url = f"http://{_ADDRESS}:{server.port}/"
         self._loop.add_callback(ready.set)
+        # Without it, what visitors leave behind stays.
+        server.start()
         self._loop.start()
         server.stop()
+        for session in list(self._sessions):
+            self._leave(session)
         self._loop.close()
 
     def _listen(self, port: Optional[int]) -> Server:
         last = _FIRST_PORT + _PORTS - 1
         for candidate in [port] if port else range(_FIRST_PORT, last + 1):
             try:
-                return Server(
+                server = Server(
                     {"/": Application(FunctionHandler(self._visit))},
                     io_loop=self._loop,
                     address=_ADDRESS,
@@ -85,6 +102,8 @@ class Served:
                     allow_websocket_origin=[f"{_ADDRESS}:{candidate}", f"localhost:{candidate}"],
                     websocket_max_message_size=_MESSAGE * self._exploration.limits.max_bytes + 2**20,
                 )
+                server._tornado.add_handlers(_NAMES_ELSEWHERE, [(".*", _Elsewhere)])
+                return server
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
@@ -96,7 +115,12 @@ class Served:
         words = request.arguments if request is not None else {}
         query = {name: values[0].decode(errors="replace") for name, values in words.items()}
         session = Session(document, self._exploration, self._start, self._workers, query)
-        document.on_session_destroyed(lambda _: session.close())
+        self._sessions.add(session)
+        document.on_session_destroyed(lambda _: self._leave(session))
+
+    def _leave(self, session: Session) -> None:
+        self._sessions.discard(session)
+        session.close()
 
 
 def launch(

@@ -101,7 +101,7 @@ class Session:
         """Match what the form asks for; what is wrong with it is said on the page."""
         try:
             self.match(self._from_form(json.loads(request["wish"][0]), request["a"][0], request["b"][0]))
-        except (ValueError, TypeError, KeyError, LookupError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OSError, OverflowError) as error:
             self._say(_sentence(error), error=True)
 
     def match(self, wish: Wish) -> None:
@@ -118,6 +118,8 @@ class Session:
                 self._payload.data = payload(content, attention)
 
         def compute() -> None:
+            if number != self._latest:
+                return
             content, attention, problem = "", [""], ""
             try:
                 explorer = self._exploration.explorer(wish.choice, wish.setting, wish.compare)
@@ -130,7 +132,8 @@ class Session:
         self._workers.submit(compute)
 
     def close(self) -> None:
-        """Delete the images of the visitor."""
+        """Delete the images of the visitor, and compute nothing more."""
+        self._latest += 1
         self._folder.cleanup()
 
     def _say(self, text: str, error: bool = False) -> None:

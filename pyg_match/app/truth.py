@@ -123,5 +123,5 @@ def _matched(pair: KeypointPair, matches: Tensor) -> tuple[Array, Array, Tensor]
 
 def _partners(pair: KeypointPair, homography: Tensor) -> Tensor:
     pos0, pos1 = pair.pos.detach().cpu().double().split(pair.num_keypoints[0].tolist())
-    size0, size1 = pair.image_size.cpu()
+    size0, size1 = torch.tensor(sizes_of(pair))
     return torch.cat(homography_ground_truth(pos0, pos1, homography, size0, size1))

@@ -52,3 +52,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(colmap_database, name)
     raise AttributeError(f"module 'pyg_match.collections' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -72,7 +72,7 @@ class ShardFolder:
         if not file.is_file():
             raise FileNotFoundError(f"{self.folder} holds no shards of matches")
         try:
-            return dict(json.loads(file.read_text()))
+            return dict(json.loads(file.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{file} is damaged: {error}") from error
 

@@ -64,7 +64,7 @@ def check_files(what: str, *paths: Path) -> None:
     """
     for path in paths:
         if os.path.isdir(user_path(path)):
-            raise ValueError(f"expected an {what} file, got the folder {path}")
+            raise ValueError(f"the {what} must be a file, got the folder {path}")
         if not is_file(path):
             raise FileNotFoundError(f"no {what} at {str(path)!r}")
 

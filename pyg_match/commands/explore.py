@@ -5,8 +5,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from pyg_match.commands.errors import error_line, refuse_inputs
+from pyg_match.commands.errors import check_outputs, error_line
 from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.spinner import spinner
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +62,7 @@ def explore(
         second = None if compare is None else Setting.parse(compare)
         if export is not None:
             check_target(export)
-            refuse_inputs({"--export": export}, [path for path in (image0, image1, weights) if path])
+            check_outputs({"--export": export}, [path for path in (image0, image1, weights) if path])
         choice = starting_choice(image0, image1, weights, max_keypoints, limits)
         import bokeh  # noqa: F401  # said before anything is computed
 
@@ -82,5 +83,6 @@ def explore(
             return
         from pyg_match.app import Exploration
 
-        Exploration(limits, resize or None, device=chosen).explorer(choice, first, second).save(export)
+        with spinner("finding keypoints, matching and recording attention"):
+            Exploration(limits, resize or None, device=chosen).explorer(choice, first, second).save(export)
         typer.echo(f"saved      {export}")

@@ -103,12 +103,15 @@ def has_kernels(device_type: str) -> bool:
 
 
 @functools.cache
+def has_triton() -> bool:
+    """Whether there is a version of Triton that the kernels were written for."""
+    return find_spec("triton") is not None and tuple(map(int, version("triton").split(".")[:2])) >= (3, 2)
+
+
+@functools.cache
 def _runs_triton() -> bool:
-    """Whether there are the GPU and the version of Triton that the kernels were written for."""
-    if torch.version.hip is not None or find_spec("triton") is None:
-        return False
-    major, minor = (int(part) for part in version("triton").split(".")[:2])
-    return (major, minor) >= (3, 2) and torch.cuda.get_device_capability() >= (8, 0)
+    """Whether there is a GPU for the kernels besides."""
+    return torch.version.hip is None and has_triton() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def attention(

@@ -33,3 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     raise AttributeError(f"module 'pyg_match.training' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -232,7 +232,7 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
 def _read(source: Union[str, Path]) -> dict[str, Any]:
     if str(source) in PRESETS:
         file = resources.files("pyg_match.training") / "presets" / f"{source}.yaml"
-        return mapping(parse_yaml(file.read_text(), f"preset {source}"), f"preset {source}")
+        return mapping(parse_yaml(file.read_text(encoding="utf-8"), f"preset {source}"), f"preset {source}")
     path = Path(source)
     if not is_file(path):
         raise FileNotFoundError(

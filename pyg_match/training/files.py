@@ -21,7 +21,7 @@ def read_json_lines(path: Union[str, Path]) -> list[dict[str, Any]]:
     """The records of a file of :func:`append_json`, without a line that was cut off."""
     records = []
     path = Path(path)
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records

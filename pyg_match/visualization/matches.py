@@ -213,7 +213,7 @@ def _caption(drawn: int, total: int, correct: Optional[Array], geometry: Optiona
 
 
 def _text() -> dict[str, Any]:
-    return {"fontsize": _LETTERS, "va": "center", "ha": "left"}
+    return {"fontsize": _LETTERS, "va": "center", "ha": "left", "parse_math": False}
 
 
 def _legend(strip: "Axes", colours: dict[str, str]) -> None:

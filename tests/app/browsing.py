@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+# The system's, or the one that playwright installs.
 CHROMIUM = Path("/usr/bin/chromium")
 # Without these, Chromium calls home by itself.
 QUIET = [

@@ -73,13 +73,21 @@ def seed():
     torch.manual_seed(0)
 
 
+def launch(chromium):
+    """The system's browser, or the one that playwright installs. Public CI has one."""
+    try:
+        return chromium.launch(executable_path=str(CHROMIUM) if CHROMIUM.exists() else None, args=QUIET)
+    except Exception as error:
+        if os.environ.get("GITHUB_ACTIONS"):
+            raise
+        pytest.skip(f"there is no browser: {str(error).splitlines()[0]}")
+
+
 @pytest.fixture(scope="session")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
     with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        chromium = launch(driver.chromium)
         yield chromium
         chromium.close()
 

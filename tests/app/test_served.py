@@ -135,15 +135,41 @@ def test_nothing_else_is_served(server):
         assert refused.value.code in (400, 403, 404)
 
 
-@pytest.mark.parametrize(("origin", "code"), [("http://example.org", 403), ("", 101)])
-def test_pages_of_other_places_may_not_talk_to_it(server, origin, code):
-    host = server.split("/")[2]
-    connection = HTTPConnection(host, timeout=10)
-    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    headers |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": origin or f"http://{host}"}
-    connection.request("GET", "/ws", headers=headers)
-    assert connection.getresponse().status == code
-    connection.close()
+@pytest.mark.parametrize(
+    ("host", "origin", "code"),
+    [
+        ("", "", 101),
+        ("", "http://example.org", 403),
+        # A name of another place may lead here.
+        ("example.org:{port}", "http://example.org:{port}", 403),
+        ("example.org", "http://example.org", 403),
+    ],
+)
+def test_pages_of_other_places_may_not_talk_to_it(server, host, origin, code):
+    address = server.split("/")[2]
+    host, origin = (text.format(port=address.split(":")[1]) for text in (host, origin))
+    for path, upgrades in (("/ws", True), ("/", False), ("/autoload.js?bokeh-autoload-element=1", False)):
+        connection = HTTPConnection(address, timeout=10)
+        headers = {"Host": host or address}
+        if upgrades:
+            headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+            headers |= {
+                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+                "Origin": origin or f"http://{address}",
+            }
+        connection.request("GET", path, headers=headers)
+        if upgrades or host:
+            assert connection.getresponse().status == code
+        connection.close()
+
+
+def test_what_a_visitor_leaves_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    served = launch(PairChoice(None, "xfeat-lighterglue", 64), block=False, resize=200)
+    urlopen(served.url, timeout=30).read()
+    assert len(list(tmp_path.glob("pyg_match_*"))) == 1
+    served.close()
+    assert not list(tmp_path.glob("pyg_match_*"))
 
 
 def test_a_taken_port_is_told(server):

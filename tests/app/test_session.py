@@ -51,6 +51,16 @@ def session(photos):
     session.close()
 
 
+def test_what_is_wished_for_no_more_is_not_computed(session):
+    session.ask({"wish": [json.dumps(FORM)], "a": [""], "b": [""]})
+    first, second = session._workers.tasks
+    first()
+    assert session._exploration.asked == []
+    session.close()
+    second()
+    assert session._exploration.asked == []
+
+
 def run(session):
     session._workers.tasks[-1]()
     return session._exploration.asked[-1]

@@ -149,7 +149,7 @@ def test_arguments_are_checked_before_weights_are_loaded(run, images, tmp_path, 
     folder.mkdir()
     for args, message in (
         ([images[0], tmp_path / "absent.png"], "no image at"),
-        ([images[0], tmp_path], "expected an image file, got the folder"),
+        ([images[0], tmp_path], "the image must be a file, got the folder"),
         ([*images, "--out", folder], "--out must be a file to write, got the folder"),
         ([*images, "--out", images[1]], "--out would overwrite the input"),
         ([*images, "--threshold", "inf"], "'--threshold' must be a positive number, got inf"),

@@ -12,6 +12,7 @@ from skimage import data, transform
 
 from pyg_match.data import KeypointSet
 from pyg_match.datasets import random_homography
+from pyg_match.metrics import error_auc
 from pyg_match.nn import GraphMatcher
 
 FILE = Path(__file__).parents[2] / "examples" / "hpatches_eval.py"
@@ -235,19 +236,22 @@ def test_differences_with_intervals(example):
     for method, gains in (("kornia", (0, 0, 0)), ("same", (0.1, 0.1, 0.1)), ("once", (0, 0, 0.3))):
         for scene, gain in enumerate(gains):
             for k, level in ((2, 0.2), (3, 0.4)):
-                errors = {column: 2.0 for column in example.error_columns(3.0).values()}
+                errors = {f"error_{name}": 2.0 for name in example.ESTIMATORS}
+                # One threshold is better than others, and is the one that counts.
+                errors["error_poselib_1.5"] = 1.0 if method == "same" else 2.0
                 recall = math.nan if k == 3 else level + gain
                 rows.append({"set": "s", "sequence": f"{scene}", "k": k, "method": method, **errors,
                              "precision": level + gain, "recall": recall})  # fmt: skip
-    table = {
-        row["method"]: row
-        for row in example.differences(rows, dict.fromkeys(("kornia", "same", "once"), 3.0), "kornia")
-    }
+    found = example.differences(rows, ("kornia", "same", "once"), "kornia", draws=500)
+    table = {row["method"]: row for row in found}
     assert table["kornia"]["precision"] == [0, 0, 0] and table["kornia"]["scenes"] == 3
     np.testing.assert_allclose(table["same"]["precision"], [10, 10, 10])
     np.testing.assert_allclose(table["same"]["recall"], [10, 10, 10])
     np.testing.assert_allclose(table["once"]["precision"], [10, 0, 30], atol=1e-9)
     assert table["once"]["PoseLib"] == [0, 0, 0]
+    gain = 100 * (error_auc([1.0] * 6, [5.0])[0] - error_auc([2.0] * 6, [5.0])[0])
+    np.testing.assert_allclose(table["same"]["PoseLib"], [gain, gain, gain])
+    assert table["same"]["DLT"] == [0, 0, 0]
 
 
 def test_nearest_neighbours(example):

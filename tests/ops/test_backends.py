@@ -3,7 +3,6 @@
 ``triton`` runs the kernels for GPUs on the CPU, through Triton's interpreter; ``cuda`` runs them for real.
 """
 
-import importlib.util
 import os
 
 import pytest
@@ -28,8 +27,8 @@ def device(request, monkeypatch):
             pytest.skip("the library is missing")
         yield torch.device("cpu")
         return
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed")
+    if not operators.has_triton():
+        pytest.skip("Triton 3.2 or newer is not installed")
     from pyg_match.ops import attention_cuda
 
     monkeypatch.setattr(attention_cuda, "_TILE", 16)  # so that few nodes fill several tiles
