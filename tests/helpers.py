@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import pytest
 import torch
 from torch.utils.data import Dataset
 
@@ -36,3 +37,9 @@ class AttentionDataset(Dataset):
         out = sparse_attention(*self.case)
         torch.set_num_threads(1)  # torch's own threads do not survive a fork
         return out
+
+
+# Compilers of older versions do not follow what an edge set is made of.
+compiles = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="torch.compile needs torch 2.13 here"
+)

@@ -113,7 +113,7 @@ def test_commands(words, folder):
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     else:
-        assert program in ("git", "cd")
+        assert program in ("git", "cd", "mkdir")
 
 
 @pytest.mark.parametrize("page", [*PAGES, *(f"docs/api/{file.name}" for file in ROOT.glob("docs/api/*.md"))])

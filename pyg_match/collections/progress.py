@@ -55,8 +55,10 @@ class ProgressReport:
     def advance(self, count: int = 1) -> None:
         """Count what has been done since."""
         self.done += count
+        # The total of a share of the work is an estimate.
+        self.total = max(self.total, self.done)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self.rate)
+            self._bar.update(self._task, total=self.total, completed=self.done, rate=self.rate)
         elif self._shown and (time.monotonic() - self._last > _EVERY or self.done >= self.total):
             self._last = time.monotonic()
             left = (self.total - self.done) / max(self.rate, 1e-9)

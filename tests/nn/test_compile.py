@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from helpers import random_pair
+from helpers import compiles, random_pair
 from torch_geometric.transforms import Compose
 
 from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import CandidateEdges, KNNGraph, RemovePairs, RingPartition
 
 
+@compiles
 @pytest.mark.parametrize(
     ("transform", "options"),
     [

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers import compiles
 from torch_geometric import EdgeIndex
 from torch_geometric.explain import AttentionExplainer, Explainer
 from torch_geometric.nn import GPSConv, HeteroConv, Sequential, TransformerConv, to_hetero
@@ -440,6 +441,7 @@ def test_counts_that_are_none(arguments):
         MaskedAttentionConv(**{"in_channels": 8, "out_channels": 4, **arguments})
 
 
+@compiles
 def test_one_graph_for_all_sizes():
     conv = MaskedAttentionConv(8, 4, heads=2)
     compiled = torch.compile(conv, backend="eager", dynamic=True, fullgraph=True)

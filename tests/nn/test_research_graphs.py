@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import random_pair
+from helpers import compiles, random_pair
 from skimage import data
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
@@ -151,6 +151,7 @@ def draw(transform, **kwargs):
     return [steps(random_pair(*counts, dtype=torch.double, **kwargs)) for counts in COUNTS]
 
 
+@compiles
 @pytest.mark.parametrize("case", CASES)
 def test_every_option_in_the_matcher(case, tmp_path, real_pairs):
     transform, options = CASES[case]
@@ -193,6 +194,7 @@ def test_every_option_in_the_matcher(case, tmp_path, real_pairs):
         assert torch.equal(mine, theirs)
 
 
+@compiles
 def test_compiled_on_every_graph(real_pairs):
     """Edges are data: one compiled matcher takes them all."""
     torch._dynamo.reset()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch._dynamo.testing
-from helpers import random_pair
+from helpers import compiles, random_pair
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
@@ -132,6 +132,7 @@ def test_anchors_of_no_weight_are_as_good_as_absent():
         torch.testing.assert_close(one, other)
 
 
+@compiles
 def test_compiled_for_any_number_of_nodes():
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()

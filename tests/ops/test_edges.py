@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from attention_cases import GROUPS, SOURCE, edge_set, nodes
+from helpers import compiles
 from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
@@ -311,6 +312,7 @@ def test_without_kernels(groups, source, monkeypatch):
     torch.testing.assert_close(sparse_attention(*tensors, blocks), expected)
 
 
+@compiles
 def test_complete_graphs_compile_and_have_forward_derivatives():
     torch._dynamo.reset()
     blocks, tensors = Blocks((0, 5, 12), (5, 0), (12, 5)), nodes()

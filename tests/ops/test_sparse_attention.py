@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_cases import random_case
-from helpers import AttentionDataset
+from helpers import AttentionDataset, compiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -253,7 +253,9 @@ def test_single_precision_on_any_graph(case):
         strict=True,
     ):
         size = float(theirs.detach().abs().max()) if theirs.numel() > 0 else 0.0
-        assert torch.allclose(mine.double(), theirs, rtol=1e-5, atol=1e-5 * max(1.0, size))
+        # Gradients of scores are differences of sums over the channels.
+        tolerance = 1e-5 * max(1.0, size, v.size(2) ** 0.5)
+        assert torch.allclose(mine.double(), theirs, rtol=1e-5, atol=tolerance)
 
 
 @pytest.mark.parametrize("heads_apart", [True, False])
@@ -686,6 +688,7 @@ def test_errors(change, error, message):
         call(**change)
 
 
+@compiles
 def test_compile_and_export():
     q, k, v, edge_index, _, _ = random_case(0, 30, 30, 200, 2, 8, 8, torch.float)
     csr = to_csr(edge_index, 30)
