@@ -128,3 +128,13 @@ def write_whole(path: Union[str, Path], content: bytes) -> None:
     """
     with whole_file(path) as file:
         file.write(content)
+
+
+def shown_name(path: Union[str, Path]) -> str:
+    """The name of a file to be shown, with marks in the place of what is not UTF-8.
+
+    Example:
+        >>> shown_name("photos/a.jpg")
+        'a.jpg'
+    """
+    return os.fsencode(Path(path).name).decode(errors="replace")

@@ -11,7 +11,7 @@ import typer
 from pyg_match.commands.errors import check_ending, check_files, check_outputs, error_line
 from pyg_match.commands.options import MATCHERS, DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
 from pyg_match.figure_formats import check_format
-from pyg_match.files import is_file
+from pyg_match.files import is_file, shown_name
 from pyg_match.spinner import spinner
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def match(
                 _save(result, model, save)
             if out is not None:
                 say("drawing")
-                names = " and ".join(path.name for path in images)
+                names = " and ".join(shown_name(path) for path in images)
                 _draw(result, model, images, out, f"{names}, {Path(weights).name}")
     _report(result, model, estimator, save, out)
 

@@ -1,6 +1,8 @@
 """The command for two images."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +53,18 @@ def test_match(run, images, tmp_path):
     assert result.exit_code == 0, result.output
     assert "fundamental, opencv, 1 px" in result.stdout
     assert "inliers" not in run("match", *images, "--geometry", "none", *fast).stdout
+
+
+@pytest.mark.parametrize("name", ["x$_{$y.png", "日本.png", os.fsdecode(b"\xff.png")])
+def test_file_names_are_shown_as_they_are(run, images, tmp_path, name):
+    """Names are no formulas, and need not be of one language, or of any."""
+    try:
+        shutil.copy(images[0], tmp_path / name)
+    except OSError:
+        pytest.skip("the file system has no such names")
+    result = run("match", tmp_path / name, images[1], "--out", tmp_path / "m.png", *FAST)
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "m.png").width > 1000
 
 
 @pytest.mark.parametrize(
