@@ -13,11 +13,11 @@ from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.features import Extractor, extractor
 from pyg_match.features.image import ImageLike
-from pyg_match.files import is_file
 from pyg_match.match_result import MatchResult
 from pyg_match.nn import GraphMatcher
-from pyg_match.pretrained import DETECTORS, detector_of, packaged, read_metadata
+from pyg_match.pretrained import detector_of, read_metadata
 from pyg_match.transforms import graph_from_recipe
+from pyg_match.weight_registry import DETECTORS, check_matcher
 
 
 class Matcher:
@@ -86,10 +86,7 @@ class Matcher:
         device = usable_device(device)
         if not isinstance(name, str | Path):
             raise TypeError(f"a matcher must be given by name or path, got {shown(name)}")
-        if name not in DETECTORS and name not in packaged() and not is_file(name):
-            known = sorted([*DETECTORS, *packaged()])
-            problem = f"unknown matcher {shown(str(name))}, expected one of {known} or a file of weights"
-            raise FileNotFoundError(problem) if Path(name).suffix else ValueError(problem)
+        check_matcher(name)
         metadata = {} if name in DETECTORS else read_metadata(name)
         trained_with = detector_of(name)
         if trained_with is None:

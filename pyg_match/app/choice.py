@@ -6,9 +6,8 @@ from typing import Optional
 from pyg_match.app.exploration import PairChoice
 from pyg_match.app.settings import Limits
 from pyg_match.app.uploads import read_upload
-from pyg_match.checks import shown
-from pyg_match.files import is_file, user_path
-from pyg_match.pretrained import DETECTORS, packaged
+from pyg_match.files import user_path
+from pyg_match.weight_registry import check_matcher
 
 
 def starting_choice(
@@ -20,11 +19,7 @@ def starting_choice(
         ValueError: If there is one image only, an image is refused, or the weights are unknown.
         FileNotFoundError: If there is no such file.
     """
-    known = [*DETECTORS, *packaged()]
-    if weights not in known and not is_file(weights):
-        raise ValueError(
-            f"unknown matcher {shown(weights)}, expected one of {', '.join(known)} or a file of weights"
-        )
+    check_matcher(weights)
     if image0 is None:
         return PairChoice(None, weights, max_keypoints)
     if image1 is None:

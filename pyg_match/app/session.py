@@ -19,7 +19,7 @@ from pyg_match.app.exploration import IMAGES, Exploration, PairChoice
 from pyg_match.app.figures import build, page, payload, payload_source
 from pyg_match.app.settings import GRAPH_HELP, GRAPHS, VALUE_SOURCES, Setting
 from pyg_match.checks import shown, whole_number
-from pyg_match.pretrained import DETECTORS, packaged
+from pyg_match.weight_registry import matchers
 
 SAMPLE, STARTED_WITH, UPLOADS = "sample", "start", "uploads"
 MOST_KEYPOINTS = 4096  # that a visitor may ask for
@@ -159,7 +159,7 @@ class Session:
         }
 
     def _weights(self) -> list[str]:
-        return list(dict.fromkeys([*DETECTORS, *packaged(), self._start.choice.weights]))
+        return list(dict.fromkeys([*matchers(), self._start.choice.weights]))
 
     def _choice(self, images: str, weights: str, max_keypoints: Any) -> PairChoice:
         """A pair that need not be uploaded, with weights that the server offers."""

@@ -15,8 +15,9 @@ from pyg_match.collections.plan import Shard
 from pyg_match.collections.shard_files import ShardFolder
 from pyg_match.data import KeypointSet
 from pyg_match.nn import GraphMatcher
-from pyg_match.pretrained import DETECTORS, read_metadata, weights_digest
+from pyg_match.pretrained import read_metadata, weights_digest
 from pyg_match.transforms import graph_from_recipe
+from pyg_match.weight_registry import DETECTORS
 
 _BATCH_KEYPOINTS = {"cpu": 4096, "other": 131_072}
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pyg_match.commands.errors import check_ending, check_files, check_outputs, error_line
-from pyg_match.commands.options import MATCHERS, DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
 from pyg_match.figure_formats import check_format
-from pyg_match.files import is_file, shown_name
+from pyg_match.files import shown_name
 from pyg_match.spinner import spinner
+from pyg_match.weight_registry import check_matcher
 
 if TYPE_CHECKING:
     from pyg_match.match_result import MatchResult
@@ -145,9 +146,7 @@ def _check(
         FileNotFoundError: If an image, or a folder to write to, is missing.
         ValueError: If an option is not as expected, or a file to write is one to read.
     """
-    if weights not in MATCHERS and not is_file(weights):
-        known = ", ".join(MATCHERS)
-        raise ValueError(f"unknown matcher {weights!r}, expected one of {known} or a file of weights")
+    check_matcher(weights)
     check_files("image", *images)
     if threshold is not None and not 0 < threshold < math.inf:
         raise ValueError(f"'--threshold' must be a positive number, got {threshold:g}")

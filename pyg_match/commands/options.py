@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-# Matchers that come with this package, and those of others; listed here so that help loads nothing.
-MATCHERS = ("aliked-sparse", "disk-sparse", "aliked-lightglue", "disk-lightglue", "xfeat-lighterglue")
+from pyg_match.weight_registry import matchers
 
 MaxKeypoints = Annotated[
     int, typer.Option(min=1, metavar="N", help="Largest number of keypoints in an image.")
@@ -19,7 +18,7 @@ Weights = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE",
-        help=f"Matcher and its detector: {', '.join(MATCHERS)}, or a .safetensors file that training wrote.",
+        help=f"Matcher and its detector: {', '.join(matchers())}, or a .safetensors file that training wrote.",
     ),
 ]
 DeviceOption = Annotated[

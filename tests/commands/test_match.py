@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from pyg_match import Matcher
-from pyg_match.commands.options import MATCHERS, Detector
+from pyg_match.commands.options import Detector
 
 FAST = ["--weights", "xfeat-lighterglue", "--resize", "360", "--max-keypoints", "400"]
 
@@ -216,7 +216,5 @@ def test_without_a_geometry_colours_are_those_of_scores(run, images, tmp_path, m
 
 def test_names_in_help_are_those_that_exist():
     from pyg_match.features.by_name import _CLASSES
-    from pyg_match.pretrained import DETECTORS, packaged
 
-    assert set(MATCHERS) == {*DETECTORS, *packaged()}
     assert {detector.value for detector in Detector} == set(_CLASSES)
