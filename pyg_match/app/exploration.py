@@ -151,10 +151,8 @@ class Exploration:
         matcher = whole.matcher
         # Another graph than the trained one is shown as it is named: its edges are not drawn once more.
         redraw_after = config.redraw_after if trained else None
-        # So are its values, unless others are named.
-        own = trained and setting.value_source == Setting.value_source
-        value_source = config.value_source if own else setting.value_source
-        matcher.config = replace(config, value_source=value_source, redraw_after=redraw_after)
+        values = config.value_source if setting.value_source == "trained" else setting.value_source
+        matcher.config = replace(config, value_source=values, redraw_after=redraw_after)
         with torch.no_grad(), record_attention(matcher, top=_RECORDED) as record:
             found = layer_matches(matcher, pair)
         on_cpu = LayerMatches(found.matches.cpu(), found.scores.cpu())

@@ -22,7 +22,7 @@ GRAPH_HELP = (
     "Cross edges join keypoints of both: all, or the k most similar descriptors."
 )
 WITHOUT_K = ("complete", "trained")
-VALUE_SOURCES = ("current", "initial", "every:2", "every:3")  # that the page offers
+VALUE_SOURCES = ("trained", "current", "initial", "every:2", "every:3")  # that the page offers
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Setting:
     Args:
         graph: One of :data:`GRAPHS`.
         k: Number of neighbours, anchors or candidates.
-        value_source: ``"current"``, ``"initial"`` or ``"every:n"``; see :class:`~pyg_match.nn.MatcherConfig`.
+        value_source: ``"trained"`` for the policy of the weights, or ``"current"``, ``"initial"`` or ``"every:n"``; see
+            :class:`~pyg_match.nn.MatcherConfig`.
 
     Raises:
         ValueError: If the graph is unknown or ``k`` is not positive.
@@ -52,7 +53,7 @@ class Setting:
 
     graph: str = "complete"
     k: int = 32
-    value_source: str = "current"
+    value_source: str = "trained"
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:
@@ -100,5 +101,5 @@ class Setting:
 
     def __str__(self) -> str:
         size = "" if self.graph in WITHOUT_K else f" k={self.k}"
-        values = "" if self.value_source == "current" else f", values: {self.value_source}"
+        values = "" if self.value_source == "trained" else f", values: {self.value_source}"
         return f"{self.graph}{size}{values}"

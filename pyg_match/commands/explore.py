@@ -34,7 +34,7 @@ def explore(
         typer.Option(
             metavar="GRAPH:K:VALUES",
             help="Graph and value policy: trained, complete, candidates:K, knn:K, diverse:K, anchors:K or sparse:K, "
-            "and after another colon current, initial or every:N.",
+            "and after another colon the values: trained, current, initial or every:N.",
         ),
     ] = "trained",
     compare: Annotated[

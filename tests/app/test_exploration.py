@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyg_match.app import PairChoice, Setting
+from pyg_match.app import Exploration, PairChoice, Setting
 from pyg_match.app.settings import GRAPHS
+from pyg_match.nn import GraphMatcher
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -78,3 +79,19 @@ def test_the_sample_pair_has_a_truth(exploration):
     explorer = exploration.explorer(PairChoice(None, "xfeat-lighterglue", 128), Setting())
     content, _ = explorer.content()
     assert content["truth"]["name"] == "ground truth (homography)" and content["truth"]["right"] == "right"
+
+
+def test_trained_is_what_was_trained(photos, tmp_path):
+    """Values are those of the weights' own policy, whatever the graph, unless others are named."""
+    file = tmp_path / "initial.safetensors"
+    matcher = GraphMatcher(in_channels=128, hidden_channels=16, num_layers=3, heads=2, value_source="initial")
+    matcher.save(file, metadata={"graph": [{"CandidateEdges": {"k": 4}}], "extractor": "rootsift"})
+    exploration = Exploration(resize=300)
+    choice = PairChoice(photos, str(file), 64)
+
+    def scores(setting):
+        return exploration.explorer(choice, setting)._views[0].found.scores
+
+    for graph in ("trained", "complete"):
+        assert torch.equal(scores(Setting(graph)), scores(Setting(graph, value_source="initial")))
+        assert not torch.equal(scores(Setting(graph)), scores(Setting(graph, value_source="current")))

@@ -65,7 +65,7 @@ def test_settings_are_compared(visit):
     submit(visitor)
     message(visitor, "(knn k=8)")
     assert visitor.state("view") == "both" and visitor.state("pinned") == 20
-    assert "compare=knn%3A8%3Acurrent" in visitor.page.url
+    assert "compare=knn%3A8%3Atrained" in visitor.page.url
     # The address leads back to the settings, too.
     again = visit("?" + visitor.page.url.split("?")[1])
     message(again, "(knn k=8)")

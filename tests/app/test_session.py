@@ -39,7 +39,7 @@ class Recorder(Exploration):
 
 FORM = {
     "images": SAMPLE, "weights": "disk-lightglue", "max_keypoints": "512", "compare": False, "names": ["", ""],
-    "graph": "knn", "k": "8", "values": "initial", "graph2": "complete", "k2": "32", "values2": "current",
+    "graph": "knn", "k": "8", "values": "initial", "graph2": "complete", "k2": "32", "values2": "trained",
 }  # fmt: skip
 
 
