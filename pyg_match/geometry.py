@@ -313,13 +313,27 @@ def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) 
 
 
 def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
-    """The distance in pixels of each point of image 1 to its prediction; NaN where there is none."""
+    """The distance in pixels of each point of image 1 to its prediction by a homography; NaN where there is none.
+
+    Shapes:
+        - **H:** :math:`(3, 3)`
+        - **p0**, **p1:** :math:`(N, 2)`
+        - **output:** :math:`(N)`
+    """
     error: Array = np.linalg.norm(warp_points(p0, H) - p1, axis=1)
     return error
 
 
 def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
-    """The first-order distance in pixels of each match to the epipolar geometry of a fundamental matrix."""
+    """The first-order distance in pixels of each match to the epipolar geometry of a fundamental matrix.
+
+    Shapes:
+        - **F:** :math:`(3, 3)`
+        - **p0**, **p1:** :math:`(N, 2)`
+        - **output:** :math:`(N)`
+
+    Source: Sampson (CGIP 1982), by :func:`kornia.geometry.epipolar.sampson_epipolar_distance`.
+    """
     from kornia.geometry.epipolar import sampson_epipolar_distance
 
     q0, q1, matrix = (torch.from_numpy(np.ascontiguousarray(v))[None] for v in (p0, p1, F))

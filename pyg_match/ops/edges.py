@@ -121,8 +121,7 @@ class EdgeSet(NamedTuple):
             ValueError: If a shape does not fit, or a node does not exist.
         """
         if isinstance(edge_index, EdgeSet):
-            # The property of the same name is more than older compilers follow.
-            if edge_index.rowptr.numel() - 1 != num_targets or edge_index.num_sources != num_sources:
+            if (edge_index.num_targets, edge_index.num_sources) != (num_targets, num_sources):
                 raise ValueError(
                     f"expected edges of {num_targets} targets and {num_sources} sources, got those of "
                     f"{edge_index.num_targets} and {edge_index.num_sources}"

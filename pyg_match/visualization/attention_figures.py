@@ -233,9 +233,9 @@ def plot_attention_comparison(
 
 def places(canvas: Canvas, pair: KeypointPair) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     """Where the keypoints of both images lie on the canvas, :math:`(N, 2)`."""
-    count0, count1 = pair._single()
-    shift = np.repeat(np.stack(canvas.shifts), [count0, count1], axis=0)
-    return pair.pos.detach().cpu().double().numpy() + shift
+    pos = pair.pos.detach().cpu().double().numpy()
+    images = np.split(pos, pair._single()[:1])
+    return np.concatenate([canvas.place(points, image) for image, points in enumerate(images)])
 
 
 def partner_node(pair: KeypointPair, node: Union[int, Tensor], partner: Union[int, Tensor]) -> int:

@@ -79,7 +79,8 @@ def plot_matches(
     from matplotlib.figure import Figure
 
     one_of("color_by", color_by, ("inlier", "score"))
-    scores = result.scores.cpu().numpy()
+    scores = result.scores.detach().cpu().float().numpy()
+    correct = None if correct is None else np.asarray(correct, dtype=bool)
     if correct is not None and correct.shape != scores.shape:
         raise ValueError(f"'correct' must have shape {list(scores.shape)}, got {list(correct.shape)}")
     if geometry is not None and geometry.inliers.shape != scores.shape:
@@ -89,7 +90,6 @@ def plot_matches(
     if geometry is None and correct is None and color_by == "inlier":
         geometry = result.geometry()
     right = correct if correct is not None or geometry is None else geometry.inliers
-    right = None if right is None else np.asarray(right, dtype=bool)
 
     canvas = Canvas(image0, image1, max_side=1500, colour=True, same_height=True)
     top = _STRIP if title else 0.0
@@ -99,10 +99,10 @@ def plot_matches(
     axes = figure.add_axes((0.0, _STRIP * share, 1.0, height * share))
     canvas.draw(axes, dim=_DIM)
     for number, keypoints in enumerate((result.keypoints0, result.keypoints1)):
-        places = canvas.place(keypoints.detach().cpu().numpy(), number)
+        places = canvas.place(keypoints.detach().cpu().float().numpy(), number)
         axes.scatter(places[:, 0], places[:, 1], s=1.5, c=YELLOW, linewidths=0, alpha=0.4)
 
-    points0, points1 = (points.detach().cpu().numpy() for points in (result.points0, result.points1))
+    points0, points1 = (points.detach().cpu().float().numpy() for points in (result.points0, result.points1))
     drawn = _chosen(points0, scores, None if color_by == "score" else right, max_lines)
     # The surest last, on top.
     drawn = drawn[np.argsort(scores[drawn], kind="stable")]
