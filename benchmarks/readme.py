@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "trained": accuracy.trained,
     "trained disk": partial(accuracy.trained, features="disk"),
     "graphs": speed.graphs,
+    "explorer": speed.explorer,
     "many pairs": many_images.many_pairs,
     "costs": many_images.costs,
     "interrupted": many_images.interrupted,
@@ -40,7 +41,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     **SUMMARIES,
 }
 CARDS = [Path(f"pyg_match/weights/{name}-sparse.md") for name in ("aliked", "disk")]
-DOCS = [Path(f"docs/{name}.md") for name in ("accuracy", "benchmarks", "choosing", "many-images")]
+DOCS = [Path(f"docs/{name}.md") for name in ("accuracy", "benchmarks", "choosing", "explorer", "many-images")]
 PAGES = [Path("README.md"), *DOCS, *CARDS]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 

@@ -320,8 +320,7 @@ def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
         - **p0**, **p1:** :math:`(N, 2)`
         - **output:** :math:`(N)`
     """
-    error: Array = np.linalg.norm(warp_points(p0, H) - p1, axis=1)
-    return error
+    return np.asarray(np.linalg.norm(warp_points(p0, H) - p1, axis=1))
 
 
 def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:

@@ -167,3 +167,15 @@ def graphs(folder: Path) -> tuple[str, list[Results]] | None:
             spread(results),
         ]
     ), [results]
+
+
+def explorer(folder: Path) -> tuple[str, list[Results]] | None:
+    results = read(folder, "explorer")
+    if results is None:
+        return None
+    lines = [
+        [f"{row['n']:,}, {row['peer']}", ms(row["seconds"]), ms(row["most"]), f"{row['megabytes']:.1f}"]
+        for row in results["rows"]
+    ]
+    header = ["keypoints an image", "hover, ms", "slowest, ms", "file, MB"]
+    return table(header, lines), [results]

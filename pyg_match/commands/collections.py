@@ -11,7 +11,15 @@ import typer
 from typer.core import TyperCommand
 
 from pyg_match.commands.errors import check_files, check_folder, check_outputs, error_line
-from pyg_match.commands.options import Detector, DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.commands.options import (
+    Detector,
+    DeviceOption,
+    FilterThreshold,
+    MaxKeypoints,
+    Resize,
+    Weights,
+    chosen_device,
+)
 from pyg_match.files import user_path
 from pyg_match.spinner import spinner
 
@@ -167,12 +175,7 @@ def match_pairs(
         Path, typer.Option("--out", "-o", metavar="FILE", help="File of matches to write, in hloc's layout.")
     ],
     weights: Weights = "aliked-sparse",
-    filter_threshold: Annotated[
-        Optional[float],
-        typer.Option(
-            min=0, max=1, metavar="P", help="Least probability of a match.", show_default="as trained"
-        ),
-    ] = None,
+    filter_threshold: FilterThreshold = None,
     bfloat16: Annotated[
         bool, typer.Option("--bf16", metavar="", help="Compute linear layers in bfloat16.")
     ] = False,

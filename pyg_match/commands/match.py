@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pyg_match.commands.errors import check_ending, check_files, check_outputs, error_line
-from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
+from pyg_match.commands.options import (
+    DeviceOption,
+    FilterThreshold,
+    MaxKeypoints,
+    Resize,
+    Weights,
+    chosen_device,
+)
 from pyg_match.figure_formats import check_format
 from pyg_match.files import shown_name
 from pyg_match.spinner import spinner
@@ -97,16 +104,7 @@ def match(
             show_default=False,
         ),
     ] = None,
-    filter_threshold: Annotated[
-        Optional[float],
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="P",
-            help="Least probability of a match.",
-            show_default="what the weights were made for",
-        ),
-    ] = None,
+    filter_threshold: FilterThreshold = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Match two images."""

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -19,6 +19,16 @@ Weights = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         help=f"Matcher and its detector: {', '.join(matchers())}, or a .safetensors file that training wrote.",
+    ),
+]
+FilterThreshold = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="P",
+        help="Least probability of a match.",
+        show_default="what the weights were made for",
     ),
 ]
 DeviceOption = Annotated[

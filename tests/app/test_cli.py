@@ -35,7 +35,7 @@ def test_export(photos, tmp_path):
     words = ("--weights", "xfeat-lighterglue", "--max-keypoints", 64, "--resize", 256, "--device", "cpu")
     result = run(*photos, "--export", page, *words, "--setting", "knn:8", "--compare", "complete")
     assert result.exit_code == 0, result.output
-    assert result.output == f"saved      {page}\n"
+    assert result.output == f"saved      {page} ({page.stat().st_size / 1e6:.1f} MB)\n"
     assert page.read_text().endswith("</html>") or "</html>" in page.read_text()[-20:]
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 

@@ -424,7 +424,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
         and "| photos (3) | complete |" in written
     )
     assert (
-        written.count("STALE") == 13 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+        written.count("STALE") == 14 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     )
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
@@ -518,6 +518,22 @@ def test_readme_takes_what_the_benchmarks_write(load, tmp_path):
         not math.isnan(float(line.split("|")[2]))
         and "python benchmarks/layers.py --sizes 16" in text.read_text()
     )
+
+
+def test_explorer(load, tmp_path):
+    pytest.importorskip("bokeh")
+    pytest.importorskip("playwright")
+    bench = load("explorer")
+    if not bench.CHROMIUM.exists():
+        pytest.skip(f"no browser at {bench.CHROMIUM}")
+    out, text = tmp_path / "explorer.json", tmp_path / "page.md"
+    bench.main(["--sizes", "48", "--hovers", "4", "--out", str(out)])
+    rows = read(out)["rows"]
+    assert [(row["peer"], row["samples"]) for row in rows] == [("one setting", 4), ("two settings", 4)]
+    assert all(0 < row["low"] <= row["seconds"] <= row["most"] and row["megabytes"] > 1 for row in rows)
+    text.write_text("<!-- begin: explorer -->\n<!-- end: explorer -->\n")
+    assert load("readme").main(["--results", str(tmp_path), "--readme", str(text)]) == 0
+    assert "| 48, two settings | " in text.read_text()
 
 
 def test_many_pairs(load, tmp_path):
