@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from common import Bench, Target, parser
+from playwright.sync_api import TimeoutError as NotSeenError
 from playwright.sync_api import sync_playwright
 
 from pyg_match.app import Explorer, explore
@@ -74,9 +75,13 @@ def hovered(file: Path, nodes: Sequence[int]) -> list[float]:
             start = time.perf_counter()
             page.mouse.move(x, y)
             page.evaluate(FRAMES)
+            if page.evaluate("explorer.state.hovered") < 0:  # a busy machine delivers the event later
+                try:
+                    page.wait_for_function("explorer.state.hovered >= 0", timeout=60_000)
+                except NotSeenError:
+                    raise RuntimeError(f"the page shows no attention of keypoint {node}") from None
+                page.evaluate(FRAMES)
             samples.append(time.perf_counter() - start)
-            if page.evaluate("explorer.state.hovered") < 0:
-                raise RuntimeError(f"the page shows no attention of keypoint {node}")
         browser.close()
     return samples
 

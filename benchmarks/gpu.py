@@ -1,14 +1,16 @@
 """Operators, matchers and training on a GPU, beside dense attention, LightGlue and PyG, in one command.
 
-    python benchmarks/gpu.py [--sections accuracy operator windows matcher batches training] [--device cuda]
+    python benchmarks/gpu.py [--sections accuracy operator windows matcher batches training live] [--device cuda]
 
 accuracy     errors of the operators against double precision, and matches against those on the CPU
 operator     `sparse_attention`, 4 heads x 64 channels, on the 32 nearest of random points numbered in random order;
-             beside it SDPA and FlexAttention on all pairs, and PyG's TransformerConv on the same edges
+             beside it SDPA and FlexAttention on all pairs, and PyG's TransformerConv, also compiled, on the same edges
 windows      parts of 128 nodes and 256 anchors a group, as dense groups; SDPA on the parts alone
-matcher      one pair: `aliked-sparse`, drawing its edges included, and complete graphs; kornia's LightGlue
-batches      many pairs at once, of one size and of random sizes; kornia's LightGlue one by one
+matcher      one pair: `aliked-sparse`, drawing its edges included, and complete graphs; LightGlue of kornia and of its
+             authors, at 2048 keypoints also compiled
+batches      many pairs at once, of one size and of random sizes; both LightGlues one by one, and padded to one batch
 training     a step of `aliked-sparse` on 32 pairs of 512 keypoints
+live         the same from photos of scikit-image: processes read them, the device makes the pairs
 
 Every row is timed by the device's own clock, and tells the memory that it needed beyond its inputs. Keypoints of the
 matcher's rows are random: what they cost does not depend on what they show. Without a GPU, `--device cpu` runs the same
@@ -18,33 +20,46 @@ code on the CPU, for which the figures mean nothing. All sections take some minu
 import argparse
 import contextlib
 import functools
+import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Bench, Call, Row, Target, find, parser
-from parity import as_kornia, kornia_lightglue
+from common import Bench, Call, Row, parser
+from gpu_targets import RECORDED, targets
+from lightglue_peers import LightGlues
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from pyg_match import knn_graph
 from pyg_match.data import KeypointPair, KeypointSet
-from pyg_match.datasets import warped_pair
+from pyg_match.datasets import HomographyWarps, SyntheticHomographies, warped_pair
+from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.features import load_image
 from pyg_match.matcher import Matcher
 from pyg_match.nn import GraphMatcher
 from pyg_match.ops import Blocks, EdgeSet, sparse_attention
 from pyg_match.pretrained import read_metadata
+from pyg_match.training import LossConfig, Objective
 from pyg_match.transforms import graph_from_recipe
 
 HEADS, CHANNELS, DEGREE = 4, 64, 32
 PART, ANCHORS, GROUP = 128, 256, 2048
 SPARSE = "aliked-sparse"
-SECTIONS = ("accuracy", "operator", "windows", "matcher", "batches", "training")
+# Parts that are seen whole in the place of neighbours; the weights were not trained on them, which takes no time.
+WINDOWS = [
+    {"HilbertPartition": {"size": 128, "shift": True}},
+    {"AnchorEdges": {"num_anchors": 256, "loop": True, "weighted": True, "listed": False}},
+    {"CandidateEdges": {"k": 32}},
+]
+SECTIONS = ("accuracy", "operator", "windows", "matcher", "batches", "training", "live")
 
 
 class GPUBench(Bench):
@@ -135,8 +150,8 @@ def knn_edges(count: int, device: torch.device) -> EdgeSet:
     return EdgeSet.of(edge_index, count, count).with_transpose()
 
 
-def windows(count: int, device: torch.device) -> EdgeSet:
-    """Parts of nodes that see each other, and anchors of larger groups."""
+def windows(count: int, device: torch.device, shuffled: bool = False) -> EdgeSet:
+    """Parts of nodes that see each other, and anchors of larger groups; nodes follow each other there, or do not."""
     groups, source, place = [], [torch.arange(count)], count
     for start in range(0, count, PART):
         stop = min(start + PART, count)
@@ -148,7 +163,11 @@ def windows(count: int, device: torch.device) -> EdgeSet:
         source.append(anchors)
         place += len(anchors)
     blocks = EdgeSet.of(Blocks((0, count), (0,), (0,)), count, count, device)
-    return blocks.with_groups(groups, torch.cat(source).to(device))
+    if not shuffled:
+        return blocks.with_groups(groups, torch.cat(source).to(device))
+    order = torch.cat([torch.randperm(len(part)) + int(part[0]) for part in torch.arange(count).split(GROUP)])
+    source[0] = order
+    return blocks.with_groups(groups, torch.cat(source).to(device), target=order.to(device))
 
 
 def passes(function: Callable[..., Tensor], tensors: list[Tensor], backward: bool) -> Call:
@@ -191,11 +210,12 @@ def flex(edges: EdgeSet) -> Callable[..., Tensor]:
     return dense(functools.partial(torch.compile(flex_attention), block_mask=mask))
 
 
-def transformer_conv(edges: EdgeSet, device: torch.device) -> Callable[..., Tensor]:
+def transformer_conv(edges: EdgeSet, device: torch.device, compiles: bool = False) -> Callable[..., Tensor]:
     """PyG's layer, its projections included."""
     from torch_geometric.nn import TransformerConv
 
-    conv = TransformerConv(HEADS * CHANNELS, CHANNELS, HEADS, root_weight=False).to(device)
+    conv: Any = TransformerConv(HEADS * CHANNELS, CHANNELS, HEADS, root_weight=False).to(device)
+    conv = torch.compile(conv) if compiles else conv
     edge_index = edges.csr().listed()
     return lambda query, key, value: conv(query.flatten(1).float(), edge_index)
 
@@ -216,7 +236,11 @@ def operator(bench: GPUBench) -> None:
                 if name == "bf16" and count <= 8192:
                     functions["flex"] = functools.partial(flex, edges)
                 if name == "fp32" and count <= 8192:
-                    functions["TransformerConv"] = functools.partial(transformer_conv, edges, bench.device)
+                    conv = functools.partial(transformer_conv, edges, bench.device)
+                    functions |= {
+                        "TransformerConv": conv,
+                        "compiled TransformerConv": lambda conv=conv: conv(compiles=True),
+                    }
                 for peer, make in functions.items():
                     peers[f"{peer} {name}"] = functools.partial(_passes, make, tensors, backward)
             bench.measure(labels, peers)
@@ -231,12 +255,13 @@ def _passes(
 def dense_windows(bench: GPUBench) -> None:
     """Dense groups."""
     for count in bench.args.windows:
-        edges = windows(count, bench.device)
+        edges, shuffled = (windows(count, bench.device, shuffled=other) for other in (False, True))
         for backward in (False, True):
             labels = {"section": "windows", "n": count, "pass": "backward" if backward else "forward"}
             tensors = functools.partial(nodes, count, torch.bfloat16, bench.device, backward)
             functions = {
                 "ours bf16": functools.partial(along, edges),
+                "ours bf16, any order of nodes": functools.partial(along, shuffled),
                 "sdpa bf16, parts alone": lambda: dense(F.scaled_dot_product_attention, PART),
             }
             bench.measure(
@@ -271,40 +296,35 @@ class Models:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.graph = graph_from_recipe(read_metadata(SPARSE)["graph"])
+        self.windows = graph_from_recipe(WINDOWS)
         load = GraphMatcher.from_pretrained
         self.sparse = {
-            name: load(SPARSE, bfloat16=name == "bf16").to(device).freeze() for name in ("fp32", "bf16")
+            name: load(SPARSE, bfloat16=name != "fp32").to(device).freeze(cuda_graphs=name == RECORDED)
+            for name in ("fp32", "bf16", RECORDED)
         }
         self.complete = load("aliked-lightglue").to(device).freeze()
-        self.kornia = kornia_lightglue("aliked-lightglue").to(device)
+        self.lightglues = LightGlues(device)
 
     def calls(self, pairs: list[KeypointPair]) -> dict[str, Callable[[], Call]]:
         """What is timed on these pairs."""
         batch = (Batch.from_data_list(pairs) if len(pairs) > 1 else pairs[0]).to(self.device)
         drawn = self.graph(batch)
-        found: dict[str, Callable[[], Call]] = {"edges of sparse": lambda: _inference(self.graph, batch)}
+        found: dict[str, Callable[[], Call]] = {
+            "edges of sparse": lambda: _inference(self.graph, batch),
+            "edges of windows": lambda: _inference(self.windows, batch),
+        }
+        in_windows = self.sparse["bf16"].prepare(self.windows(batch))
+        found["windows bf16, prepared"] = lambda: _inference(self.sparse["bf16"], in_windows)
         for name, model in self.sparse.items():
+            if name == RECORDED and len(pairs) > 1:
+                continue
             prepared = model.prepare(drawn)
             found[f"sparse {name}, prepared"] = functools.partial(_inference, model, prepared)
             found[f"sparse {name}, edges included"] = functools.partial(
                 _inference, lambda pair, model=model: model(self.graph(pair)), batch
             )
         found["complete fp32"] = lambda: _inference(self.complete, batch)
-        each = [as_kornia(pair.to(self.device)) for pair in pairs]
-        found["kornia fp32"] = lambda: _inference(self._one_by_one, each)
-        found["kornia fp16"] = lambda: _half(_inference(self._one_by_one, each), self.device)
-        return found
-
-    def _one_by_one(self, pairs: list[Any]) -> list[Any]:
-        return [self.kornia(pair) for pair in pairs]
-
-
-def _half(call: Call, device: torch.device) -> Call:
-    def cast() -> object:
-        with torch.autocast(device.type, torch.half if device.type == "cuda" else torch.bfloat16):
-            return call()
-
-    return cast
+        return found | self.lightglues.calls(pairs)
 
 
 def _inference(function: Callable[[Any], object], argument: Any) -> Call:
@@ -340,11 +360,15 @@ def training(bench: GPUBench, models: Models) -> None:
     """A step with gradients."""
     most = max(bench.args.keypoints)
     for count, pairs in ((512, bench.args.pairs), (1024, 2)) if most >= 1024 else ((most, bench.args.pairs),):
-        batch = models.graph(Batch.from_data_list(pairs_of([(count, count)] * pairs)).to(bench.device))
+        batch = Batch.from_data_list(pairs_of([(count, count)] * pairs)).to(bench.device)
+        drawn = {"sparse": models.graph(batch), "windows": models.windows(batch)}
         for name in ("fp32", "bf16"):
             model = GraphMatcher.from_pretrained(SPARSE, bfloat16=name == "bf16").to(bench.device).train()
             labels = {"section": "training", "n": count, "pairs": pairs}
-            bench.measure(labels, {f"sparse {name}": functools.partial(_step, model, batch)})
+            steps = {
+                f"{graph} {name}": functools.partial(_step, model, batch) for graph, batch in drawn.items()
+            }
+            bench.measure(labels, steps)
 
 
 def _step(model: GraphMatcher, batch: KeypointPair) -> Call:
@@ -356,6 +380,78 @@ def _step(model: GraphMatcher, batch: KeypointPair) -> Call:
     return call
 
 
+# --- training on pairs made as they are needed -------------------------------------------------------------------
+
+
+def live(bench: GPUBench) -> None:
+    """Seconds of a batch: its photos, its views, keypoints and edges, and all of it with a step of training."""
+    processes = max(1, (os.cpu_count() or 2) - 1)
+    labels = {"section": "live", "n": min(512, max(bench.args.keypoints)), "pairs": bench.args.pairs}
+    print("\n" + ", ".join(f"{key}={value}" for key, value in {**labels, "processes": processes}.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        _write_photos(Path(folder))
+        photos = SyntheticHomographies(
+            folder, "aliked", num_pairs=1_000_000, max_num_keypoints=labels["n"], unrelated=0.1,
+            warps=HomographyWarps(tilt=5.0), extractor_options={"detection_threshold": 0.0},
+        )  # fmt: skip
+        graph = graph_from_recipe(read_metadata(SPARSE)["graph"])
+        pairs = LivePairs([photos], graph, render_on_device=True)
+        loader = DataLoader(
+            pairs, batch_size=labels["pairs"], collate_fn=list, num_workers=processes, prefetch_factor=4
+        )
+        batches = iter(loader)
+        items = next(batches)
+        model = GraphMatcher.from_pretrained(SPARSE, bfloat16=True, assign_on_edges=False)
+        objective = Objective(model.to(bench.device).train(), LossConfig())
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-5, foreach=True)
+        last = model.config.num_layers - 1
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            batch = pairs.batch(next(batches), bench.device)
+            objective(batch, (last - 4, last - 2, last))["total"].backward()
+            optimizer.step()
+
+        for name, call in (
+            ("photos", lambda: next(batches)),
+            ("views, keypoints and edges", lambda: pairs.batch(items, bench.device)),
+            ("all of it", step),
+        ):
+            seconds = _wall(call, bench)
+            bench.rows.append({**labels, "peer": name, "processes": processes, "seconds": seconds})
+            print(f"  {name:32}{1e3 * seconds:10.1f} ms{labels['pairs'] / seconds:10.1f} pairs/s", flush=True)
+
+
+def _write_photos(folder: Path) -> None:
+    from PIL import Image
+    from skimage import data
+
+    images = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    images |= dict(zip(("left", "right"), data.stereo_motorcycle()[:2], strict=True))
+    for name, image in images.items():
+        photo = Image.fromarray(image)
+        photo.thumbnail((640, 640))
+        photo.save(folder / f"{name}.png")
+
+
+def _wall(call: Call, bench: GPUBench) -> float:
+    """Seconds of one of the calls that fit the budget, after some that are not counted."""
+    for _ in range(3):
+        call()
+    _wait(bench.device)
+    start, count = time.perf_counter(), 0
+    while count < 2 or time.perf_counter() - start < 8 * bench.args.budget:
+        call()
+        count += 1
+    _wait(bench.device)
+    return (time.perf_counter() - start) / count
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 # --- accuracy ---------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +459,12 @@ def accuracy(bench: GPUBench) -> list[Row]:
     """Relative errors of the operators, and the share of keypoints matched as on the CPU."""
     found: list[Row] = []
     count = min(2048, max(bench.args.sizes))
-    for kind, edges in (("edges", knn_edges(count, bench.device)), ("windows", windows(count, bench.device))):
+    graphs = {
+        "edges": knn_edges(count, bench.device),
+        "windows": windows(count, bench.device),
+        "windows in any order": windows(count, bench.device, shuffled=True),
+    }
+    for kind, edges in graphs.items():
         for name, dtype in (("fp32", torch.float), ("bf16", torch.bfloat16)):
             tensors = nodes(count, dtype, bench.device)
             exact = [t.double().requires_grad_() for t in tensors]
@@ -375,19 +476,20 @@ def accuracy(bench: GPUBench) -> list[Row]:
                 outputs.append([out.detach(), *grads])
             errors = [float((a.double() - b).norm() / b.norm()) for a, b in zip(*outputs, strict=True)]
             found.append({"what": f"{kind} {name}", "forward": errors[0], "gradients": max(errors[1:])})
-    found.append({"what": "matches as on the CPU", "share": _same_matches(bench)})
+    for name, recorded in (("matches", False), ("matches of recorded forwards", True)):
+        found.append({"what": f"{name} as on the CPU", "share": _same_matches(bench, recorded)})
     for row in found:
         print(row)
     return found
 
 
-def _same_matches(bench: GPUBench) -> float:
+def _same_matches(bench: GPUBench, recorded: bool) -> float:
     from skimage import data
 
     photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.camera()]
     same: list[Tensor] = []
     cpu = Matcher.from_pretrained(SPARSE, max_num_keypoints=1024)
-    model = GraphMatcher.from_pretrained(SPARSE).to(bench.device).freeze()
+    model = GraphMatcher.from_pretrained(SPARSE).to(bench.device).freeze(cuda_graphs=recorded)
     for number in range(bench.args.photos):
         pair = warped_pair(load_image(photos[number % len(photos)]), seed=number)
         sets = cpu.extractor.extract_batch([pair.image0, pair.image1], resize=640)
@@ -397,47 +499,6 @@ def _same_matches(bench: GPUBench) -> float:
             batch = model(drawn.to(bench.device)).matches
         same.append(batch.cpu() == expected)
     return float(torch.cat(same).double().mean())
-
-
-def targets(bench: GPUBench, errors: list[Row]) -> list[Target]:
-    """What the project aims at."""
-    found = [
-        Target(
-            f"attention bf16 against SDPA, {n} nodes",
-            bench.ratio(["sdpa bf16"], "ours bf16", n=n, **labels),
-            wanted,
-        )
-        for labels, sizes in (
-            ({"section": "operator", "pass": "forward"}, {2048: 1.0, 8192: 2.5, 16384: 5.0, 32768: 10.0}),
-            ({"section": "operator", "pass": "backward"}, {8192: 1.5, 32768: 5.0}),
-        )
-        for n, wanted in sizes.items()
-    ]
-    ratio = bench.ratio(
-        ["TransformerConv fp32"], "ours fp32", n=8192, section="operator", **{"pass": "forward"}
-    )
-    found.append(Target("attention fp32 against TransformerConv, 8192 nodes", ratio, 30.0))
-    whole = "sparse bf16, edges included"
-    for n, pairs, wanted in ((2048, 16, 1000.0), (512, 64, 3500.0), (2048, 32, 1200.0)):
-        seconds = find(bench.rows, whole, section="batches", n=n, pairs=pairs)
-        name = f"pairs a second, {pairs} of {n}" if pairs != 32 else "pairs a second, 32 of 512 to 2048"
-        found.append(Target(name, seconds and pairs / seconds, wanted, ""))
-    one = find(bench.rows, whole, section="matcher", n=2048, pairs=1)
-    found.append(Target("one pair of 2048", one and 1e3 * one, 2.0, " ms", at_least=False))
-    for name, labels, wanted in (
-        ("a window forward, 65536 nodes", {"section": "windows", "n": 65536, "pass": "forward"}, 0.12),
-        ("a training step, 32 x 512", {"section": "training", "n": 512, "pairs": 32}, 80.0),
-    ):
-        peer = "ours bf16" if labels["section"] == "windows" else "sparse bf16"
-        seconds = find(bench.rows, peer, **labels)
-        found.append(Target(name, seconds and 1e3 * seconds, wanted, " ms", at_least=False))
-    for row in errors:
-        if "forward" in row:
-            limit = 1e-5 if row["what"].endswith("fp32") else 1e-2
-            found.append(Target(f"error of {row['what']}", row["forward"], limit, "", at_least=False))
-        else:
-            found.append(Target(row["what"], row["share"], 0.995, ""))
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -463,7 +524,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, section in (("matcher", matcher), ("batches", batches), ("training", training)):
             if name in wanted:
                 section(bench, models)
-    bench.finish(targets(bench, errors), errors=errors)
+    if "live" in wanted:
+        try:
+            live(bench)
+        except Exception as error:  # what was measured before is kept
+            print(f"  live: {type(error).__name__}: {error}")
+    bench.finish(targets(bench, args.pairs, errors), errors=errors)
 
 
 if __name__ == "__main__":

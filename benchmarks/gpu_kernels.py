@@ -65,7 +65,7 @@ def launches(dtype: torch.dtype, heads: int, channels: int) -> Iterator[tuple[st
         csr = CSR(torch.arange(NODES + 1) * 4, torch.arange(4 * NODES) % NODES)
         groups = [[0, 100, 0, 64], [100, NODES, 64, 80]]
         edges = EdgeSet.of(csr, NODES, NODES).with_transpose()
-        edges = edges.with_groups(groups, torch.arange(80), torch.zeros(NODES))
+        edges = edges.with_groups(groups, torch.arange(80), torch.zeros(NODES), torch.arange(NODES))
         arguments = (q, k, v, edges, None, None, False, 0.1)
         out, lse = attention_cuda.attention_forward(*arguments)
         attention_cuda.attention_backward(out, out, lse, None, True, *arguments)

@@ -1,6 +1,7 @@
 """Which graph, which scales, which values, which masks? Small experiments that answer one question each.
 
     python examples/ablation.py --images PHOTOS --sequences HPATCHES --cache FOLDER --workers 2
+    python examples/ablation.py --images PHOTOS --device cuda --steps 300 --batch-size 16 --keypoints 512 --budget 8
     python examples/ablation.py --table     # only the tables and plots, from the records that are there
     python examples/ablation.py --smoke     # a tiny version of everything, to see whether it works
 
@@ -36,7 +37,17 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from ablation_options import BASE, QUESTIONS, SMOKE, SMOKE_QUESTIONS, TITLES, Settings, merged, plain
+from ablation_options import (
+    BASE,
+    QUESTIONS,
+    SMOKE,
+    SMOKE_QUESTIONS,
+    TITLES,
+    Settings,
+    completed,
+    merged,
+    plain,
+)
 from ablation_tables import Record, filled, report
 from hpatches_eval import COARSE_SETS, cached_features
 from torch.utils.data import Dataset
@@ -46,7 +57,8 @@ from pyg_match.datasets import HPatches, rescale_homography
 from pyg_match.files import write_whole
 from pyg_match.metrics import homography_ground_truth
 from pyg_match.nn import GraphMatcher
-from pyg_match.training import TrainingConfig, config_from_dict, validate
+from pyg_match.training import TrainingConfig, config_from_dict
+from pyg_match.training.validation import mean_metrics, pair_metrics
 from pyg_match.transforms import graph_from_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,13 +102,19 @@ class Laboratory:
     """The data of all runs of a process, and what it takes to do one."""
 
     def __init__(
-        self, base: Settings, images: Path, sequences: Optional[Path], cache: Path, count: int
+        self,
+        base: Settings,
+        images: Path,
+        sequences: Optional[Path],
+        cache: Path,
+        count: int,
+        device: str = "cpu",
     ) -> None:
         from pyg_match.training.data import make_datasets
 
         torch.set_num_threads(1)  # so that runs are alike, however many go on at once
         config = config_from_dict(base)
-        self.count, extractor = count, config.data.extractor
+        self.count, self.device, extractor = count, device, config.data.extractor
         self.datasets = make_datasets(replace(config, graph=[]), images, cache)
         self.train, self.held_out = (
             Pairs(len(dataset), partial(self._synthetic, dataset)) for dataset in self.datasets
@@ -143,16 +161,24 @@ class Laboratory:
         began = time.perf_counter()
         self.train.graph = self.held_out.graph = self.real.graph = graph_from_recipe(config.graph)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-            file = train(config, None, folder, (self.train, []), accelerator="cpu", devices=1)
+            file = train(config, None, folder, (self.train, []), accelerator=self.device, devices=1)
             if file.suffix != ".safetensors":
                 raise KeyboardInterrupt
-            matcher = GraphMatcher.from_pretrained(file)
+            matcher = GraphMatcher.from_pretrained(file).to(self.device)
         seconds = time.perf_counter() - began
         places = {"synthetic": self.held_out, "real": self.real}
-        metrics = {place: validate(matcher, pairs) for place, pairs in places.items() if len(pairs) > 0}
+        found = {place: pair_metrics(matcher, pairs) for place, pairs in places.items() if len(pairs) > 0}
+        metrics = {place: mean_metrics(numbers) for place, numbers in found.items()}
+        single = {
+            place: {
+                name: [None if value != value else round(value, 4) for value in numbers[name]]
+                for name in ("recall", "precision")
+            }
+            for place, numbers in found.items()
+        }
         took = {"training": round(seconds, 1), "all": round(time.perf_counter() - began, 1)}
         settings = {"training": plain(config), "data": self.data}
-        return {**surroundings(), "settings": settings, "metrics": metrics, "seconds": took}
+        return {**surroundings(), "settings": settings, "metrics": metrics, "pairs": single, "seconds": took}
 
 
 def surroundings() -> Record:
@@ -245,7 +271,7 @@ def by_seed(records: Sequence[Record], base: Settings, changes: Settings) -> dic
     del wanted["seed"]
     found = {}
     for record in records:
-        settings = dict(record["settings"]["training"])
+        settings = completed(record["settings"]["training"])
         seed = settings.pop("seed")
         if settings == wanted:
             found[seed] = record
@@ -294,6 +320,8 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each option (%(default)s)")
     parser.add_argument("--steps", type=int, help=f"of training ({BASE['steps']})")
+    parser.add_argument("--batch-size", type=int, help=f"pairs of a step ({BASE['batch_size']})")
+    parser.add_argument("--device", default="cpu", help="to train on, such as cuda (%(default)s)")
     parser.add_argument("--keypoints", type=int, default=256, help="of an image (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each (%(default)s)")
     parser.add_argument(
@@ -313,8 +341,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be positive, got {getattr(args, name)}")
     base, questions = (merged(BASE, SMOKE), SMOKE_QUESTIONS) if args.smoke else (BASE, QUESTIONS)
-    if args.steps is not None:
-        base = merged(base, {"steps": args.steps})
+    for name in ("steps", "batch_size"):
+        if getattr(args, name) is not None:
+            base = merged(base, {name: getattr(args, name)})
     with tempfile.TemporaryDirectory() as folder:
         docs = ROOT / "docs"
         if args.smoke:
@@ -343,14 +372,18 @@ def experiment(
 ) -> None:
     """Do the runs that have no record."""
     began = time.time()
-    given = (base, args.images, args.sequences, args.cache, args.keypoints)
+    given = (base, args.images, args.sequences, args.cache, args.keypoints, args.device)
     laboratory = Laboratory(*given)
     runs = plan(questions, base, args.seeds)
     files = {
         name: record_file(args.records, {"training": plain(config), "data": laboratory.data})
         for name, config in runs.items()
     }
-    missing = {name: config for name, config in runs.items() if not files[name].is_file()}
+    records = read_records(args.records)
+    if records and records[0]["settings"]["data"] != laboratory.data:
+        raise SystemExit(f"error: {args.records} holds records of different data; give another --records")
+    done = [completed(record["settings"]["training"]) for record in records]
+    missing = {name: config for name, config in runs.items() if plain(config) not in done}
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
     if not missing:
         return

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pyg_match.training import TrainingConfig
+from pyg_match.training import TrainingConfig, config_from_dict
 
 Settings = dict[str, Any]
 
@@ -174,3 +174,8 @@ def plain(config: TrainingConfig) -> Settings:
     for key in ("cache", "num_workers"):
         del settings["data"][key]
     return {key: value for key, value in settings.items() if not key.startswith(("log_", "checkpoint_"))}
+
+
+def completed(settings: Settings) -> Settings:
+    """The settings in a record, with those that came after it as they stand by default."""
+    return plain(config_from_dict(settings))

@@ -1,11 +1,15 @@
 """Tables, plots and verdicts from the records of ablation.py."""
 
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Record = dict[str, Any]
 Runs = Mapping[int, Record]  # of one option, by seed
 
@@ -22,27 +26,67 @@ def mean_error(numbers: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(numbers), statistics.stdev(numbers) / len(numbers) ** 0.5
 
 
-def difference(runs: Runs, reference: Runs, place: str, metric: str) -> tuple[float, float]:
-    """Mean and standard error of what an option is better by than the reference with the same seed, in per cent."""
-    pairs = [
-        (runs[s]["metrics"].get(place, {}), reference[s]["metrics"].get(place, {}))
-        for s in runs
-        if s in reference
-    ]
-    return mean_error([100 * (a[metric] - b[metric]) for a, b in pairs if metric in a and metric in b])
+class Interval(NamedTuple):
+    """A difference in per cent, and the limits of its interval, NaN for one that nobody knows."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 for better, -1 for worse, 0 for a difference whose interval holds none."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f}, {self.low:+.1f} to {self.high:+.1f}"
 
 
-def sign(mean: float, error: float) -> int:
-    """1 for better, -1 for worse, 0 for a difference within two standard errors of none."""
-    return 0 if not abs(mean) > 2 * error else 1 if mean > 0 else -1
+def difference(runs: Runs, reference: Runs, place: str, metric: str, comparisons: int = 1) -> Interval:
+    """What an option is better by than the reference with the same seeds.
+
+    Records that tell of every pair give an interval over seeds and over pairs, with 95 % of confidence in all
+    comparisons together (Bonferroni). Older ones give two standard errors over seeds.
+    """
+    seeds = [seed for seed in runs if seed in reference]
+    both = [(runs[seed], reference[seed]) for seed in seeds]
+    told = [[each.get("pairs", {}).get(place, {}).get(metric) for each in two] for two in both]
+    if len(seeds) > 1 and all(one is not None and other is not None for one, other in told):
+        options, references = (np.array([two[side] for two in told], dtype=float) for side in (0, 1))
+        return crossed(100 * (options - references), 0.05 / comparisons)
+    means = [(a["metrics"].get(place, {}), b["metrics"].get(place, {})) for a, b in both]
+    mean, error = mean_error([100 * (a[metric] - b[metric]) for a, b in means if metric in a and metric in b])
+    return Interval(mean, mean - 2 * error, mean + 2 * error)
 
 
-def cell(runs: Runs, reference: Runs, place: str, metric: str) -> str:
+def crossed(differences: Array, level: float) -> Interval:
+    """The mean of differences and its t interval over the choice of rows, the seeds, and of columns, the pairs.
+
+    The variances of both means add up; degrees of freedom are Satterthwaite's. What seeds and pairs have in common is
+    in both variances, so that the interval is rather too wide.
+
+    Args:
+        differences: One number for each seed and pair, NaN where nobody knows.
+        level: Probability that the true mean lies outside.
+    """
+    from scipy.stats import t
+
+    known = differences[:, ~np.isnan(differences).all(0)]
+    of_seeds, of_pairs = np.nanmean(known, axis=1), np.nanmean(known, axis=0)
+    variances = [each.var(ddof=1) / len(each) for each in (of_seeds, of_pairs)]
+    total = sum(variances)
+    freedom = [v**2 / (len(each) - 1) for v, each in zip(variances, (of_seeds, of_pairs), strict=True)]
+    half = t.ppf(1 - level / 2, total**2 / sum(freedom)) * total**0.5 if total > 0 else 0.0
+    mean = float(np.nanmean(known))
+    return Interval(mean, mean - half, mean + half)
+
+
+def cell(runs: Runs, reference: Runs, place: str, metric: str, comparisons: int = 1) -> str:
     numbers = [100 * run["metrics"][place][metric] for run in runs.values() if place in run["metrics"]]
     if not numbers:
         return "–"
     mean, error = mean_error(numbers)
-    mark = ("", " ▲", " ▼")[sign(*difference(runs, reference, place, metric))]
+    mark = ("", " ▲", " ▼")[difference(runs, reference, place, metric, comparisons).sign]
     return f"{mean:.1f}" + (f" ± {error:.1f}" if len(numbers) > 1 else "") + mark
 
 
@@ -52,7 +96,7 @@ def measured(options: Mapping[str, Runs]) -> dict[str, str]:
     return {place: title for place, title in PLACES.items() if place in found}
 
 
-def table(options: Mapping[str, Runs]) -> list[str]:
+def table(options: Mapping[str, Runs], comparisons: int = 1) -> list[str]:
     """A line for each option."""
     reference = next(iter(options.values()))
     places = measured(options)
@@ -61,12 +105,12 @@ def table(options: Mapping[str, Runs]) -> list[str]:
     ]
     lines = ["| | seeds | " + " | ".join(heads) + " |", "|---|" + "---|" * (1 + len(heads))]
     for option, runs in options.items():
-        cells = [cell(runs, reference, place, metric) for place in places for metric in COLUMNS]
+        cells = [cell(runs, reference, place, metric, comparisons) for place in places for metric in COLUMNS]
         lines.append(f"| {option} | {len(runs)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def verdict(options: Mapping[str, Runs]) -> str:
+def verdict(options: Mapping[str, Runs], comparisons: int = 1) -> str:
     """The answer in words, from the paired differences in recall."""
     (name, reference), *others = options.items()
     lines = [f"**Verdict**, in points of recall against *{name}*:", ""]
@@ -74,14 +118,13 @@ def verdict(options: Mapping[str, Runs]) -> str:
         better, worse, same, unknown = "Better", "Worse", "No difference measured", "Too few seeds to tell"
         groups: dict[str, list[str]] = {kind: [] for kind in (better, worse, same, unknown)}
         for option, runs in others:
-            mean, error = difference(runs, reference, place, "recall")
-            if error == float("inf"):
+            found = difference(runs, reference, place, "recall", comparisons)
+            if not math.isfinite(found.high - found.low):
                 groups[unknown].append(option)
             else:
-                kind = {1: better, -1: worse, 0: same}[sign(mean, error)]
-                groups[kind].append(f"{option} ({mean:+.1f} ± {error:.1f})")
-        found = [f"{kind}: {'; '.join(members)}." for kind, members in groups.items() if members]
-        lines.append(f"- {title.capitalize()}. {' '.join(found)}")
+                groups[{1: better, -1: worse, 0: same}[found.sign]].append(f"{option} ({found})")
+        parts = [f"{kind}: {'; '.join(members)}." for kind, members in groups.items() if members]
+        lines.append(f"- {title.capitalize()}. {' '.join(parts)}")
     return "\n".join(lines)
 
 
@@ -122,13 +165,22 @@ def report(
     every = [
         record for options in questions.values() for runs in options.values() for record in runs.values()
     ]
+    others = sum(len(options) - 1 for options in questions.values())
+    comparisons = max(others, 1) * len(COLUMNS) * len(PLACES)  # numbers that may be marked
     lines = [summary(list({id(record): record for record in every}.values())), ""] if every else []
     for question, options in questions.items():
         file = plots / f"ablation_{question}.svg"
         draw(options, file)
         place = Path(os.path.relpath(file, page.parent)).as_posix()
-        lines += [f"## {titles[question]}", "", *table(options), "", f"![{titles[question]}]({place})", ""]
-        lines += [verdict(options), ""]
+        lines += [
+            f"## {titles[question]}",
+            "",
+            *table(options, comparisons),
+            "",
+            f"![{titles[question]}]({place})",
+            "",
+        ]
+        lines += [verdict(options, comparisons), ""]
     return "\n".join(lines)
 
 

@@ -8,19 +8,33 @@ from pathlib import Path
 
 import torch
 from skimage import data
+from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_match.data import sorted_edges
 from pyg_match.features import extractor, load_image
 from pyg_match.transforms import (
     AnchorEdges,
     DiverseKNN,
     EqualPartition,
+    HilbertPartition,
     KNNGraph,
     NestedPartition,
     RemovePairs,
     RingPartition,
 )
 from pyg_match.visualization import plot_graph
+
+
+class ListedParts(BaseTransform):
+    """List the edges within parts that are seen whole, to draw them."""
+
+    def forward(self, data: Data) -> Data:
+        parts = data.window[:, 0]
+        target, source = (parts.unsqueeze(1) == parts).nonzero().t()
+        data.edge_index = sorted_edges(torch.stack([source, target]), parts.numel(), is_sorted=True)
+        return data
+
 
 TWO, THREE = (tuple(f"edge_index_{s}" for s in range(n)) for n in (2, 3))
 CONSTRUCTIONS: dict[str, tuple[BaseTransform, tuple[str, ...], str]] = {
@@ -38,6 +52,11 @@ CONSTRUCTIONS: dict[str, tuple[BaseTransform, tuple[str, ...], str]] = {
     "rings": (RingPartition([6, 18]), TWO, "RingPartition([6, 18])"),
     "nested": (NestedPartition([6, 18]), TWO[::-1], "NestedPartition([6, 18]), the outer one below"),
     "parts": (EqualPartition(12), ("edge_index",), 'EqualPartition(12, by="nodes")'),
+    "windows": (
+        Compose([HilbertPartition(25), ListedParts()]),
+        ("edge_index",),
+        "HilbertPartition(25), edges listed to be drawn",
+    ),
     "ranks": (EqualPartition(3, by="edges", k=18), THREE, 'EqualPartition(3, by="edges", k=18)'),
     "anchors": (Compose([KNNGraph(4), AnchorEdges(16)]), ("edge_index",), "KNNGraph(4) and AnchorEdges(16)"),
     "removed": (

@@ -63,6 +63,7 @@ class Matcher:
         transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
         resize: Optional[int] = 1024,
         device: Union[str, torch.device] = "cpu",
+        cuda_graphs: bool = False,
         **kwargs: Any,
     ) -> "Matcher":
         """Load a matcher and the detector that it was trained with.
@@ -75,6 +76,8 @@ class Matcher:
                 file names, or the complete one.
             resize: See :class:`Matcher`.
             device: Where to run.
+            cuda_graphs: Whether a GPU records its launches; see :meth:`GraphMatcher.freeze
+                <pyg_match.nn.GraphMatcher.freeze>`.
             **kwargs: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
 
         Raises:
@@ -96,7 +99,7 @@ class Matcher:
             )
         if transform is None and metadata.get("graph"):
             transform = graph_from_recipe(metadata["graph"])
-        matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device).freeze()
+        matcher = GraphMatcher.from_pretrained(name, **kwargs).to(device).freeze(cuda_graphs)
         options = metadata.get("extractor_options", {})
         try:
             detector = extractor(trained_with, max_num_keypoints=max_num_keypoints, **options).to(device)

@@ -5,6 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine, not about the code. The suite sees the same examples each
+# time; with PYG_MATCH_FUZZ it sees others.
+settings.register_profile(
+    "any_machine",
+    deadline=None,
+    derandomize=os.environ.get("PYG_MATCH_FUZZ", "0") == "0",
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("any_machine")
 
 if not torch.cuda.is_available():  # Triton looks at it when kernels are defined
     os.environ.setdefault("TRITON_INTERPRET", "1")

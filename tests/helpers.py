@@ -1,7 +1,12 @@
 """What several tests need."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
@@ -21,6 +26,16 @@ def random_pair(count0: int, count1: int, channels: int = 16, **kwargs) -> Keypo
     return KeypointPair.from_sets(
         random_set(count0, channels, **kwargs), random_set(count1, channels, (320, 600), **kwargs)
     )
+
+
+def write_images(folder: Path, images: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Write arrays and PIL's images as PNG files of one size, under their names."""
+    from PIL import Image
+
+    for name, image in images.items():
+        file = folder / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).resize(size).save(file)
 
 
 class AttentionDataset(Dataset):
@@ -43,3 +58,30 @@ class AttentionDataset(Dataset):
 compiles = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="torch.compile needs torch 2.13 here"
 )
+
+
+# Operators whose result has a size that depends on numbers, or that bring numbers to the host or from there.
+WAITING = (
+    "local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "bincount",
+    "lift_fresh",
+)
+
+
+class NeverWaits(TorchDispatchMode):
+    """Raises where a GPU would wait for the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        masks = name.startswith("index") and any(
+            isinstance(t, torch.Tensor) and t.dtype == torch.bool
+            for t in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        )
+        counts = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+        assert not (masks or counts or name.lstrip("_").startswith(WAITING)), f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))

@@ -142,9 +142,28 @@ def graphs(folder: Path) -> tuple[str, list[Results]] | None:
     return table(header, lines), [results, alone]
 
 
+def trained_graphs(folder: Path) -> tuple[str, list[Results]] | None:
+    """The same matcher trained on several graphs for a short time."""
+    results = read(folder, "graph_choice")
+    if results is None:
+        return None
+    rows: list[Row] = results["rows"]
+    shown = ("precision", "recall", "auc@5_poselib", "false_matches")
+    lines = []
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        runs = [row for row in rows if row["peer"] == name and row["section"] == "accuracy"]
+        values = [[row[key] * (1 if key == "false_matches" else 100) for row in runs] for key in shown]
+        cells = [" → ".join(f"{value:.1f}" for value in found) or "–" for found in values]
+        seconds = find(rows, name, section="times", part="graph and matcher", n=2048)
+        lines.append([name, *cells, f"{1e3 * seconds:,.0f}" if seconds else "–"])
+    header = ["edges within images", "P", "R", "AUC@5", "false matches", "graph and matcher, ms"]
+    return table(header, lines), [results]
+
+
 SUMMARIES: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "accuracy summary": accuracy,
     "speed summary": speed,
     "detectors": detectors,
     "graph choices": graphs,
+    "trained graphs": trained_graphs,
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyg_match.visualization import AttentionRecord, EdgeAttention
 from pyg_match.visualization.attention import Kind
+from pyg_match.visualization.coefficients import edge_ranks
 
 KINDS: tuple[Kind, Kind] = ("self", "cross")
 # Coefficients of all settings of a page together, before base64; with the rest a page stays below 15 MB.
@@ -83,21 +84,10 @@ def _step(edge_index: Tensor, alpha: Tensor) -> _Step:
     alpha = alpha.detach().cpu().float()
     best = torch.full_like(target, torch.iinfo(torch.long).max)
     for values in alpha.unbind(1):
-        best = torch.minimum(best, _rank(values, target))
+        best = torch.minimum(best, edge_ranks(values, target))
     order = alpha.mean(1).argsort(descending=True, stable=True)
     order = order[target[order].argsort(stable=True)]
     return _Step(source[order], target[order], alpha[order], best[order])
-
-
-def _rank(values: Tensor, target: Tensor) -> Tensor:
-    """The place of each edge among those of its target, the largest first."""
-    order = values.argsort(descending=True, stable=True)
-    order = order[target[order].argsort(stable=True)]
-    rows = target[order]
-    first = torch.searchsorted(rows, rows)
-    rank = torch.empty_like(target)
-    rank[order] = torch.arange(len(order)) - first
-    return rank
 
 
 def _largest_top(

@@ -16,13 +16,22 @@ from pyg_match.transforms import (
     CandidateEdges,
     DiverseKNN,
     EqualPartition,
+    HilbertPartition,
     KNNGraph,
     NestedPartition,
     RingPartition,
 )
 from pyg_match.transforms.store import carried
 
-_WITHIN_IMAGES = (AnchorEdges, DiverseKNN, EqualPartition, KNNGraph, NestedPartition, RingPartition)
+_WITHIN_IMAGES = (
+    AnchorEdges,
+    DiverseKNN,
+    EqualPartition,
+    HilbertPartition,
+    KNNGraph,
+    NestedPartition,
+    RingPartition,
+)
 
 
 class ImageGraphs:

@@ -31,7 +31,8 @@ def train(
     config: Annotated[
         str,
         typer.Argument(
-            metavar="SETTINGS", help="finetune, scratch-small, scratch-full or a YAML file of settings."
+            metavar="SETTINGS",
+            help="sparse, finetune, scratch-small, scratch-full or a YAML file of settings.",
         ),
     ] = "finetune",
     out: Annotated[
@@ -42,7 +43,13 @@ def train(
     ] = Path("runs/train"),
     change: Changes = None,
     accelerator: Annotated[
-        str, typer.Option(metavar="cpu|gpu|auto", help="What to train on; auto takes a GPU if there is one.")
+        str,
+        typer.Option(
+            "--device",
+            "--accelerator",
+            metavar="auto|cpu|cuda",
+            help="What to train on; auto takes a GPU if there is one.",
+        ),
     ] = "auto",
     devices: Annotated[str, typer.Option(metavar="N|auto", help="Number of devices of a machine.")] = "auto",
     strategy: Annotated[

@@ -2,9 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.progress import progress_bar
 from pyg_match.datasets.shards import CorruptShardError, PairShards
 from pyg_match.features.image import load_image
 
@@ -38,6 +37,14 @@ class CachedPairs(Dataset[KeypointPair]):
     def make(self, index: int) -> KeypointPair:
         """Make a pair, past the cache, as it would come back from there."""
         raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> "CachedPairs":
+        """Make pairs on a device from now on; they come back on the CPU."""
+        for name in ("extractor", "teacher"):
+            module = getattr(self, name, None)
+            if module is not None:
+                module.to(device)
+        return self
 
     def __len__(self) -> int:
         return self.num_pairs
@@ -76,7 +83,7 @@ class CachedPairs(Dataset[KeypointPair]):
         loader = DataLoader(
             _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
         )
-        with _progress(len(self), len(self) - len(order), progress) as advance:
+        with progress_bar("finding keypoints", len(self), len(self) - len(order), progress) as advance:
             pairs = iter(loader)
             for shard in missing:
                 made = []
@@ -144,37 +151,6 @@ class _Extraction(Dataset[KeypointPair]):
         return self.dataset.make(index)
 
 
-@contextmanager
-def _progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar, or a line for each tenth where there is no terminal, moved on by calling what it yields."""
-    if not show or done == total:
-        yield lambda: None
-        return
-    if not sys.stderr.isatty():
-        yield _lines(total, done)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("finding keypoints", total=total, completed=done)
-        yield lambda: bar.advance(task)
-
-
-def _lines(total: int, done: int) -> Callable[[], None]:
-    """Tell what is done, now and whenever another tenth is."""
-    found = count(done)
-
-    def advance() -> None:
-        number = next(found)
-        if number == done or number * 10 // total > (number - 1) * 10 // total:
-            print(f"finding keypoints {number}/{total}", file=sys.stderr, flush=True)
-
-    advance()
-    return advance
-
-
 def best(score: Tensor, count: int) -> Tensor:
     """Places of the highest scores; all, in their order, if there are no more."""
     if len(score) <= count:
@@ -183,9 +159,9 @@ def best(score: Tensor, count: int) -> Tensor:
 
 
 def subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
-    """Some keypoints of an image, on the CPU."""
+    """Some keypoints of an image."""
     names = ("pos", "x", "score", "scale", "orientation")
-    kept = {name: keypoints[name][keep].cpu() for name in names if name in keypoints}
+    kept = {name: keypoints[name][keep] for name in names if name in keypoints}
     return KeypointSet(**kept, image_size=size)
 
 

@@ -16,7 +16,7 @@ from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, key
 from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
-from pyg_match.datasets.views import render_view, view_keypoints
+from pyg_match.datasets.views import RenderedView, render_view, view_keypoints
 from pyg_match.features.image import load_image, resize_image
 from pyg_match.files import user_path
 from pyg_match.geometry import estimate_fundamental
@@ -165,11 +165,13 @@ class PhotoPairs(CachedPairs):
         self.shards: PairShards | None = None
         if cache is not None:
             number = {path: index for index, path in enumerate(self.paths)}
+            config = asdict(self.teacher.config)
+            del config["checkpointed"]  # which is a matter of training
             settings = {
                 "images": describe_images(self.paths, [path.name for path in self.paths]),
                 "pairs": [[number[path] for path in pair] for pair in self.pairs],
                 "extractor": describe_module(self.extractor),
-                "teacher": describe_module(self.teacher) | {"config": asdict(self.teacher.config)},
+                "teacher": describe_module(self.teacher) | {"config": config},
                 "max_num_keypoints": max_num_keypoints,
                 "resize": resize,
                 "threshold": threshold,
@@ -214,7 +216,7 @@ class PhotoPairs(CachedPairs):
             keep = torch.arange(found.num_keypoints, device=found.pos.device)
             if self.max_num_keypoints is not None:
                 keep = best(found.score, self.max_num_keypoints)
-            found = subset(found, keep, found.image_size)
+            found = subset(found, keep, found.image_size).cpu()
             self._found[path] = found
             if len(self._found) > _PHOTOS:
                 self._found.popitem(last=False)
@@ -244,8 +246,8 @@ class PhotoPairs(CachedPairs):
             size = (photo.size(2), photo.size(1))
             views = warps.draw(size, size, generator)
             to_view = (views.to_view0, views.to_view1)[side]
-            view = render_view(photo, to_view, views.size)
-            found = view_keypoints(self.extractor, view, to_view, size, self.max_num_keypoints)
+            view = RenderedView(render_view(photo, to_view, views.size), to_view, size)
+            found = view_keypoints(self.extractor, [view], self.max_num_keypoints)[0].cpu()
             place, _ = homography_ground_truth(keypoints.pos, found.pos, to_view, threshold=_NEAR)
             seen.append(found)
             ends.append(place[matches[:, side]])

@@ -11,6 +11,8 @@ from pyg_match.fields import convert, field_types
 
 # Names of the effects in the order in which they happen between a scene and a file.
 _EFFECTS = ("shadow", "illumination", "blur", "motion", "gamma", "colour", "noise", "jpeg")
+# Those that draw numbers for all pixels, for which kornia takes the CPU unless it is told otherwise.
+_OF_PIXELS = ("RandomPlasmaShadow", "RandomLinearIllumination", "RandomGaussianNoise")
 
 
 @dataclass(frozen=True)
@@ -87,25 +89,30 @@ class Photometric:
                 raise ValueError(f"'{name}' must be {expected}, got {getattr(self, name)}")
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Change an image; the same seed and image give the same result.
+        """Change an image; the same seed and image give the same result on one device.
 
-        kornia draws from torch's global generator, whose state is put back afterwards.
+        kornia draws from torch's global generators, whose state is put back afterwards.
 
         Args:
             image: RGB image with values in [0, 1].
             seed: Chooses all changes.
 
         Shapes:
-            - **image:** :math:`(3, H, W)`, on the CPU
+            - **image:** :math:`(3, H, W)`
             - **output:** :math:`(3, H, W)`
         """
         generator = torch.Generator().manual_seed(seed)
         chosen = (torch.rand(len(_EFFECTS), generator=generator) < self.probability).tolist()
         strength = float(torch.rand((), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed GPUs as well, and those are not put back.
+        gpus = [image.device.index] if image.is_cuda else []
+        with torch.random.fork_rng(devices=gpus):
+            # Not torch.manual_seed, which would seed all GPUs, and others are not put back.
             torch.default_generator.manual_seed(seed)
+            for gpu in gpus:
+                torch.cuda.default_generators[gpu].manual_seed(seed)
             for effect in self._augmentations(dict(zip(_EFFECTS, chosen, strict=True)), strength):
+                if gpus and type(effect).__name__ in _OF_PIXELS:
+                    effect.set_rng_device_and_dtype(image.device, image.dtype)
                 image = effect(image[None])[0].clamp(0, 1)
         return image
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _SAMPLE = 4096  # bytes at the start and at the end of a file that tell it from others
+_SILENT = ("training", "checkpointed")  # attributes of modules that change no result
 
 
 def find_images(
@@ -94,6 +95,6 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
         f"{prefix}.{name}": value
         for prefix, part in module.named_modules()
         for name, value in vars(part).items()
-        if isinstance(value, plain) and not name.startswith("_") and name != "training"
+        if isinstance(value, plain) and not name.startswith("_") and name not in _SILENT
     }
     return {"class": type(module).__qualname__, "attributes": attributes, "weights": weights.hexdigest()}

@@ -13,13 +13,13 @@ from torch import Tensor
 from pyg_match.checks import shown, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
-from pyg_match.datasets.homography_warps import HomographyWarps, Views
+from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.photometric import Photometric
 from pyg_match.datasets.repeats import repeated_structure
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, find_images, make_extractor
 from pyg_match.datasets.synthetic import WarpedPair
-from pyg_match.datasets.views import render_view, view_keypoints
+from pyg_match.datasets.views import DrawnView, RenderedView, ViewPair, render_pair, view_keypoints
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
@@ -65,8 +65,9 @@ class SyntheticHomographies(CachedPairs):
             keypoint has no partner. It concerns what is loaded, not the cache.
         unrelated: Share of the pairs whose second view shows another photo, in [0, 1], so that a matcher learns that
             there may be nothing to match. It is the second view of another of the ``num_pairs`` pairs. No keypoint has
-            a partner then, and the homography is NaN. Two photos of the same scene count as unrelated, too, so there
-            should be few of them. It concerns what is loaded, not the cache.
+            a partner then, and the homography is NaN. Two photos of the same scene count as unrelated, too, unless
+            ``scene_of`` tells. It concerns what is loaded, not the cache.
+        scene_of: The scene of each photo, by its absolute path; photos of one scene are not unrelated.
 
     Raises:
         FileNotFoundError: If the folder or an image does not exist.
@@ -101,6 +102,7 @@ class SyntheticHomographies(CachedPairs):
         extractor_options: Mapping[str, Any] | None = None,
         negative_threshold: float = _NEGATIVE,
         unrelated: float = 0.0,
+        scene_of: Mapping[Path, int] | None = None,
     ) -> None:
         self.paths, names = find_images(images)
         if unrelated and len(self.paths) < 2:
@@ -138,6 +140,7 @@ class SyntheticHomographies(CachedPairs):
         self.photometric = photometric
         self.repeats = float(repeats)
         self.unrelated = float(unrelated)
+        self.scene_of = dict(scene_of or {})
         self.repair = repair
         self.shards: PairShards | None = None
         if cache is not None:
@@ -159,12 +162,31 @@ class SyntheticHomographies(CachedPairs):
         other = self._other(index)
         if other is not None:
             pair = _labelled(pair.image(0), self.load(other).image(1), None)
-        limit = None
-        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
-            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
-        if limit is not None or self.negative_threshold != _NEGATIVE:
-            pair = _relabelled(pair, limit, self.negative_threshold)
+        pair = self._limited(index, pair)
         return pair if self.transform is None else self.transform(pair)
+
+    def drawn(self, index: int) -> ViewPair[DrawnView]:
+        """The photos of a pair, and how its views see them."""
+        index = self._index(index)
+        pair, other = self._drawn(index), self._other(index)
+        if other is None:
+            return pair
+        return pair._replace(view1=self._drawn(other).view1, homography=None)
+
+    def rendered(self, index: int) -> ViewPair[RenderedView]:
+        """The views of a pair, for :meth:`find`."""
+        return render_pair(self.drawn(index), self.photometric, torch.device("cpu"))
+
+    def find(self, rendered: Sequence[ViewPair[RenderedView]]) -> list[KeypointPair]:
+        """The pairs of rendered views, past the cache and without the transform, on the device of the extractor.
+
+        Views of one size go through the detector together. Pairs are those that the cache would hold, as far as the
+        detector gives the same for a batch as for each image.
+        """
+        return [
+            self._limited(views.number, pair)
+            for views, pair in zip(rendered, self._found(rendered), strict=True)
+        ]
 
     def path(self, index: int) -> Path:
         """The photo that a pair shows, in its first view at least."""
@@ -173,21 +195,31 @@ class SyntheticHomographies(CachedPairs):
 
     def render(self, index: int) -> WarpedPair:
         """The two views of a pair as images, to look at, and the homography between them, NaN for unrelated views."""
-        index = self._index(index)
-        other, rendered = self._other(index), self._render(index)[0]
-        if other is None:
-            return rendered
-        return WarpedPair(rendered.image0, self._render(other)[0].image1, _nowhere())
+        _, view0, view1, homography = self.rendered(index)
+        return WarpedPair(view0.image, view1.image, _nowhere() if homography is None else homography)
 
     def make(self, index: int) -> KeypointPair:
         """Render both views of a pair and find their keypoints."""
-        rendered, views, photo_size = self._render(index)
-        images = ((rendered.image0, views.to_view0), (rendered.image1, views.to_view1))
-        set0, set1 = (
-            view_keypoints(self.extractor, image, to_view, photo_size, self.max_num_keypoints)
-            for image, to_view in images
-        )
-        return rounded(_labelled(set0, set1, rendered.homography))
+        drawn = self._drawn(self._index(index))
+        (pair,) = self._found([render_pair(drawn, self.photometric, torch.device("cpu"))])
+        return pair.cpu()
+
+    def _found(self, rendered: Sequence[ViewPair[RenderedView]]) -> list[KeypointPair]:
+        views = [view for pair in rendered for view in (pair.view0, pair.view1)]
+        sets = view_keypoints(self.extractor, views, self.max_num_keypoints)
+        return [
+            rounded(_labelled(set0, set1, pair.homography))
+            for pair, set0, set1 in zip(rendered, sets[::2], sets[1::2], strict=True)
+        ]
+
+    def _limited(self, index: int, pair: KeypointPair) -> KeypointPair:
+        """The pair with its own limit of keypoints and this dataset's labels."""
+        limit = None
+        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
+            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
+        if limit is None and self.negative_threshold == _NEGATIVE:
+            return pair
+        return _relabelled(pair, limit, self.negative_threshold)
 
     def _other(self, index: int) -> int | None:
         """The pair whose second view takes the place of that of a pair, if any."""
@@ -196,9 +228,13 @@ class SyntheticHomographies(CachedPairs):
             return None
         first = int(torch.randint(len(self), (), generator=generator))
         others = ((first + step) % len(self) for step in range(len(self)))
-        return next((other for other in others if self.path(other) != self.path(index)), None)
+        return next((other for other in others if self._scene(other) != self._scene(index)), None)
 
-    def _render(self, index: int) -> tuple[WarpedPair, Views, tuple[int, int]]:
+    def _scene(self, index: int) -> Path | int:
+        path = self.path(index)
+        return self.scene_of.get(path, path)
+
+    def _drawn(self, index: int) -> ViewPair[DrawnView]:
         from pyg_match.features.image import load_image
 
         photo = load_image(self.path(index))
@@ -207,14 +243,16 @@ class SyntheticHomographies(CachedPairs):
             photo = repeated_structure(photo, generator)
         photo_size = (photo.size(2), photo.size(1))
         views = self.warps.draw(photo_size, self.size, generator)
-        image0, image1 = (
-            render_view(photo, to_view, views.size) for to_view in (views.to_view0, views.to_view1)
-        )
-        if self.photometric is not None:
-            if float(torch.rand((), generator=generator)) < self.photometric.reference:
-                image0 = self.photometric(image0, derived_seed(self.seed, "view 0", index))
-            image1 = self.photometric(image1, derived_seed(self.seed, "view 1", index))
-        return WarpedPair(image0, image1, views.homography), views, photo_size
+        lights: list[int | None] = [derived_seed(self.seed, f"view {number}", index) for number in (0, 1)]
+        if self.photometric is not None and not (
+            float(torch.rand((), generator=generator)) < self.photometric.reference
+        ):
+            lights[0] = None
+        drawn = [
+            DrawnView(photo, to_view, views.size, light)
+            for to_view, light in zip((views.to_view0, views.to_view1), lights, strict=True)
+        ]
+        return ViewPair(index, drawn[0], drawn[1], views.homography)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(images={len(self.paths)}, pairs={len(self)}, seed={self.seed})"
@@ -236,7 +274,8 @@ def _labelled(
     from pyg_match.metrics import homography_ground_truth
 
     if homography is None:
-        unmatched = torch.full((set0.num_keypoints + set1.num_keypoints,), -1)
+        count = set0.num_keypoints + set1.num_keypoints
+        unmatched = torch.full((count,), -1, device=set0.pos.device)
         return KeypointPair.from_sets(set0, set1, y=unmatched, homography=_nowhere())
     sizes = set0.image_size, set1.image_size
     truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)

@@ -67,6 +67,20 @@ class Extractor(nn.Module):
         """
         return self._detect_all([image], batch_size=1)[0]
 
+    @torch.no_grad()
+    def forward_batch(self, images: Iterable[Tensor], batch_size: int | None = None) -> list[KeypointSet]:
+        """Do what :meth:`forward` does for several images; those of one size go through the detector together.
+
+        Args:
+            images: Image tensors, on one device.
+            batch_size: See :meth:`extract_batch`.
+
+        Raises:
+            ValueError: See :meth:`forward`.
+            TypeError: See :meth:`forward`.
+        """
+        return self._detect_all(images, batch_size)
+
     def extract(self, image: ImageLike, resize: int | None = 1024, side: str = "long") -> KeypointSet:
         """Load an image, resize it, find its keypoints and express them in its original pixels.
 

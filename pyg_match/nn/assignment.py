@@ -268,6 +268,7 @@ def mutual_edges(
     best = scatter(candidate, target, dim_size=num_nodes, reduce="min")
     seen = torch.zeros(num_nodes, dtype=torch.bool, device=target.device).index_fill_(0, target, True)
     nodes = torch.arange(num_nodes, device=target.device)
+    seen &= best < num_nodes  # none is the best of NaN
     best = torch.where(seen, best, nodes)
     mutual = seen & (best[best] == nodes) & (best != nodes)
     scores = torch.where(mutual, top.exp(), 0)

@@ -1,9 +1,10 @@
 """What makes a matcher faster in inference: folded layers, weights in oneDNN's order, nodes in chunks, reused memory.
 
-Nothing else in the models knows of it. :meth:`pyg_match.nn.GraphMatcher.freeze` switches it on.
+Nothing else in the models knows of it. :meth:`Freezable.freeze` switches it on.
 """
 
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any, Optional, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv
 from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.matcher_layer import AttentionBlock
+from pyg_match.nn.recorded import RecordedForwards
 from pyg_match.ops import EdgeSet
 from pyg_match.ops.linear import (
     OrderedWeight,
@@ -21,10 +23,80 @@ from pyg_match.ops.linear import (
     rounded_for_linear,
     with_room,
 )
+from pyg_match.weight_state import weight_state
 
 # The output projection and what follows it.
 _LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
 _NODES = 2048  # whose hidden features the caches nearly hold
+
+
+class Freezable(nn.Module):
+    """A model that can be prepared for inference with the weights that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: Optional[list[tuple[int, int]]] = None  # the weights that it was frozen with
+        self.recorded: Optional[RecordedForwards] = None  # what a GPU runs again
+        self.register_load_state_dict_post_hook(_thawed)
+
+    def freeze(self, cuda_graphs: bool = False) -> Self:
+        """Prepare for inference with the weights as they are now, and return the model in evaluation mode.
+
+        Without gradients it is faster then and gives the same up to rounding. Layers that have hooks or are not what
+        they were made as stay as they are. :meth:`train` and loading weights undo it. A model whose weights have been
+        changed in place since refuses to run until it is frozen anew.
+
+        Args:
+            cuda_graphs: Whether a GPU records its launches as CUDA graphs, which is faster for a pair at a time. Pairs
+                are padded to one of few sizes. A size is recorded when it is met a second time, for which the whole GPU
+                waits, and the last 32 are kept, which takes memory. It concerns forwards of at most 16,384 keypoints
+                that need not wait for the GPU (see :meth:`GraphMatcher.forward
+                <pyg_match.nn.GraphMatcher.forward>`), without hooks and without autocast of the caller. On other
+                devices nothing changes.
+
+        Example:
+            >>> from pyg_match.nn import GraphMatcher
+            >>> GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1).freeze().training
+            False
+        """
+        self.eval()
+        freeze(self)
+        self._frozen = weight_state(self)
+        self.recorded = RecordedForwards() if cuda_graphs else None
+        return self
+
+    @torch.compiler.disable
+    def check_frozen(self) -> None:
+        """Refuse to compute with what was made of other weights.
+
+        Raises:
+            RuntimeError: If weights have been changed since :meth:`freeze`.
+        """
+        if self._frozen is not None and self._frozen != weight_state(self):
+            raise RuntimeError(
+                "weights have changed since freeze(); call freeze() again, or train() to undo it"
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; training undoes :meth:`freeze`."""
+        if mode:
+            _thawed(self)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Change the device or type of the weights, and freeze them anew if they were."""
+        super()._apply(fn, recurse)
+        return self if self._frozen is None else self.freeze(cuda_graphs=self.recorded is not None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"recorded": None, **state})
+        self._frozen = None if self._frozen is None else weight_state(self)  # weights of copies are new
+
+
+def _thawed(model: Freezable, _: Any = None) -> None:
+    """Undo :meth:`Freezable.freeze`."""
+    thaw(model)
+    model._frozen = model.recorded = None
 
 
 def freeze(model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """The matcher: message passing over one graph for each pair of images."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
+from pyg_match.nn.early_exit import adapt
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding
-from pyg_match.nn.frozen import freeze, thaw
-from pyg_match.nn.layer_assignment import LayerAssignment
+from pyg_match.nn.frozen import Freezable
+from pyg_match.nn.layer_assignment import LayerAssignment, assign
 from pyg_match.nn.matcher_checks import (
     allows_self_step,
     check_assignments,
     check_descriptors,
-    check_frozen,
     check_self_step,
 )
 from pyg_match.nn.matcher_config import MatcherConfig
-from pyg_match.nn.matcher_layer import MatcherLayer
+from pyg_match.nn.matcher_layer import AttentionBlock, MatcherLayer
 from pyg_match.nn.matcher_output import MatcherOutput, empty_output
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
@@ -32,10 +32,9 @@ from pyg_match.nn.prepared_pair import PreparedPair
 from pyg_match.nn.saving import load_state, read_matcher, save_matcher
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops.candidates import redrawn_edges
-from pyg_match.weight_state import weight_state
 
 
-class GraphMatcher(nn.Module):
+class GraphMatcher(Freezable):
     r"""Match the keypoints of two images by message passing over their graph.
 
     Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
@@ -91,9 +90,14 @@ class GraphMatcher(nn.Module):
         depth = config.num_layers
         scales = config.layer_scales or (None,) * depth
         self.layers = nn.ModuleList(
-            MatcherLayer(width, config.heads, config.mask_mode, scale, _branch(config), config.ffn_channels)
-            for scale in scales
+            MatcherLayer(
+                width, config.heads, config.mask_mode, scale, _branch(config), config.ffn_channels, i
+            )
+            for i, scale in enumerate(scales)
         )
+        for module in self.layers.modules():
+            if isinstance(module, AttentionBlock):
+                module.checkpointed = config.checkpointed
         if config.assignment == "dual_softmax":
             # One head for each layer: a pair may stop after any, and each can be supervised.
             self.assignments = nn.ModuleList(DualSoftmaxAssignment(width) for _ in range(depth))
@@ -103,8 +107,6 @@ class GraphMatcher(nn.Module):
         # Later layers may be less sure: LightGlue, section 3.3.
         thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
         self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
-        self._frozen: Optional[list[tuple[int, int]]] = None  # the weights that it was frozen with
-        self.register_load_state_dict_post_hook(_thawed)
 
     @classmethod
     def from_pretrained(cls, name: Union[str, Path], **kwargs: Any) -> "GraphMatcher":
@@ -125,37 +127,6 @@ class GraphMatcher(nn.Module):
         matcher = cls(config, **kwargs)
         load_state(matcher, state, name, early_exit=matcher.config.depth_confidence is not None)
         return matcher.eval()
-
-    def freeze(self) -> "GraphMatcher":
-        """Prepare for inference with the weights as they are now, and return the matcher in evaluation mode.
-
-        Without gradients it is faster then and gives the same up to rounding. Layers that have hooks or are not what
-        they were made as stay as they are. :meth:`train` and loading weights undo it. A matcher whose weights have
-        been changed in place since refuses to run until it is frozen anew.
-
-        Example:
-            >>> GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1).freeze().training
-            False
-        """
-        self.eval()
-        freeze(self)
-        self._frozen = weight_state(self)
-        return self
-
-    def train(self, mode: bool = True) -> "GraphMatcher":
-        """Set the mode; training undoes :meth:`freeze`."""
-        if mode:
-            _thawed(self)
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GraphMatcher":
-        """Change the device or type of the weights, and freeze them anew if they were."""
-        super()._apply(fn, recurse)
-        return self if self._frozen is None else self.freeze()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._frozen = None if self._frozen is None else weight_state(self)  # weights of copies are new
 
     def save(
         self, path: Union[str, Path], half: bool = False, metadata: Optional[Mapping[str, Any]] = None
@@ -193,10 +164,22 @@ class GraphMatcher(nn.Module):
                 ``cross_edge_mask`` masks edges that ``redraw_after`` replaces. In evaluation mode also if the weights
                 make something of finite values that is not.
         """
-        check_frozen(self._frozen, self)
+        self.check_frozen()
         checks_values = not (self.training or isinstance(pair, PreparedPair))
         prepared = pair if isinstance(pair, PreparedPair) else self.prepare(pair)
         prepared.check(self.config, next(self.encoding.parameters()).device)
+        recorded = None if return_descriptors else self.recorded
+        output: Any = None if recorded is None else recorded(self, self._match, prepared)
+        if output is None:
+            return self._match(prepared, checks_values, return_descriptors)
+        if checks_values:
+            check_assignments(self.config.num_layers - 1, [output.edge_log_assignment])
+        return output
+
+    def _match(
+        self, prepared: PreparedPair, checks_values: bool = False, return_descriptors: bool = False
+    ) -> MatcherOutput:
+        """Run the layers, and read matches off what they give."""
         pair, graph = prepared.pair, prepared.graph
         x, rotation = self._embed(prepared)
         redrawn = self.config.redraw_after is not None
@@ -226,7 +209,7 @@ class GraphMatcher(nn.Module):
                     check_descriptors(i, x, graph.nodes)
                 done, of_done = graph, x
                 if not all(stops):
-                    chosen = self._nodes_of(graph, stops)
+                    chosen = graph.nodes_of(stops)
                     done, of_done = graph.subset(chosen, stops), x[chosen]
                 with torch.autocast(x.device.type, enabled=False):
                     on_edges = output.edge_log_assignment is not None
@@ -284,7 +267,7 @@ class GraphMatcher(nn.Module):
         """
         if not allows_self_step(self.config):
             return None
-        check_frozen(self._frozen, self)
+        self.check_frozen()
         prepared = self.prepare(pair)
         x, rotation = self._embed(prepared)
         layer: Any = self.layers[0]
@@ -319,32 +302,10 @@ class GraphMatcher(nn.Module):
         self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput
     ) -> tuple[tuple[bool, ...], Optional[Tensor]]:
         """Which pairs stop after layer ``i``, and which nodes go on; ``None`` if all do."""
-        config = self.config
-        stops = (False,) * len(graph.pairs)
-        if config.depth_confidence is None and config.width_confidence is None:
-            return stops, None
-        keep = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
-        if config.width_confidence is not None:
-            head: Any = self.assignments[i]
-            keep = head.matchability(x).sigmoid() > 1 - config.width_confidence
-        if config.depth_confidence is not None:
-            confidence = self.confidences[i](x.detach()).squeeze(-1).sigmoid()
-            unsure = confidence < self.confidence_thresholds[i]
-            keep |= confidence <= self.confidence_thresholds[i]
-            sizes = [sum(counts) for counts in graph.counts]
-            totals = output.num_keypoints.sum(1)[list(graph.pairs)].tolist()
-            parts = zip(unsure.split(sizes), totals, strict=True)
-            stops = tuple(
-                1 - int(part.sum()) / max(total, 1) > config.depth_confidence for part, total in parts
-            )
-            keep &= ~self._nodes_of(graph, stops)
-        return stops, None if bool(keep.all()) else keep
-
-    @staticmethod
-    def _nodes_of(graph: PairGraph, chosen: tuple[bool, ...]) -> Tensor:
-        """Mask of the nodes of the chosen pairs."""
-        sizes = torch.tensor([sum(counts) for counts in graph.counts], device=graph.nodes.device)
-        return torch.tensor(chosen, device=graph.nodes.device).repeat_interleave(sizes)
+        if self.config.depth_confidence is None and self.config.width_confidence is None:
+            return (False,) * len(graph.pairs), None
+        heads = (self.assignment_head(i), self.confidences[i], self.confidence_thresholds[i])
+        return adapt(self.config, *heads, x, graph, output.num_keypoints)
 
     def assign(
         self, i: int, x: Tensor, graph: PairGraph, on_edges: bool, checks_values: Optional[bool] = None
@@ -366,16 +327,10 @@ class GraphMatcher(nn.Module):
             ValueError: If numbers are NaN or infinite and are checked.
         """
         checks_values = not self.training if checks_values is None else checks_values
-        head = self.assignment_head(i)
-        if on_edges:
-            edges: Any = graph.cross_edges
-            log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, self.config.mask_mode)
-            check_assignments(i, [log_assignment] if checks_values else [])
-            return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
-        images = x.split([count for counts in graph.counts for count in counts])
-        dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
-        check_assignments(i, dense if checks_values else [])
-        return LayerAssignment(graph.counts, dense=dense)
+        found = assign(self.assignment_head(i), x, graph, on_edges, self.config.mask_mode)
+        if checks_values:
+            check_assignments(i, found.dense or [] if found.edges is None else [found.edges])
+        return found
 
     def assignment_head(self, i: int) -> Any:
         """The head that assigns after layer ``i``: its own, or the only one."""
@@ -383,10 +338,8 @@ class GraphMatcher(nn.Module):
 
     def __repr__(self) -> str:
         config = self.config
-        return (
-            f"{self.__class__.__name__}({config.in_channels}, {config.hidden_channels}, "
-            f"num_layers={config.num_layers}, heads={config.heads})"
-        )
+        widths = f"{config.in_channels}, {config.hidden_channels}"
+        return f"{self.__class__.__name__}({widths}, num_layers={config.num_layers}, heads={config.heads})"
 
 
 def _branch(config: MatcherConfig) -> Optional[MultiScaleBranch]:
@@ -395,9 +348,3 @@ def _branch(config: MatcherConfig) -> Optional[MultiScaleBranch]:
     return MultiScaleBranch(
         config.hidden_channels, config.heads, config.num_scales, config.branch, project=config.orthogonal
     )
-
-
-def _thawed(matcher: GraphMatcher, _: Any = None) -> None:
-    """Undo :meth:`GraphMatcher.freeze`."""
-    thaw(matcher)
-    matcher._frozen = None

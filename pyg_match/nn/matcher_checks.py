@@ -1,17 +1,15 @@
 """What a matcher refuses to work with."""
 
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyg_match.checks import check_tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import NODE_NUMBERS, check_counts, check_image_sizes, check_nodes
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.weight_state import weight_state
 
 
 @torch.compiler.disable
@@ -88,10 +86,3 @@ def check_assignments(i: int, log_assignments: Sequence[Tensor]) -> None:
                 f"the assignment after layer {i} holds {int((~good).sum())} values that are NaN or infinite: "
                 "its weights are not finite"
             )
-
-
-@torch.compiler.disable
-def check_frozen(frozen: Optional[list[tuple[int, int]]], model: nn.Module) -> None:
-    """Refuse to compute with what was made of other weights."""
-    if frozen is not None and frozen != weight_state(model):
-        raise RuntimeError("weights have changed since freeze(); call freeze() again, or train() to undo it")

@@ -72,6 +72,9 @@ class RunOptions:
     depth_confidence: Optional[float] = None
     #: Confidence above which unmatchable keypoints are pruned (LightGlue: .99).
     width_confidence: Optional[float] = None
+    #: Training in less memory: what is quick to compute is computed again for gradients, which stay the same and can be
+    #: asked for once.
+    checkpointed: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """One layer of the matcher: a self step along edges within images, a cross step along edges between them."""
 
 from collections.abc import Callable
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.typing import Adj
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
+from pyg_match.nn.checkpointing import checkpointed
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
@@ -66,6 +67,8 @@ class AttentionBlock(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(2 * channels, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, channels)
         )
+        # Whether training computes again what is quick to compute; see RunOptions.checkpointed.
+        self.checkpointed = False
         # What replaces the formula in inference; see GraphMatcher.freeze.
         self.frozen: Optional[Callable[..., Tensor]] = None
 
@@ -86,6 +89,13 @@ class AttentionBlock(nn.Module):
         attention = {"edge_bias": edge_bias, "edge_mask": edge_mask, "rotation": rotation, "x_value": x_value}
         if self.frozen is not None:
             return self.frozen(self, x, edge_index, extra, **attention)
+        # Hooks are to see a layer once.
+        hooked = self.conv._forward_hooks or self.conv._forward_pre_hooks
+        if self.checkpointed and torch.is_grad_enabled() and not hooked:
+            return checkpointed(self._formula, x, edge_index, extra, **attention)
+        return self._formula(x, edge_index, extra, **attention)
+
+    def _formula(self, x: Tensor, edge_index: Any, extra: Optional[Tensor], **attention: Any) -> Tensor:
         return self.update(x, self.conv(x, edge_index, **attention), extra)
 
     def update(self, x: Tensor, message: Tensor, extra: Optional[Tensor] = None) -> Tensor:
@@ -103,9 +113,10 @@ class MatcherLayer(nn.Module):
         channels: Width of the descriptors.
         heads: Number of attention heads.
         mask_mode: See :class:`~pyg_match.nn.MaskedAttentionConv`.
-        scale: The scale of the graph that the self step attends along; ``None`` for ``edge_index``.
+        scale: The scale of the graph that the self step attends along; ``None`` for ``edge_index`` or parts.
         branch: What several scales add to the self step, if anything.
         ffn_channels: See :class:`AttentionBlock`.
+        number: Which layer it is, from 0.
     """
 
     def __init__(
@@ -116,8 +127,10 @@ class MatcherLayer(nn.Module):
         scale: Optional[int] = None,
         branch: Optional[MultiScaleBranch] = None,
         ffn_channels: Optional[int] = None,
+        number: int = 0,
     ) -> None:
         super().__init__()
+        self.number = number
         self.scale = scale
         self.branch = branch
         self.self_attn = AttentionBlock(channels, heads, mask_mode, False, ffn_channels)
@@ -146,9 +159,7 @@ class MatcherLayer(nn.Module):
         """Update the descriptors of all nodes along edges within images."""
         extra, penalty = (None, None) if self.branch is None else self.branch(x, graph.scales, rotation)
         edges, mask, bias = (
-            (graph.edges, graph.edge_mask, graph.edge_bias)
-            if self.scale is None
-            else (graph.scales[self.scale], None, None)
+            graph.self_edges(self.number) if self.scale is None else (graph.scales[self.scale], None, None)
         )
         x = self.self_attn(x, edges, rotation, mask, values.take("self", x), extra, bias)
         return x, penalty

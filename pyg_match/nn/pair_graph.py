@@ -11,6 +11,7 @@ from pyg_match.checks import check_tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import scales, sorted_edges
+from pyg_match.nn.window_edges import window_edges
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, to_csr
 from pyg_match.ops.attention_operators import has_kernels
 from pyg_match.ops.undirected import undirected
@@ -26,6 +27,8 @@ class PairGraph:
         offsets: Where the nodes of each image start, and their number at the end, on the device.
         nodes: Number of each remaining node in the batch.
         edges: Edges within images, and anchors if there are any that they do not list.
+        divisions: What layers attend along in turn with ``edges`` if these are parts of the images, and what is added
+            to scores.
         cross_edges: Edges between images.
         edge_mask: Which edges within images may be attended to; ``None`` for all.
         cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
@@ -47,6 +50,7 @@ class PairGraph:
     cross_edge_mask: Optional[Tensor] = None
     edge_bias: Optional[Tensor] = None
     cross_edge_bias: Optional[Tensor] = None
+    divisions: tuple[tuple[EdgeSet, Optional[Tensor]], ...] = ()
     scales: tuple[EdgeIndex, ...] = ()
     refused: tuple[str, ...] = ()
     cross_edge_ids: Optional[Tensor] = None
@@ -58,7 +62,8 @@ class PairGraph:
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
         num_nodes = sum(map(sum, counts))
         device = pair.pos.device
-        edges, edge_bias = _self_edges(pair, counts, num_nodes)
+        divisions = _divisions(pair, counts, num_nodes)
+        edges, edge_bias = divisions[0] if divisions else _self_edges(pair, counts, num_nodes)
         drawn = scales(pair)
         extras = [f"edge_{kind}_{number}" for number in range(len(drawn)) for kind in ("mask", "weight")]
         cross_edges = pair.get("cross_edge_index")
@@ -79,6 +84,7 @@ class PairGraph:
             cross_edge_mask=_mask(pair, "cross_edge_mask"),
             edge_bias=edge_bias,
             cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
+            divisions=divisions[1:],
             scales=tuple(_sorted(f"edge_index_{i}", scale, num_nodes) for i, scale in enumerate(drawn)),
             refused=tuple(name for name in extras if name in pair),
             cross_edge_ids=None if cross_edges is None else torch.arange(cross_edges.size(1), device=device),
@@ -88,6 +94,19 @@ class PairGraph:
     def ptr(self) -> tuple[int, ...]:
         """Where the nodes of each image start, and their number at the end."""
         return _ptr(self.counts)
+
+    def self_edges(self, layer: int) -> tuple[EdgeSet, Optional[Tensor], Optional[Tensor]]:
+        """The edges within images of a layer, their mask, and what is added to their scores."""
+        turn = layer % (1 + len(self.divisions))
+        if turn == 0:
+            return self.edges, self.edge_mask, self.edge_bias
+        edges, bias = self.divisions[turn - 1]
+        return edges, None, bias
+
+    def nodes_of(self, chosen: tuple[bool, ...]) -> Tensor:
+        """Mask of the nodes of the chosen pairs."""
+        sizes = torch.tensor([sum(counts) for counts in self.counts], device=self.nodes.device)
+        return torch.tensor(chosen, device=self.nodes.device).repeat_interleave(sizes)
 
     @torch.compiler.disable
     def check_both_ways(self, masked: bool) -> None:
@@ -134,6 +153,7 @@ class PairGraph:
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
         edges, edge_kept = self.edges.subset(keep)
         cross_edges, cross_kept = self.cross_edges.subset(keep)
+        divisions = tuple(_subset_division(edges, bias, keep) for edges, bias in self.divisions)
         scales = tuple(_subset_scale(scale, keep) for scale in self.scales)
         return replace(
             self,
@@ -147,9 +167,17 @@ class PairGraph:
             cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
             edge_bias=None if self.edge_bias is None else self.edge_bias[edge_kept],
             cross_edge_bias=None if self.cross_edge_bias is None else self.cross_edge_bias[cross_kept],
+            divisions=divisions,
             scales=scales,
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
+
+
+def _subset_division(
+    edges: EdgeSet, bias: Optional[Tensor], keep: Tensor
+) -> tuple[EdgeSet, Optional[Tensor]]:
+    edges, kept = edges.subset(keep)
+    return edges, None if bias is None else bias[kept]
 
 
 def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
@@ -158,6 +186,35 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
     number = keep.cumsum(0) - 1
     kept = keep[listed[0]] & keep[listed[1]]
     return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True)
+
+
+def _divisions(
+    pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
+) -> tuple[tuple[EdgeSet, Optional[Tensor]], ...]:
+    """The parts that nodes see whole, if there are any, and what is added to scores."""
+    window, weight = pair.get("window"), pair.get("anchor_weight")
+    if window is None:
+        return ()
+    for name in ("edge_index", "edge_weight", "edge_mask"):
+        if pair.get(name) is not None:
+            raise ValueError(f"'{name}' cannot be used with parts that are seen whole, 'window'")
+    check_tensor("window", window, (num_nodes, None), "whole")
+    if weight is not None and pair.get("anchor") is None:
+        raise ValueError("'anchor_weight' needs 'anchor', as AnchorEdges sets it")
+    # Anchors beside a part that is the whole image stand for nothing.
+    anchor = None if weight is None else _anchors(pair, weight, (num_nodes, window.size(1)), may_be_zero=True)
+    drawn = window_edges(window, _ptr(counts), anchor, weight)
+    if has_kernels(pair.pos.device.type):
+        return tuple((edges, None) for edges in drawn)
+    return tuple(edges.listed() for edges in drawn)
+
+
+def _anchors(pair: KeypointPair, weight: Tensor, shape: tuple[int, ...], may_be_zero: bool = False) -> Tensor:
+    """Which nodes are anchors that are not listed."""
+    anchor = check_tensor("anchor", pair.anchor, shape[:1], "boolean")
+    check_tensor("anchor_weight", weight, shape)
+    _check_weight("anchor_weight", weight, may_be_zero)
+    return anchor
 
 
 def _self_edges(
@@ -174,10 +231,7 @@ def _self_edges(
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
     if edges is None or pair.get("anchor") is None:
         raise ValueError("'anchor_weight' needs 'anchor' and 'edge_index', as AnchorEdges sets them")
-    check_tensor("anchor", pair.anchor, (num_nodes,), "boolean")
-    check_tensor("anchor_weight", weight, (num_nodes,))
-    _check_weight("anchor_weight", weight)
-    anchor = pair.anchor.nonzero().squeeze(1)
+    anchor = _anchors(pair, weight, (num_nodes,)).nonzero().squeeze(1)
     ptr = _ptr(counts)
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
     csr = to_csr(edges, num_nodes)
@@ -218,12 +272,13 @@ def _num_edges(pair: KeypointPair, name: str, kind: str) -> int:
     return int(pair[key].size(1))
 
 
-def _check_weight(name: str, weight: Tensor) -> None:
+def _check_weight(name: str, weight: Tensor, may_be_zero: bool = False) -> None:
     if weight.is_meta:
         raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
-    good = (weight > 0) & torch.isfinite(weight)
+    good = ((weight >= 0) if may_be_zero else (weight > 0)) & torch.isfinite(weight)
     if not bool(good.all()):
-        raise ValueError(f"'{name}' must be positive and finite, got {float(weight[~good][0])}")
+        wanted = "finite and not negative" if may_be_zero else "positive and finite"
+        raise ValueError(f"'{name}' must be {wanted}, got {float(weight[~good][0])}")
 
 
 def _sorted(name: str, edges: Tensor, num_nodes: int) -> EdgeIndex:

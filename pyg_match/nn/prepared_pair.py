@@ -1,6 +1,6 @@
 """A pair, or a batch of pairs, that a matcher has looked at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class PreparedPair:
         Raises:
             ValueError: If that has another configuration, or is on another device.
         """
-        if self.config is not config and self.config != config:
+        if self.config is not config and replace(self.config, checkpointed=config.checkpointed) != config:
             raise ValueError(
                 "the pair was prepared by a matcher of another configuration; prepare it with this one"
             )

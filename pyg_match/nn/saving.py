@@ -38,10 +38,25 @@ def save_matcher(
         for key, value in state.items()
     }
     check_finite(state, f"{Path(path).name} would hold")
-    values = {**(metadata or {}), "config": asdict(config)}
+    fields = asdict(config)
+    del fields["checkpointed"]  # which is a matter of training
+    values = {**(metadata or {}), "config": fields}
     texts = {key: json.dumps(value) for key, value in values.items()}
     texts[DIGEST] = tensor_digest(state, texts)
-    write_whole(path, save(state, metadata=texts))
+    write_whole(path, _in_order(save(state, metadata=texts)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file whose header is sorted: the library writes texts in another order each time."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header = {
+        "__metadata__": dict(sorted(header.pop("__metadata__").items())),
+        **dict(sorted(header.items())),
+    }
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors start at a multiple of eight bytes
+    return len(encoded).to_bytes(8, "little") + encoded + content[start:]
 
 
 def read_matcher(name: Union[str, Path], options: dict[str, Any]) -> tuple[MatcherConfig, dict[str, Tensor]]:

@@ -110,9 +110,7 @@ def attention_forward(
             out=out, lse=lse,
         )  # fmt: skip
     if edges.groups is not None:
-        attend_groups(
-            query, key, value, Groups(edges.groups, edges.source, edges.log_weight), scale, out, lse
-        )
+        attend_groups(query, key, value, Groups.of(edges), scale, out, lse)
     return out, lse
 
 
@@ -153,7 +151,7 @@ def attention_backward(
         _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grads[2])
     grad_weight: Optional[Tensor] = None
     if edges.groups is not None:
-        dense = Groups(edges.groups, edges.source, edges.log_weight)
+        dense = Groups.of(edges)
         grad_weight = add_gradients(grad, query, key, value, dense, scale, out, lse, grad_lse, grads, weighs)
     grad_key, grad_value = (
         grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad)

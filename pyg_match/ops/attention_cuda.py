@@ -18,6 +18,7 @@ from pyg_match.ops.edge_lists import transpose_edges
 from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.gpu import dense as dense_tiles
 from pyg_match.ops.gpu import listed as listed_edges
+from pyg_match.ops.precision import rounds_products
 
 _BLOCK = 4096  # numbers of keys that a program gathers at a time
 _MOST_CHANNELS = 1024  # of all heads that one program takes
@@ -62,9 +63,10 @@ def attention_forward(
             ptr, tiles = _tables(groups, 0, work["M"])
             grid = (triton.cdiv(query.size(0), work["M"]) + groups.size(0), query.size(1))
             dense_tiles.forward[grid](
-                query, key, value, groups, ptr, tiles, *_or(query, source, edges.log_weight), out, lse, *_halves(scale),
-                *_steps(query, key, value, out), query.size(0), groups.size(0), query.size(1), key.size(2),
-                value.size(2), HAS_LISTED=listed, HAS_SOURCE=source is not None, **work,
+                query, key, value, groups, ptr, tiles, *_or(query, source, edges.target, edges.log_weight), out, lse,
+                *_halves(scale), *_steps(query, key, value, out), query.size(0), groups.size(0), query.size(1),
+                key.size(2), value.size(2), HAS_LISTED=listed, HAS_SOURCE=source is not None,
+                HAS_TARGET=edges.target is not None, **work,
             )  # fmt: skip
     return out, lse
 
@@ -149,8 +151,8 @@ def _dense_backward(
         return grad_weight.sum(0)
     work = _tiles(query, key, value, log_weight)
     ptr, tiles = _tables(groups, 0, work["M"])
-    flags = {"HAS_SOURCE": source is not None, **work}
-    optional = _or(query, source, log_weight)
+    flags = {"HAS_SOURCE": source is not None, "HAS_TARGET": edges.target is not None, **work}
+    optional = _or(query, source, edges.target, log_weight)
     dense_tiles.backward_targets[(triton.cdiv(query.size(0), work["M"]) + num_groups, heads)](
         query, key, value, groups, ptr, tiles, *optional, lse, grad, common, grads[0], grad_weight, *_halves(scale),
         *_steps(query, key, value, grad, grads[0]), query.size(0), num_groups, weights, *shapes, WEIGHS=weighs,
@@ -253,19 +255,11 @@ def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tenso
     channels, value_channels = (max(16, triton.next_power_of_2(t.size(2))) for t in (key, value))
     tile = max(16, min(_TILE, _TILE_BYTES // (query.element_size() * max(channels, value_channels))))
     # Three products of tensor cores are as exact as one in single precision, and several times as fast.
-    exact = _is_exact()
+    precision = "tf32" if rounds_products() else "tf32x3"
     return {
         "REAL": _triton(query.new_empty(0, dtype=_real(query))), "HAS_WEIGHT": log_weight is not None,
-        "PRECISION": "tf32x3" if exact else "tf32", "C": channels, "D": value_channels, "M": tile, "N": tile,
+        "PRECISION": precision, "C": channels, "D": value_channels, "M": tile, "N": tile,
     }  # fmt: skip
-
-
-def _is_exact() -> bool:
-    """Whether products in single precision may not be rounded to TF32."""
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # where someone has said so by torch's newer setting
-        return bool(torch.backends.cuda.matmul.fp32_precision != "tf32")
 
 
 def _tables(groups: Tensor, column: int, tile: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from pyg_match.ops.native.library import available
 _LISTED = "Tensor? colptr=None, Tensor? row=None, Tensor? perm=None"
 _ATTENTION = (
     "Tensor query, Tensor key, Tensor value, Tensor rowptr, Tensor col, Tensor? bias, Tensor? keep, bool removes, "
-    f"float scale, {_LISTED}, Tensor? groups=None, Tensor? source=None, Tensor? log_weight=None"
+    f"float scale, {_LISTED}, Tensor? groups=None, Tensor? source=None, Tensor? log_weight=None, "
+    "Tensor? target=None"
 )
 _SCORES = f"Tensor query, Tensor key, Tensor rowptr, Tensor col, float scale, {_LISTED}"
 
@@ -77,13 +78,14 @@ def _edge_set(
     groups: Optional[Tensor] = None,
     source: Optional[Tensor] = None,
     log_weight: Optional[Tensor] = None,
+    target: Optional[Tensor] = None,
 ) -> EdgeSet:
     """The edges of a call, with pointers of 64 bits and sources of 32."""
     num_sources = key.size(0)
     rowptr = rowptr.long().contiguous()
     col = checked_sources(rowptr, col, num_sources)
     transposed = None if colptr is None or row is None or perm is None else (colptr, row, perm)
-    return EdgeSet(rowptr, col, num_sources, None, transposed, groups, source, log_weight)
+    return EdgeSet(rowptr, col, num_sources, None, transposed, groups, source, log_weight, target=target)
 
 
 def _on_cuda() -> Any:
@@ -145,7 +147,7 @@ def attention(
         - **output:** :math:`(T, H, D), (T, H)`
     """
     transposed = edges.transposed or (None, None, None)
-    groups = (edges.groups, edges.source, edges.log_weight)
+    groups = (edges.groups, edges.source, edges.log_weight, edges.target)
     # One row of biases for each head; the same memory for all of them where they share their biases.
     by_head = None if bias is None else bias.t() if bias.stride() == (1, 0) else bias.t().contiguous()
     out: tuple[Tensor, Tensor] = torch.ops.pyg_match.attention.default(
@@ -172,11 +174,13 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 
 @torch.library.register_fake("pyg_match::attention_backward")
 def _(grad: Tensor, out: Tensor, lse: Tensor, grad_lse: Any, weighs: bool, *arguments: Any) -> Any:
-    query, key, value, _, col, bias, *_, log_weight = arguments
+    query, key, value, _, col, bias = arguments[:6]
     like = [attention_cpu.empty_result(t, t) for t in (query, key, value)]
     shape = query.size(1), col.size(0)
     of_bias = query.new_empty(0) if bias is None else bias.new_empty(shape)
-    return (*like, of_bias, torch.empty_like(log_weight) if weighs else query.new_empty(0))
+    # Compilers leave out what is None at the end.
+    of_weight = torch.empty_like(arguments[14]) if weighs else query.new_empty(0)
+    return (*like, of_bias, of_weight)
 
 
 @torch.library.register_fake("pyg_match::edge_scores")
@@ -200,15 +204,15 @@ def _attention_gradient(
 ) -> tuple[Optional[Tensor], ...]:
     *inputs, out, lse = ctx.saved_tensors
     if grad is None and grad_lse is None:
-        return (None,) * 15
-    bias, log_weight = inputs[5], inputs[-1]
+        return (None,) * 16
+    bias, log_weight = inputs[5], inputs[-2]
     weighs = log_weight is not None and log_weight.requires_grad
     query, key, value, of_bias, of_weight = torch.ops.pyg_match.attention_backward.default(
         torch.zeros_like(out) if grad is None else grad, out, lse, grad_lse, weighs, *inputs[:7], ctx.removes,
         ctx.scale, *inputs[7:],
     )  # fmt: skip
     of_bias = None if bias is None else of_bias
-    return query, key, value, None, None, of_bias, *(None,) * 8, of_weight if weighs else None
+    return query, key, value, None, None, of_bias, *(None,) * 8, of_weight if weighs else None, None
 
 
 def _scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

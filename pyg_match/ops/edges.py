@@ -1,6 +1,5 @@
 """What attention runs along: listed edges, and dense groups whose edges nobody lists."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
@@ -10,6 +9,14 @@ from torch import Tensor
 from pyg_match.checks import check_tensor
 from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
+from pyg_match.ops.group_tables import (
+    count_before,
+    count_rounds,
+    group_rows,
+    group_targets,
+    list_groups,
+    share_sources,
+)
 
 
 class Blocks(NamedTuple):
@@ -53,9 +60,9 @@ class Anchored(NamedTuple):
 
     def listed(self) -> tuple[CSR, Tensor]:
         """All edges, those of anchors last for each target, and what they add to their scores."""
-        rows = _rows(self.target_ptr, self.anchor_ptr[:-1], self.anchor_ptr[1:])
+        rows = group_rows(self.target_ptr, self.anchor_ptr[:-1], self.anchor_ptr[1:])
         groups = torch.tensor(rows, dtype=torch.long, device=self.anchor.device).view(-1, 4)
-        return _listed(self.edges.rowptr, self.edges.col, groups, self.anchor, self.log_weight)
+        return list_groups(self.edges.rowptr, self.edges.col, groups, self.anchor, self.log_weight)
 
 
 class EdgeSet(NamedTuple):
@@ -77,12 +84,14 @@ class EdgeSet(NamedTuple):
         source: The sources of the groups.
         log_weight: What targets add to the scores of their group, group after group; ``None`` for nothing.
         rounds: How many times the groups go through all targets.
+        target: The targets in the order in which groups divide them; ``None`` if it is that of the nodes.
 
     Shapes:
         - **rowptr:** :math:`(T + 1)`
         - **col**, **perm:** :math:`(E)`
         - **transposed:** :math:`(S + 1), (E), (E)`
         - **groups:** :math:`(G, 4)`
+        - **target:** :math:`(T)`
 
     Example:
         >>> edges = EdgeSet.of(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3, num_sources=8)
@@ -99,6 +108,7 @@ class EdgeSet(NamedTuple):
     source: Optional[Tensor] = None
     log_weight: Optional[Tensor] = None
     rounds: int = 1
+    target: Optional[Tensor] = None
 
     @classmethod
     def of(
@@ -144,7 +154,8 @@ class EdgeSet(NamedTuple):
     def is_dense(self) -> bool:
         """Whether it is complete graphs of ranges of nodes: groups without a list, without weights, in one round."""
         listed = self.groups is None or self.col.numel() > 0
-        return not listed and self.source is None and self.log_weight is None and self.rounds == 1
+        plain = self.source is None and self.log_weight is None and self.target is None
+        return plain and not listed and self.rounds == 1
 
     def csr(self) -> CSR:
         """The listed edges."""
@@ -159,6 +170,7 @@ class EdgeSet(NamedTuple):
         groups: Union[Tensor, Sequence[Sequence[int]]],
         source: Optional[Tensor] = None,
         log_weight: Optional[Tensor] = None,
+        target: Optional[Tensor] = None,
     ) -> "EdgeSet":
         """The same listed edges, and dense groups besides.
 
@@ -169,16 +181,19 @@ class EdgeSet(NamedTuple):
             groups: See :class:`EdgeSet`.
             source: See :class:`EdgeSet`.
             log_weight: See :class:`EdgeSet`.
+            target: See :class:`EdgeSet`. Bounds of targets in ``groups`` are places in it.
 
         Shapes:
             - **groups:** :math:`(G, 4)`
             - **source:** :math:`(S_G)`
             - **log_weight:** the number of targets of all groups
+            - **target:** :math:`(T)`
 
         Raises:
             ValueError: If groups do not divide the targets, a source does not exist, there is not one weight for each
-                target of each group, or tensors lie on another device than the edges.
-            TypeError: If sources are no whole numbers, or weights no floating-point ones.
+                target of each group, ``target`` does not hold each target once, or tensors lie on another device than
+                the edges.
+            TypeError: If sources or targets are no whole numbers, or weights no floating-point ones.
 
         Example:
             >>> edges = EdgeSet.of(torch.empty(2, 0, dtype=torch.long), num_targets=5, num_sources=5)
@@ -197,7 +212,9 @@ class EdgeSet(NamedTuple):
             check_tensor("source", source, (None,), "whole")
         if log_weight is not None:
             check_tensor("log_weight", log_weight, (None,))
-        for name, tensor in (("source", source), ("log_weight", log_weight)):
+        if target is not None:
+            check_tensor("target", target, (self.num_targets,), "whole")
+        for name, tensor in (("source", source), ("log_weight", log_weight), ("target", target)):
             if tensor is not None and tensor.device != device:
                 raise ValueError(
                     f"'{name}' must be on the device of the edges, {device}, got {tensor.device}"
@@ -207,15 +224,19 @@ class EdgeSet(NamedTuple):
             if bool(outside.any()):
                 seen = int(source[outside][0])
                 raise ValueError(f"a group names source {seen}, but there are {self.num_sources}")
+        if target is not None:
+            expected = torch.arange(self.num_targets, device=device)
+            if not torch.equal(target.long().sort().values, expected):
+                raise ValueError(f"'target' must hold each of the {self.num_targets} targets once")
         limit = self.num_sources if source is None else source.numel()
-        rounds = _rounds(rows, self.num_targets, limit)
+        rounds = count_rounds(rows, self.num_targets, limit)
         count = sum(stop - start for start, stop, *_ in rows)
         if log_weight is not None and log_weight.shape != (count,):
             raise ValueError(
                 f"'log_weight' must hold a number for each of the {count} targets of groups, got "
                 f"{list(log_weight.shape)}"
             )
-        if _share_sources(rows):  # each group gets sources of its own, for gradients to have a place
+        if share_sources(rows):  # each group gets sources of its own, for gradients to have a place
             places = [torch.arange(start, stop, device=device) for *_, start, stop in rows]
             place = torch.cat(places)
             source = place if source is None else source[place]
@@ -224,7 +245,10 @@ class EdgeSet(NamedTuple):
                 [*row[:2], end - len(part), end] for row, part, end in zip(rows, places, ends, strict=True)
             ]
         table = torch.tensor(rows, dtype=torch.long, device=device).view(-1, 4)
-        return self._replace(groups=table, source=source, log_weight=log_weight, rounds=rounds)
+        # Kernels read one number after the other.
+        source, target = (None if t is None else t.long().contiguous() for t in (source, target))
+        log_weight = None if log_weight is None else log_weight.contiguous()
+        return self._replace(groups=table, source=source, log_weight=log_weight, rounds=rounds, target=target)
 
     def listed(self) -> "tuple[EdgeSet, Optional[Tensor]]":
         """The same with all edges in the list, those of groups last for each target, and what they add to scores.
@@ -234,7 +258,7 @@ class EdgeSet(NamedTuple):
         """
         if self.groups is None:
             return self, None
-        csr, bias = _listed(self.rowptr, self.col, self.groups, self.source, self.log_weight)
+        csr, bias = list_groups(self.rowptr, self.col, self.groups, self.source, self.log_weight, self.target)
         return EdgeSet(csr.rowptr, csr.col.int(), self.num_sources), bias
 
     def with_transpose(self) -> "EdgeSet":
@@ -253,24 +277,28 @@ class EdgeSet(NamedTuple):
             - **keep:** :math:`(N)`
             - **output:** the edges, and :math:`(E)`
         """
-        csr, before = self.csr(), _before(keep)
+        csr, before = self.csr(), count_before(keep)
         kept = keep[csr.col] & keep[csr.target()]
-        rowptr = _before(kept)[csr.rowptr]
+        rowptr = count_before(kept)[csr.rowptr]
         rowptr = torch.cat([rowptr[:1], rowptr[1:][keep]])
         edges = EdgeSet(rowptr, before[csr.col[kept]].int(), rowptr.numel() - 1)
         if self.groups is None:
             return edges if self.transposed is None else edges.with_transpose(), kept
-        targets, sources = before[self.groups[:, :2]], self.groups[:, 2:]
-        source, log_weight = self.source, self.log_weight
+        bounds, sources = self.groups[:, :2], self.groups[:, 2:]
+        source, log_weight, target = self.source, self.log_weight, self.target
+        in_order = keep if target is None else keep[target]
         if source is None:
             sources = before[sources]
         else:
-            sources, source = _before(keep[source])[sources], before[source[keep[source]]]
+            sources, source = count_before(keep[source])[sources], before[source[keep[source]]]
         if log_weight is not None:
-            log_weight = log_weight[keep[_all_targets(self.groups)]]
+            log_weight = log_weight[in_order[group_targets(self.groups)]]
+        target = None if target is None else before[target[in_order]]
         edges = edges if self.transposed is None else edges.with_transpose()
-        groups = torch.cat([targets, sources], dim=1)
-        edges = edges._replace(groups=groups, source=source, log_weight=log_weight, rounds=self.rounds)
+        groups = torch.cat([count_before(in_order)[bounds], sources], dim=1)
+        edges = edges._replace(
+            groups=groups, source=source, log_weight=log_weight, rounds=self.rounds, target=target
+        )
         return edges, kept
 
 
@@ -284,7 +312,7 @@ def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optio
     _check_rising("target_ptr", blocks.target_ptr)
     rowptr = torch.zeros(num_targets + 1, dtype=torch.long, device=device)
     none = EdgeSet(rowptr, rowptr[:0].int(), num_sources)
-    return none.with_groups(_rows(blocks.target_ptr, blocks.source_start, blocks.source_stop))
+    return none.with_groups(group_rows(blocks.target_ptr, blocks.source_start, blocks.source_stop))
 
 
 @torch.compiler.disable  # what is read of tensors here would break the graph
@@ -304,84 +332,10 @@ def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet
     wrong = anchor[(anchor < 0) | (anchor >= num_sources)]
     if wrong.numel() > 0:
         raise ValueError(f"an anchor is source {int(wrong[0])}, but there are {num_sources}")
-    groups = _rows(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:])
+    groups = group_rows(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:])
     return EdgeSet.of(edges.edges, num_targets, num_sources).with_groups(groups, anchor, edges.log_weight)
 
 
 def _check_rising(name: str, ptr: tuple[int, ...]) -> None:
     if ptr[0] != 0 or any(stop < start for start, stop in zip(ptr, ptr[1:], strict=False)):
         raise ValueError(f"'{name}' must rise from 0, got {ptr}")
-
-
-def _rows(
-    target_ptr: Sequence[int], source_start: Sequence[int], source_stop: Sequence[int]
-) -> list[list[int]]:
-    """Groups of targets that follow each other."""
-    rows = zip(target_ptr[:-1], target_ptr[1:], source_start, source_stop, strict=True)
-    return [list(row) for row in rows]
-
-
-def _rounds(rows: list[list[int]], num_targets: int, num_sources: int) -> int:
-    """How many times groups go through all targets; refuses those that do not, and sources that do not exist."""
-    rounds, place = 0, num_targets
-    for first, stop, source, source_stop in rows:
-        if first == 0 and place == num_targets:
-            rounds, place = rounds + 1, 0
-        if first != place or not first <= stop <= num_targets:
-            raise ValueError(
-                f"groups must go through the {num_targets} targets in order, got one from {first} to {stop} after "
-                f"{place}"
-            )
-        if not 0 <= source <= source_stop <= num_sources:
-            raise ValueError(
-                f"sources of a group must be a range of the {num_sources} that there are, got from {source} to "
-                f"{source_stop}"
-            )
-        place = stop
-    if place != num_targets or (rounds == 0 and num_targets > 0):
-        raise ValueError(
-            f"groups must go through all {num_targets} targets, got none behind {place % max(num_targets, 1)}"
-        )
-    return rounds if num_targets > 0 else 1
-
-
-def _share_sources(rows: list[list[int]]) -> bool:
-    """Whether two groups have sources in common."""
-    ranges = [row[2:] for row in rows if row[0] < row[1] and row[2] < row[3]]
-    if torch.compiler.is_compiling():  # which sorts no numbers that it does not know, but compares them
-        pairs = itertools.combinations(ranges, 2)
-        return any(one[0] < other[1] and other[0] < one[1] for one, other in pairs)
-    ranges.sort()
-    return any(after[0] < before[1] for before, after in zip(ranges, ranges[1:], strict=False))
-
-
-def _before(mask: Tensor) -> Tensor:
-    """How many are marked before each place, and in all."""
-    return torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
-
-
-def _all_targets(groups: Tensor) -> Tensor:
-    """The targets of all groups, group after group."""
-    start, size = groups[:, 0], groups[:, 1] - groups[:, 0]
-    first = start - (size.cumsum(0) - size)
-    of_all = first.repeat_interleave(size)
-    return of_all + torch.arange(of_all.numel(), device=groups.device)
-
-
-def _listed(
-    rowptr: Tensor, col: Tensor, groups: Tensor, source: Optional[Tensor], log_weight: Optional[Tensor]
-) -> tuple[CSR, Tensor]:
-    """All edges by target, and what they add to their scores; those of groups come last for each target."""
-    target, seen = _all_targets(groups), groups[:, 3] - groups[:, 2]
-    of_target = torch.arange(len(groups), device=groups.device).repeat_interleave(groups[:, 1] - groups[:, 0])
-    seen = seen[of_target]
-    number = torch.arange(target.numel(), device=groups.device).repeat_interleave(seen)
-    first = (groups[:, 2][of_target] - (seen.cumsum(0) - seen)).repeat_interleave(seen)
-    place = first + torch.arange(number.numel(), device=groups.device)
-    dense = place if source is None else source[place]
-    all_targets = torch.cat([CSR(rowptr, col).target(), target[number]])
-    order = all_targets.argsort(stable=True)
-    bias = torch.zeros_like(number, dtype=torch.float) if log_weight is None else log_weight[number]
-    bias = torch.cat([bias.new_zeros(col.numel()), bias])[order]
-    counts = torch.bincount(all_targets, minlength=rowptr.numel() - 1)
-    return CSR(torch.cat([rowptr[:1], counts.cumsum(0)]), torch.cat([col.long(), dense])[order]), bias

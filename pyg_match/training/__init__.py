@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pyg_match.training.calibration import Calibration, calibrate
 from pyg_match.training.config import DataConfig, LossConfig, TrainingConfig, config_from_dict, load_config
 from pyg_match.training.export import export_matcher
 from pyg_match.training.narrow import narrow
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from pyg_match.training.loop import train
 
 __all__ = [
+    "Calibration",
     "DataConfig",
     "LossConfig",
     "Objective",
     "TrainingConfig",
+    "calibrate",
     "config_from_dict",
     "export_matcher",
     "load_config",

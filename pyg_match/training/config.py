@@ -12,9 +12,10 @@ from pyg_match.checks import shown, whole_number
 from pyg_match.fields import build, check_names, mapping
 from pyg_match.files import is_file
 from pyg_match.nn import MatcherConfig
+from pyg_match.nn.matcher_config import MatcherShape
 from pyg_match.pretrained import check_name
 
-PRESETS = ("finetune", "scratch-small", "scratch-full")
+PRESETS = ("sparse", "finetune", "scratch-small", "scratch-full")
 _EVERY = ("validate_every", "checkpoint_every", "checkpoint_minutes")
 _LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 
@@ -40,9 +41,11 @@ class DataConfig:
     #: Share of pairs with repeated structure, and of training pairs of warped photos that show two different ones.
     repeats: float = 0.0
     unrelated: float = 0.0
-    #: File of pairs of photos of the same scene to train on as well, see PhotoPairs; how many of them, where more than
-    #: there are need photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
+    #: Pairs of photos of the same scene to train on as well, see PhotoPairs: a file of them, or with how many similar
+    #: photos each photo is compared to find them, see related_photos; how many of them, where more than there are need
+    #: photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
     photo_pairs: Optional[str] = None
+    related: int = 0
     num_photo_pairs: Optional[int] = None
     photo_warps: Optional[dict[str, Any]] = None
     #: Arguments of HomographyWarps and of Photometric.
@@ -50,15 +53,18 @@ class DataConfig:
     photometric: dict[str, Any] = field(default_factory=dict)
     #: Seed of warps and of the split of the photos.
     seed: int = 0
+    #: Whether keypoints of warped photos are found when they are trained on, on the device that trains, instead of
+    #: before and once; num_pairs costs nothing then.
+    live: bool = False
     #: Folder of the features; None for "features" beside the checkpoints.
     cache: Optional[str] = None
-    #: Processes that draw edges.
+    #: Processes that draw edges, or render views of live pairs, or read photos for a GPU that does.
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_keypoints", "num_pairs"):
             whole_number(f"data.{name}", getattr(self, name))
-        for name in ("validation_pairs", "num_workers"):
+        for name in ("validation_pairs", "num_workers", "related"):
             whole_number(f"data.{name}", getattr(self, name), least=0)
         for name in ("min_num_keypoints", "num_photo_pairs"):
             if getattr(self, name) is not None:
@@ -155,6 +161,12 @@ class TrainingConfig:
     validate_every: int = 200
     checkpoint_every: int = 100
     checkpoint_minutes: float = 10.0
+    #: Fields of MatcherConfig that the result has and training has not, such as assign_on_edges; whether temperatures
+    #: and threshold of the result are chosen on validation pairs, see calibrate; and whether its weights are written in
+    #: half precision.
+    result: dict[str, Any] = field(default_factory=dict)
+    calibrate: bool = False
+    half: bool = False
     #: Seed of initial weights and of the order of the data.
     seed: int = 0
 
@@ -172,7 +184,14 @@ class TrainingConfig:
                 check_name(weights, f"'{name}'")
         if not 0 <= self.ema < 1:
             raise ValueError(f"'ema' must be in [0, 1), got {self.ema}")
-        check_names(self.matcher, [f.name for f in dataclasses.fields(MatcherConfig)], "matcher.")
+        for section, values in (("matcher.", self.matcher), ("result.", self.result)):
+            check_names(values, [f.name for f in dataclasses.fields(MatcherConfig)], section)
+        shape = {f.name for f in dataclasses.fields(MatcherShape)} - {"assign_on_edges"}
+        for name in self.result:
+            if name in shape:
+                raise ValueError(f"'result.{name}' is fixed by training; set 'matcher.{name}' instead")
+        if self.calibrate and self.data.validation_pairs == 0:
+            raise ValueError("'calibrate' needs 'data.validation_pairs', got 0")
         from pyg_match.transforms import graph_from_recipe
 
         graph_from_recipe(self.graph)
@@ -180,23 +199,24 @@ class TrainingConfig:
             raise ValueError("the distillation losses need a 'teacher', got None")
         if self.teacher_edges and self.teacher is None:
             raise ValueError("'teacher_edges' needs a 'teacher', got None")
-        if self.data.photo_pairs is not None and self.teacher is None:
-            raise ValueError("'data.photo_pairs' are labelled by a 'teacher', got None")
-        if self.data.photo_pairs is None and (self.data.photo_warps, self.data.num_photo_pairs) != (
-            None,
-            None,
-        ):
+        data = self.data
+        if data.photo_pairs is not None and data.related:
             raise ValueError(
-                "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs', got None"
+                f"'data.photo_pairs' leave nothing for 'data.related' to find, got {data.related}"
             )
+        if (data.photo_pairs is not None or data.related) and self.teacher is None:
+            raise ValueError("pairs of photos are labelled by a 'teacher', got None")
+        for name in ("photo_warps", "num_photo_pairs"):
+            if getattr(data, name) is not None and data.photo_pairs is None and not data.related:
+                raise ValueError(f"'data.{name}' needs 'data.photo_pairs' or 'data.related', got neither")
 
 
 def load_config(source: Union[str, Path], overrides: Sequence[str] = ()) -> TrainingConfig:
     """Read the settings of a training run.
 
     Args:
-        source: The name of a preset (``"finetune"``, ``"scratch-small"``, ``"scratch-full"``) or a YAML file, which
-            may name a preset to start from under ``preset``.
+        source: The name of a preset (``"sparse"``, ``"finetune"``, ``"scratch-small"``, ``"scratch-full"``) or a YAML
+            file, which may name a preset to start from under ``preset``.
         overrides: Settings to change, as ``"key=value"`` with the value in YAML; ``"data.num_pairs=50"`` reaches
             into a section.
 

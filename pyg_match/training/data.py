@@ -1,6 +1,7 @@
 """The pairs that a run trains and validates on."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union
@@ -10,19 +11,30 @@ from torch.utils.data import ConcatDataset
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.cached_pairs import CachedPairs
+from pyg_match.datasets.homography_warps import HomographyWarps
+from pyg_match.datasets.live_pairs import LivePairs, with_homography
+from pyg_match.datasets.photo_pairs import PhotoPairs, read_pairs
+from pyg_match.datasets.photometric import Photometric
+from pyg_match.datasets.related_photos import related_photos, scenes
 from pyg_match.datasets.sources import find_images
+from pyg_match.datasets.synthetic_homographies import SyntheticHomographies
 from pyg_match.training.config import TrainingConfig
 from pyg_match.transforms import graph_from_recipe
 
 
-def split_photos(photos: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+def split_photos(
+    photos: Sequence[Path], share: float, seed: int, pairs: Sequence[tuple[Path, Path]] = ()
+) -> tuple[list[Path], list[Path]]:
     """Photos for training and for validation, at least one each.
+
+    Photos that ``pairs`` join go the same way, so that validation sees other scenes, unless there is one scene only.
 
     Raises:
         ValueError: If there are fewer than two photos, or the share is not between 0 and 1.
 
     Example:
-        >>> train, valid = split_photos([Path(str(i)) for i in range(10)], 0.2, seed=0)
+        >>> photos = [Path(str(i)) for i in range(10)]
+        >>> train, valid = split_photos(photos, 0.2, seed=0)
         >>> len(train), len(valid)
         (8, 2)
     """
@@ -31,95 +43,173 @@ def split_photos(photos: Sequence[Path], share: float, seed: int) -> tuple[list[
     if not 0 < share < 1:
         raise ValueError(f"'data.validation_photos' must be between 0 and 1, got {share}")
     count = min(max(round(len(photos) * share), 1), len(photos) - 1)
-    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out = set(order[:count])
+    groups = _scenes(photos, pairs)
+    held_out: set[int] = set()
+    for group in torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist():
+        if len(held_out) + len(groups[group]) <= count:
+            held_out.update(groups[group])
+    if not held_out:
+        return split_photos(photos, share, seed)
     chosen: tuple[list[Path], list[Path]] = ([], [])
     for index, photo in enumerate(photos):
         chosen[index in held_out].append(photo)
     return chosen
 
 
+def _scenes(photos: Sequence[Path], pairs: Sequence[tuple[Path, Path]]) -> list[list[int]]:
+    """Groups of photos that pairs join; listed photos may lie outside of the folder, and join nothing."""
+    place = {photo: index for index, photo in enumerate(photos)}
+    inside = [(place[first], place[second]) for first, second in pairs if first in place and second in place]
+    return scenes(len(photos), inside)
+
+
 def make_datasets(
-    config: TrainingConfig, images: Union[str, os.PathLike[str]], cache: Union[str, os.PathLike[str]]
+    config: TrainingConfig,
+    images: Union[str, os.PathLike[str]],
+    cache: Union[str, os.PathLike[str]],
+    progress: bool = False,
+    device: Union[torch.device, str] = "cpu",
 ) -> tuple[Any, Any]:
     """Pairs for training and validation from a folder of photos, with their edges; validation sees other photos.
 
-    Pairs of photos (``data.photo_pairs``) follow those of warped photos; those that contain a photo which is held out
-    for validation are left out.
+    Pairs of photos, those in ``data.photo_pairs`` or found for ``data.related``, follow those of warped photos. Those
+    whose photos are all held out are validated on, at most as many as there are warped ones; those of which one is held
+    out are left out. With ``data.unrelated``, validation sees as many warped pairs of different photos as of the same
+    ones.
+
+    Args:
+        config: All settings.
+        images: Folder of photos.
+        cache: Folder of their keypoints.
+        progress: Whether to show a progress bar while pairs of photos are looked for.
+        device: Where keypoints are found, and pairs of photos labelled.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If there are too few photos, or an argument of the warps or changes does not exist.
     """
-    from pyg_match.datasets import PhotoPairs, SyntheticHomographies
-    from pyg_match.datasets.homography_warps import HomographyWarps
-    from pyg_match.datasets.photo_pairs import read_pairs
-    from pyg_match.datasets.photometric import Photometric
-
     data = config.data
     try:
-        settings: dict[str, Any] = {
-            "warps": HomographyWarps(**data.warps),
-            "photometric": Photometric(**data.photometric),
-        }
+        warps = HomographyWarps(**data.warps)
+        photometric = Photometric(**data.photometric)
         photo_warps = None if data.photo_warps is None else HomographyWarps(**data.photo_warps)
     except TypeError as error:
         raise ValueError(f"'data.warps', 'data.photo_warps' or 'data.photometric': {error}") from None
-    settings |= {
+    common: dict[str, Any] = {
+        "extractor": data.extractor,
+        "extractor_options": data.extractor_options,
         "max_num_keypoints": data.max_num_keypoints,
+        "cache": cache,
+        "transform": graph_from_recipe(config.graph),
+    }
+    of_warps = common | {
+        "warps": warps,
+        "photometric": photometric,
         "size": data.size,
         "repeats": data.repeats,
         "negative_threshold": data.negative_threshold,
-        "cache": cache,
-        "transform": graph_from_recipe(config.graph),
-        "extractor_options": data.extractor_options,
+    }
+    of_photos = common | {
+        "teacher": config.teacher or "",
+        "resize": max(data.size),
+        "warps": photo_warps,
+        "seed": data.seed,
     }
     photos = find_images(images)[0]
-    train, valid = split_photos(photos, data.validation_photos, data.seed)
-    warped, held_out = (
+    pairs = _photo_pairs(config, images, cache, progress, device)
+    train, valid = split_photos(photos, data.validation_photos, data.seed, pairs)
+    scene_of = {photos[photo]: scene for scene, group in enumerate(_scenes(photos, pairs)) for photo in group}
+    of_warps["scene_of"] = scene_of
+    several = [len({scene_of[photo] for photo in part}) > 1 for part in (train, valid)]
+    held_out = set(valid)
+    to_learn = [pair for pair in pairs if not held_out & set(pair)]
+    to_judge = [pair for pair in pairs if held_out >= set(pair)]
+    if pairs and progress:
+        counts = f"{len(to_learn)} to train on, {len(to_judge)} to validate on"
+        print(f"{len(pairs)} pairs of photos of the same scene: {counts}", file=sys.stderr, flush=True)
+    if data.photo_pairs is not None and not to_learn:
+        raise ValueError(
+            f"none of the {len(pairs)} 'data.photo_pairs' is left to train on; one photo of each is held out"
+        )
+    learned: list[CachedPairs] = [
         SyntheticHomographies(
             train,
-            data.extractor,
             num_pairs=data.num_pairs,
             seed=2 * data.seed,
             min_num_keypoints=data.min_num_keypoints,
-            unrelated=data.unrelated,
-            **settings,
-        ),
+            unrelated=data.unrelated if several[0] else 0.0,
+            **of_warps,
+        )
+    ]
+    judged: list[CachedPairs] = [
+        # With 1.0 the same views with other partners, so that no keypoints have to be found for them.
         SyntheticHomographies(
-            valid, data.extractor, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, **settings
-        ),
-    )
-    if data.photo_pairs is None:
-        return warped, held_out
-    pairs = [pair for pair in read_pairs(data.photo_pairs, images) if not set(pair) & set(valid)]
-    photo_pairs = PhotoPairs(
-        pairs,
-        extractor=data.extractor,
-        teacher=config.teacher or "",
-        max_num_keypoints=data.max_num_keypoints,
-        min_num_keypoints=data.min_num_keypoints,
+            valid, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, unrelated=unrelated, **of_warps
+        )
+        for unrelated in ((0.0, 1.0) if data.unrelated and several[1] else (0.0,))
+        if data.validation_pairs
+    ]
+    if to_learn:
+        learned.append(
+            PhotoPairs(
+                to_learn,
+                min_num_keypoints=data.min_num_keypoints,
+                num_pairs=data.num_photo_pairs,
+                **of_photos,
+            )
+        )
+    if to_judge and data.validation_pairs:
+        judged.append(PhotoPairs(to_judge, num_pairs=min(len(to_judge), data.validation_pairs), **of_photos))
+    for part in learned + judged:
+        part.to(device)
+    # Views are rendered in double precision, which not all devices have.
+    on_gpu = torch.device(device).type == "cuda"
+    train_pairs = LivePairs(learned, common["transform"], on_gpu) if data.live else _joined(learned)
+    return train_pairs, _joined(judged) if judged else []
+
+
+def _photo_pairs(
+    config: TrainingConfig,
+    images: Union[str, os.PathLike[str]],
+    cache: Any,
+    progress: bool,
+    device: Union[torch.device, str],
+) -> list[tuple[Path, Path]]:
+    """Pairs of photos of the same scene, listed or found."""
+    data = config.data
+    if data.photo_pairs is not None:
+        return read_pairs(data.photo_pairs, images)
+    if not data.related:
+        return []
+    return related_photos(
+        images,
+        data.extractor,
+        top_k=data.related,
         resize=max(data.size),
-        warps=photo_warps,
-        num_pairs=data.num_photo_pairs,
         seed=data.seed,
         cache=cache,
-        transform=settings["transform"],
         extractor_options=data.extractor_options,
+        progress=progress,
+        device=device,
     )
-    return JoinedPairs([warped, photo_pairs]), held_out
+
+
+def _joined(parts: "list[CachedPairs]") -> "CachedPairs | JoinedPairs":
+    return parts[0] if len(parts) == 1 else JoinedPairs(parts)
 
 
 class JoinedPairs(ConcatDataset[KeypointPair]):
-    """The pairs of several datasets after each other, without the homography that only some of them have."""
+    """The pairs of several datasets after each other; those without a homography get one of NaN."""
 
     datasets: list[CachedPairs]  # type: ignore[assignment]
 
     def __getitem__(self, index: int) -> KeypointPair:
-        pair = super().__getitem__(index)
-        if "homography" in pair:
-            del pair.homography
-        return pair
+        return with_homography(super().__getitem__(index))
+
+    def render(self, index: int) -> Any:
+        """The views of a warped pair, which come first, as images; see :meth:`SyntheticHomographies.render`."""
+        first: Any = self.datasets[0]
+        return first.render(index)
 
     @property
     def paths(self) -> list[Path]:

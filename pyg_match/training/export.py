@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import torch
-
 from pyg_match.checks import real_number, shown
 from pyg_match.files import is_file, user_path
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
+from pyg_match.training.calibration import scale_heads
 from pyg_match.transforms import graph_from_recipe
 
 
@@ -71,7 +70,6 @@ def export_matcher(
     matchability_temperature = real_number(
         "matchability_temperature", matchability_temperature, positive=True
     )
-    temperatures = {"temperature": temperature, "matchability_temperature": matchability_temperature}
     if is_file(target) and target.samefile(file):
         raise ValueError(f"the export would overwrite its source {file}; choose another file")
     if target.suffix != ".safetensors":  # said before the source is loaded
@@ -80,25 +78,12 @@ def export_matcher(
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)
+    kept = (filter_threshold, graph, assign_on_edges) == (None, None, None)
+    if not kept or (temperature, matchability_temperature) != (1, 1):
+        metadata.pop("calibration", None)  # whose figures are those of the source
     changes = {"filter_threshold": filter_threshold, "assign_on_edges": assign_on_edges}
     changed = {name: value for name, value in changes.items() if value is not None}
     matcher = GraphMatcher.from_pretrained(file, **changed)
-    for name, value in temperatures.items():
-        if value != 1 and matcher.config.assignment != "dual_softmax":
-            raise ValueError(
-                f"'{name}' needs assignment='dual_softmax', but the matcher has {matcher.config.assignment!r}"
-            )
-    if set(temperatures.values()) != {1}:
-        for head in matcher.assignments:
-            layers: Any = head
-            _scale(layers.lin, temperature**-0.5)  # similarities are products of two projections
-            _scale(layers.lin_matchability, 1 / matchability_temperature)
+    scale_heads(matcher, temperature, matchability_temperature)
     matcher.save(target, half=half, metadata=metadata)
     return hashlib.sha256(target.read_bytes()).hexdigest()
-
-
-@torch.no_grad()
-def _scale(lin: torch.nn.Linear, factor: float) -> None:
-    """Multiply what a layer gives."""
-    for parameter in lin.parameters():
-        parameter.mul_(factor)

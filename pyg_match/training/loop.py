@@ -9,11 +9,13 @@ import torch
 from lightning_fabric import Fabric
 
 from pyg_match.datasets.cached_pairs import check_photos
+from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.files import is_file, sweep, user_path
 from pyg_match.spinner import spinner
 from pyg_match.training.checkpoint import random_state, set_random_state
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.data import make_datasets
+from pyg_match.training.identity import check_before
 from pyg_match.training.start import Pairs, check_detectors
 from pyg_match.training.trainer import Trainer
 
@@ -30,9 +32,10 @@ def train(
 ) -> Path:
     """Train a matcher. A run that was interrupted, however roughly, goes on where it was.
 
-    The folder gets ``matcher.safetensors``, the averaged weights at the end, for
+    The folder gets ``matcher.safetensors``, the averaged weights at the end, calibrated if the settings say so, for
     :meth:`pyg_match.nn.GraphMatcher.from_pretrained`; ``best.safetensors``, those with the best recall on the
-    validation pairs; ``last.ckpt``, everything needed to go on; ``log.jsonl`` and TensorBoard's files.
+    validation pairs, unless the result is calibrated; ``last.ckpt``, everything needed to go on; ``log.jsonl`` and
+    TensorBoard's files.
 
     On the CPU, the result of an interrupted run equals that of an uninterrupted one bit by bit. SIGTERM and Ctrl-C
     end a run after the current step and a checkpoint.
@@ -42,7 +45,7 @@ def train(
         images: Folder of photos, of which pairs are made; see :class:`~pyg_match.datasets.SyntheticHomographies`.
         out: Folder of the run.
         datasets: Pairs with labels and edges to train and to validate on instead of those made from ``images``.
-        accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``, which is the CPU on Apple's machines.
+        accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``, which is the CPU on Apple's machines.
         devices: Number of devices of a node.
         strategy: How processes work together, such as ``"ddp"``; see Lightning Fabric.
         num_nodes: Number of machines.
@@ -91,7 +94,16 @@ def _run(
         if images is None:
             raise ValueError("training needs a folder of images or datasets, got neither")
         check_detectors(config)
-        datasets = make_datasets(config, images, config.data.cache or out / "features")
+        check_before(config, out / "last.ckpt", fabric.world_size)
+        # The first process finds photos of the same scene, the others read what it has found.
+        with fabric.rank_zero_first(local=True):
+            datasets = make_datasets(
+                config,
+                images,
+                config.data.cache or out / "features",
+                progress=fabric.is_global_zero,
+                device=fabric.device,
+            )
         made_here = True
     trainer = Trainer(fabric, config, out, *datasets)
     if made_here:
@@ -102,7 +114,7 @@ def _run(
                 check_photos(photos)
         state = random_state()
         with fabric.rank_zero_first(local=True):
-            for dataset in datasets:
+            for dataset in filter(len, datasets):
                 dataset.prepare(progress=fabric.is_global_zero)  # type: ignore[attr-defined]
         set_random_state(state)
         _check_matches(*datasets)
@@ -126,13 +138,15 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
                     raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
 
 
-def _check_matches(train_pairs: Pairs, valid_pairs: Pairs) -> None:
+def _check_matches(train_pairs: Pairs | LivePairs, valid_pairs: Pairs) -> None:
     """Refuse to train where there is nothing to match, and warn where there is nothing to judge by.
 
     Raises:
         ValueError: If no keypoint of any training pair has a partner.
     """
     for name, pairs in (("training", train_pairs), ("validation", valid_pairs)):
+        if isinstance(pairs, LivePairs):  # nobody knows before they are made
+            continue
         if len(pairs) == 0 or any(bool((pairs[index].y >= 0).any()) for index in range(len(pairs))):
             continue
         problem = f"no keypoint of the {len(pairs)} {name} pairs has a partner; are photos blank, or views far apart?"

@@ -40,7 +40,12 @@ class Monitor:
         if not enabled:
             return
         # What a run wrote that was killed before its first checkpoint is written anew.
-        records = [record for record in read_json_lines(self.path) if step > 0 and record["step"] <= step]
+        # A finished run that is called again calibrates again.
+        records = [
+            record
+            for record in read_json_lines(self.path)
+            if step > 0 and record["step"] <= step and "calibration" not in record
+        ]
         write_whole(self.path, "".join(json.dumps(record) + "\n" for record in records).encode())
         from torch.utils.tensorboard import SummaryWriter
 
@@ -86,6 +91,13 @@ class Monitor:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"validation after step {step}  {shown}")
 
+    def log_calibration(self, step: int, seconds: float, found: dict[str, Any]) -> None:
+        """Write what calibration has chosen; two numbers are those of the matcher and of its teacher."""
+        if self.enabled:
+            append_json(self.path, {"step": step, "seconds": round(seconds, 3), "calibration": found})
+        shown = "  ".join(f"{name} {value}" for name, value in found.items())
+        self.say(f"calibration  {shown}")
+
     def draw(self, step: int, matcher: GraphMatcher, pairs: Sequence[KeypointPair]) -> None:
         """Draw the matches of the first pair, if its images are known, and note how far attention reaches in it.
 
@@ -126,11 +138,11 @@ def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
 
     Args:
         matcher: The matcher.
-        pair: The pair; one without ``edge_index`` gives an empty list, as its edges are not listed.
+        pair: The pair; one whose images are complete graphs gives an empty list, as their edges are not listed.
     """
     from pyg_match.visualization import attention_span, record_attention
 
-    if "edge_index" not in pair or pair.pos.size(0) == 0:
+    if not ("edge_index" in pair or "window" in pair) or pair.pos.size(0) == 0:
         return []
     moved = copy.copy(pair).to(next(matcher.parameters()).device)
     with record_attention(matcher) as record:

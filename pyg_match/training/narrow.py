@@ -203,6 +203,8 @@ def narrow_from_settings(
         )
     check_detectors(config)
     matcher = make_matcher(config).eval()
+    # A few pairs tell which channels matter; those of photos need not be looked for.
+    config = replace(config, data=replace(config.data, related=0, live=False))
     with tempfile.TemporaryDirectory() as folder:
         pairs, _ = make_datasets(config, images, config.data.cache or folder)
         pairs.prepare(progress=True)

@@ -1,12 +1,11 @@
 """A training run: its state, its steps, and what it writes."""
 
 import copy
-import io
 import math
 import random
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,18 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
-from pyg_match.files import write_whole
+from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from pyg_match.training.config import TrainingConfig
+from pyg_match.training.identity import check_identity, settings_of
 from pyg_match.training.monitor import Monitor
+from pyg_match.training.not_finite import stop_with_evidence
 from pyg_match.training.objective import Objective, supervised_layers
+from pyg_match.training.result import finished, write_matcher
 from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
 from pyg_match.training.start import Pairs, make_matcher
 from pyg_match.training.validation import validate
-
-# Settings that change nothing in the course of training; a run may go on with others.
-_FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
 
 
 class Trainer:
@@ -45,28 +44,38 @@ class Trainer:
     """
 
     def __init__(
-        self, fabric: Fabric, config: TrainingConfig, out: Path, train_pairs: Pairs, valid_pairs: Pairs
+        self,
+        fabric: Fabric,
+        config: TrainingConfig,
+        out: Path,
+        train_pairs: Pairs | LivePairs,
+        valid_pairs: Pairs,
     ) -> None:
         self.fabric, self.config, self.out = fabric, config, out
         self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
         self._sampler(0)
+        if config.calibrate and len(valid_pairs) == 0:
+            raise ValueError("'calibrate' needs pairs to validate on, got none")
         torch.manual_seed(config.seed)
         np.random.seed(config.seed % (1 << 32))  # noqa: NPY002  (user code may draw from it)
         random.seed(config.seed)
         self.matcher = make_matcher(config).to(fabric.device)
+        replace(self.matcher.config, **config.result)  # says now what does not fit
         self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
-        teacher = None
-        if config.teacher is not None and (config.loss.distill_assignment or config.loss.distill_descriptors):
+        self.teacher: GraphMatcher | None = None
+        imitates = config.loss.distill_assignment or config.loss.distill_descriptors
+        if config.teacher is not None and (imitates or config.calibrate):
             half = config.precision == "bf16-mixed"
             teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, assign_on_edges=False)
-            teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
+            self.teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
         self.objective, self.optimizer = fabric.setup(
-            Objective(self.matcher, config.loss, teacher, config.teacher_edges), optimizer
+            Objective(self.matcher, config.loss, self.teacher if imitates else None, config.teacher_edges),
+            optimizer,
         )
         self.average.to(next(self.matcher.parameters()).dtype)  # as the precision of the run made it
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
@@ -130,7 +139,7 @@ class Trainer:
             if self.step < config.steps:
                 monitor.say(f"stopped after step {self.step}; run the same command to go on")
                 return self.checkpoint
-            return self._write_matcher("matcher.safetensors")
+            return self._write_result(monitor)
         finally:
             monitor.close()
             for number, handler in handlers.items():
@@ -143,7 +152,7 @@ class Trainer:
             ValueError: If it is damaged or belongs to a run with other settings or pairs.
         """
         state = load_checkpoint(self.checkpoint)
-        self._check_identity(state["identity"])
+        check_identity(self.out, state["identity"], self._identity())
         self.matcher.load_state_dict(state["matcher"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -161,19 +170,7 @@ class Trainer:
             ValueError: As :meth:`resume`.
         """
         if self.checkpoint.is_file():
-            self._check_identity(load_checkpoint(self.checkpoint)["identity"])
-
-    def _check_identity(self, before: dict[str, Any]) -> None:
-        # Checkpoints of earlier versions lack settings that came later, which stood as they stand by default.
-        before["data"] = {"unrelated": 0.0, **before.get("data", {})}
-        changed = sorted(
-            key for key, value in self._identity().items() if key not in _FREE and before.get(key) != value
-        )
-        if changed:
-            raise ValueError(
-                f"{self.out} holds a run with other settings ({', '.join(changed)}); "
-                "give the old ones to go on with it, or another folder"
-            )
+            check_identity(self.out, load_checkpoint(self.checkpoint)["identity"], self._identity())
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -199,11 +196,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What a run must keep in order to go on."""
-        values = asdict(self.config)
-        values["data"] = {
-            key: value for key, value in values["data"].items() if key not in ("cache", "num_workers")
-        }
-        values["data"]["size"] = list(values["data"]["size"])
+        values = settings_of(self.config)
         values["photos"] = [path.name for path in getattr(self.train_pairs, "paths", ())]
         values["pairs"] = len(self.train_pairs)
         return values
@@ -225,11 +218,19 @@ class Trainer:
         loader: Any = DataLoader(
             self.train_pairs,  # type: ignore[arg-type]
             batch_sampler=self._sampler(self.step),
-            collate_fn=Batch.from_data_list,
+            collate_fn=list if isinstance(self.train_pairs, LivePairs) else Batch.from_data_list,
             num_workers=self.config.data.num_workers,
             generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
         )
         return iter(loader)
+
+    def _on_device(self, batch: Any) -> Any:
+        device = self.fabric.device
+        return (
+            self.train_pairs.batch(batch, device)
+            if isinstance(self.train_pairs, LivePairs)
+            else batch.to(device)
+        )
 
     def _train_step(self, batches: Any) -> dict[str, float]:
         config, fabric = self.config, self.fabric
@@ -244,7 +245,7 @@ class Trainer:
         parts: list[dict[str, torch.Tensor]] = []
         seen = []
         for number in range(config.accumulate):
-            batch = next(batches).to(fabric.device)
+            batch = self._on_device(next(batches))
             seen.append(batch)
             with fabric.no_backward_sync(self.objective, enabled=number < config.accumulate - 1):
                 found = self.objective(batch, layers)
@@ -261,11 +262,11 @@ class Trainer:
         # Scaled half-precision gradients overflow now and then, and their steps are left out by the scaler.
         finite = math.isfinite(norm) or config.precision == "16-mixed"
         if not (finite and math.isfinite(losses["total"])):
-            self._dump(seen, losses, norm)
+            self._stop("the loss or its gradient is not finite", seen, losses, norm)
         self.optimizer.step()
         weights = [parameter.detach() for parameter in self.matcher.parameters()]
         if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all()):
-            self._dump(seen, losses, norm, "the weights are not finite after step")
+            self._stop("the weights are not finite", seen, losses, norm)
         if config.ema:
             update_average(self.average, self.matcher, config.ema, self.step)
         else:
@@ -278,42 +279,10 @@ class Trainer:
         reduced: Any = self.fabric.all_reduce(flags, reduce_op="sum")
         return [flag > 0 for flag in reduced.tolist()]
 
-    def _dump(
-        self,
-        batches: list[Any],
-        losses: dict[str, float],
-        norm: float,
-        problem: str = "the loss or its gradient is not finite in step",
-    ) -> None:
-        """Write what led to a loss, or to weights, that are not finite, and stop.
-
-        Raises:
-            FloatingPointError: Always.
-        """
+    def _stop(self, problem: str, batches: list[Any], losses: dict[str, float], norm: float) -> None:
         path = self.out / f"not-finite-step{self.step}-process{self.fabric.global_rank}.pt"
-        state = {
-            "step": self.step,
-            "losses": losses,
-            "gradient": norm,
-            "batches": [
-                {
-                    key: value.as_tensor() if hasattr(value, "as_tensor") else value
-                    for key, value in batch.to_dict().items()
-                    if isinstance(value, torch.Tensor)
-                }
-                for batch in batches
-            ],
-            "matcher": self.matcher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_whole(path, buffer.getvalue())
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        raise FloatingPointError(
-            f"{problem} {self.step} ({shown}; gradient {norm:.4g}). The batch and the weights are in {path}; "
-            "try a lower learning_rate or precision 32-true"
-        )
+        states = {"matcher": self.matcher.state_dict(), "optimizer": self.optimizer.state_dict()}
+        stop_with_evidence(path, problem, self.step, batches, losses, norm, states)
 
     def _validate(self, monitor: Monitor) -> None:
         if self.fabric.is_global_zero and len(self.valid_pairs) > 0:
@@ -322,17 +291,22 @@ class Trainer:
             monitor.draw(self.step, self.average, self.valid_pairs)
             if metrics["recall"] > self.best:
                 self.best = metrics["recall"]
-                self._write_matcher("best.safetensors")
+                if not self.config.calibrate:  # what is calibrated is the result
+                    write_matcher(self.out / "best.safetensors", self.config, self.average)
         self.fabric.barrier()
 
-    def _write_matcher(self, name: str) -> Path:
-        path = self.out / name
+    def _write_result(self, monitor: Monitor) -> Path:
+        """The averaged weights, calibrated if wanted, with the options of the result."""
+        path = self.out / "matcher.safetensors"
         if self.fabric.is_global_zero:
-            data = self.config.data
-            # How many keypoints are wanted is a question of its own where the matcher is used.
-            options = {k: v for k, v in data.extractor_options.items() if k != "detection_threshold"}
-            metadata = {"graph": self.config.graph, "extractor": data.extractor}
-            self.average.save(path, metadata=metadata | ({"extractor_options": options} if options else {}))
+            matcher, found = finished(self.config, self.average, self.teacher, self.valid_pairs)
+            if found is not None:
+                monitor.log_calibration(self.step, self.seconds, found.to_dict())
+            write_matcher(path, self.config, matcher, half=self.config.half, calibration=found)
+            if self.config.calibrate or len(self.valid_pairs) == 0:
+                # Of an earlier run, for whose weights this result would not be taken.
+                (self.out / "best.safetensors").unlink(missing_ok=True)
+        self.fabric.barrier()
         return path
 
     def _listen(self) -> dict[int, Any]:

@@ -2,19 +2,21 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.geometry import corner_error, estimate_homography
 from pyg_match.metrics import error_auc, matching_precision, matching_recall
 from pyg_match.nn import GraphMatcher
 
+_METHODS = ("dlt", "poselib")
 
-@torch.no_grad()
+
 def validate(
     matcher: GraphMatcher, pairs: Sequence[KeypointPair], threshold: float = 3.0
 ) -> dict[str, float]:
@@ -27,39 +29,92 @@ def validate(
         threshold: Largest reprojection error of a correct match in pixels.
 
     Returns:
-        ``recall``, and where there are homographies ``precision``, ``auc@5_dlt`` and ``auc@5_poselib``.
+        ``recall``, where there are homographies ``precision``, ``auc@5_dlt`` and ``auc@5_poselib``, and where there
+        are pairs without a common keypoint ``false_matches``, their mean number.
+    """
+    return mean_metrics(pair_metrics(matcher, pairs, threshold))
+
+
+def mean_metrics(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """What :func:`validate` gives, of what :func:`pair_metrics` gives."""
+    known = {name: [value for value in values if not math.isnan(value)] for name, values in found.items()}
+    metrics = {"recall": _mean(known["recall"])}
+    if known["precision"]:
+        metrics["precision"] = _mean(known["precision"])
+        for method in _METHODS:
+            metrics[f"auc@5_{method}"] = error_auc(known[f"error_{method}"], [5.0])[0]
+    if known["false_matches"]:
+        metrics["false_matches"] = _mean(known["false_matches"])
+    return metrics
+
+
+@torch.no_grad()
+def pair_metrics(
+    matcher: GraphMatcher, pairs: Sequence[KeypointPair], threshold: float = 3.0
+) -> dict[str, list[float]]:
+    """What :func:`validate` gives means of, one number for each pair, NaN where it has none.
+
+    Returns:
+        ``recall``; ``precision``, ``error_dlt`` and ``error_poselib`` of pairs with a homography, the errors in pixels;
+        and ``false_matches``, their number, of pairs without a common keypoint.
     """
     was_training = matcher.training
     matcher.eval()
     try:
-        return _validate(matcher, pairs, threshold)
+        rows = [_metrics(matcher, pairs[index], threshold) for index in range(len(pairs))]
     finally:
         matcher.train(was_training)
+    names = ("recall", "precision", *(f"error_{method}" for method in _METHODS), "false_matches")
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
-def _validate(matcher: GraphMatcher, pairs: Sequence[KeypointPair], threshold: float) -> dict[str, float]:
-    device = next(matcher.parameters()).device
-    recall, precision = [], []
-    errors: dict[str, list[float]] = {"dlt": [], "poselib": []}
-    for index in range(len(pairs)):
-        pair: Any = copy.copy(pairs[index]).to(device)
-        matches, scores = (value.cpu() for value in matcher(pair).pair_matches())
-        count0 = int(pair.num_keypoints[0, 0])
-        recall.append(matching_recall(matches, pair.y[:count0].cpu()))
-        if "homography" not in pair or bool(pair.homography.isnan().all()):
-            continue
-        pos = pair.pos.cpu()
-        points0, points1 = pos[matches[:, 0]], pos[count0 + matches[:, 1]]
-        homography = pair.homography[0].cpu()
-        precision.append(matching_precision(points0, points1, homography, threshold))
-        for method, found in errors.items():
-            estimate, _ = estimate_homography(
-                points0.numpy(), points1.numpy(), method=method, scores=scores.numpy()
-            )
-            found.append(corner_error(estimate, homography.numpy(), pair.image_size[0].cpu().numpy()))
-    known = [value for value in recall if not math.isnan(value)]
-    metrics = {"recall": float(np.mean(known)) if known else math.nan}
-    if precision:
-        metrics["precision"] = float(np.mean(precision))
-        metrics |= {f"auc@5_{method}": error_auc(found, [5.0])[0] for method, found in errors.items()}
-    return metrics
+def _metrics(matcher: GraphMatcher, pair: Any, threshold: float) -> dict[str, float]:
+    moved = copy.copy(pair).to(next(matcher.parameters()).device)
+    matches, scores = (value.cpu() for value in matcher(moved).pair_matches())
+    pair = copy.copy(pair).cpu()
+    found = match_metrics(pair, matches, threshold)
+    if "precision" not in found:
+        return found
+    points0, points1 = _matched_points(pair, matches)
+    homography = pair.homography[0]
+    for method in _METHODS:
+        estimate, _ = estimate_homography(
+            points0.numpy(), points1.numpy(), method=method, scores=scores.numpy()
+        )
+        size = pair.image_size[0].numpy()
+        found[f"error_{method}"] = corner_error(estimate, homography.numpy(), size)
+    return found
+
+
+def match_metrics(pair: Any, matches: Tensor, threshold: float = 3.0) -> dict[str, float]:
+    """How good matches of a pair are.
+
+    Args:
+        pair: The pair, on the CPU, with labels ``y``.
+        matches: Indices of keypoints of image 0 and 1.
+        threshold: Largest reprojection error of a correct match in pixels.
+
+    Returns:
+        ``recall``, NaN if there is nothing to find; ``precision`` if there is a homography; ``false_matches``, their
+        number, if no keypoint has a partner.
+
+    Shapes:
+        - **matches:** :math:`(M, 2)`
+    """
+    y: Tensor = pair.y
+    found = {"recall": matching_recall(matches, y[: int(pair.num_keypoints[0, 0])])}
+    if y.numel() > 0 and bool((y == -1).all()):
+        found["false_matches"] = float(len(matches))
+    homography = pair.get("homography")
+    if homography is not None and not bool(homography.isnan().all()):
+        found["precision"] = matching_precision(*_matched_points(pair, matches), homography[0], threshold)
+    return found
+
+
+def _matched_points(pair: Any, matches: Tensor) -> tuple[Tensor, Tensor]:
+    count0 = int(pair.num_keypoints[0, 0])
+    return pair.pos[matches[:, 0]], pair.pos[count0 + matches[:, 1]]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

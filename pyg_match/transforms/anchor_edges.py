@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from pyg_match.checks import one_of, whole_number
+from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
@@ -42,7 +42,9 @@ class AnchorEdges(BaseTransform):
     With ``listed=False`` the edges of anchors are not listed, which takes less time and memory, both to draw and to
     use: ``edge_index`` keeps the edges from other keypoints, and ``anchor_weight`` holds the weight of all anchors for
     each keypoint, or 1. :class:`~pyg_match.nn.GraphMatcher` gives the same answer; what else reads ``edge_index`` sees
-    no anchors.
+    no anchors. It is the way to add anchors to the parts of :class:`~pyg_match.transforms.HilbertPartition`, all
+    keypoints of which, anchors too, count as :math:`\mathcal{N}(i)` there; ``anchor_weight`` then has a column for each
+    division.
 
     * ``method="parts"``: the keypoint nearest to the centre of each part of an equal division
       (:class:`~pyg_match.transforms.EqualPartition`), which follows the density of the keypoints;
@@ -103,12 +105,23 @@ class AnchorEdges(BaseTransform):
             raise ValueError(
                 f"draw the edges of anchors before setting {', '.join(names)}, which new edges lack"
             )
+        window = data.get("window") if key == "edge_index" else None
+        if window is not None:
+            check_tensor("window", window, (data.pos.size(0), None), "whole")
+            if self.listed:
+                raise ValueError(
+                    "anchors beside parts that see each other whole need listed=False, got listed=True"
+                )
         pos = data.pos.detach()
         choose = _part_centres if self.method == "parts" else _farthest_points
         anchor = choose(pos.double(), self.num_anchors, node_groups(data))
         ptr = group_ptr(data)
-        edge_index, weight = self._join(data.get(key), anchor, ptr)
-        store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
+        if window is not None:
+            divisions = [_weight_beside(part, anchor, ptr) for part in window.unbind(1)]
+            weight = torch.stack(divisions, dim=1)
+        else:
+            edge_index, weight = self._join(data.get(key), anchor, ptr)
+            store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
         store_values(data, f"{prefix}anchor", anchor)
         weight = weight.to(pos.dtype if pos.is_floating_point() else torch.get_default_dtype())
         if not self.listed:
@@ -145,8 +158,7 @@ class AnchorEdges(BaseTransform):
             torch.bincount(edges[1, mask], minlength=num_nodes) for mask in (is_anchor, ~is_anchor)
         )
         if not self.listed:
-            before = torch.cat([anchor.new_zeros(1, dtype=torch.long), anchor.cumsum(0)])
-            anchors = before[ptr].diff().repeat_interleave(sizes)
+            anchors = _count_anchors(anchor, ptr)
         # At least itself, also where edges are listed twice.
         return edges, ((could - others) / anchors.clamp(min=1)).clamp(min=1)
 
@@ -155,6 +167,21 @@ class AnchorEdges(BaseTransform):
         options += [f"{name}=True" for name in ("weighted", "cross") if getattr(self, name)]
         options += [] if self.listed else ["listed=False"]
         return f"{self.__class__.__name__}({self.num_anchors}, {', '.join(options)})"
+
+
+def _count_anchors(anchor: Tensor, ptr: list[int]) -> Tensor:
+    """How many anchors the group of each node has."""
+    before = torch.cat([anchor.new_zeros(1, dtype=torch.long), anchor.cumsum(0)])
+    return before[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
+
+
+def _weight_beside(window: Tensor, anchor: Tensor, ptr: list[int]) -> Tensor:
+    """What an anchor stands for, for each node that sees the nodes of its part."""
+    sizes = torch.tensor(ptr, device=anchor.device).diff()
+    number = torch.arange(sizes.numel(), device=anchor.device).repeat_interleave(sizes)
+    _, part, seen = torch.stack([number, window]).unique(dim=1, return_inverse=True, return_counts=True)
+    could = sizes.repeat_interleave(sizes)
+    return (could - seen[part]) / _count_anchors(anchor, ptr).clamp(min=1)
 
 
 def _anchor_edges(anchor: Tensor, ptr: list[int], cross: bool) -> Tensor:

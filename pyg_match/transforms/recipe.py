@@ -12,6 +12,7 @@ from pyg_match.transforms.candidate_edges import CandidateEdges
 from pyg_match.transforms.complete_graph import CompleteGraph
 from pyg_match.transforms.diverse_knn import DiverseKNN
 from pyg_match.transforms.equal_partition import EqualPartition
+from pyg_match.transforms.hilbert_partition import HilbertPartition
 from pyg_match.transforms.knn_graph import KNNGraph
 from pyg_match.transforms.nested_partition import NestedPartition
 from pyg_match.transforms.precomputed_edges import PrecomputedEdges
@@ -24,6 +25,7 @@ _CLASSES: tuple[type[BaseTransform], ...] = (
     CompleteGraph,
     DiverseKNN,
     EqualPartition,
+    HilbertPartition,
     KNNGraph,
     NestedPartition,
     PrecomputedEdges,

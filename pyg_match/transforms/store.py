@@ -35,7 +35,11 @@ def store_edges(data: Data, key: str, edge_index: EdgeIndex) -> None:
             is_undirected=[False] * count,
         )
         _write_down(data, key, slices, ptr[:-1])
-    for name in carried(data, key):
+    # Edges within images take the place of parts that see each other whole.
+    for name in [
+        *carried(data, key),
+        *(name for name in ("window",) if key == "edge_index" and name in data),
+    ]:
         del data[name]
     data[key] = edge_index
 

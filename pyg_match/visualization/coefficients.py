@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights
+from pyg_match.transforms.multi_scale import neighbour_rank
 
 # Coefficients, or gathered channels, that are in memory at a time.
 CHUNK = 1 << 22
@@ -143,18 +144,26 @@ def _of_edges(
         alpha = attention_weights(query[rows], key, own, own_bias, own_mask, conv.mask_mode, conv.scale)
         part = EdgeAttention(torch.stack([own.col, rows[row]]), alpha)
         if top is not None:
-            kept = _largest(alpha, row, rowptr, top)
+            kept = _largest(alpha, row, top)
             part = EdgeAttention(part.edge_index[:, kept], alpha[kept])
         parts.append(part)
     return parts
 
 
-def _largest(alpha: Tensor, row: Tensor, rowptr: Tensor, top: int) -> Tensor:
+def _largest(alpha: Tensor, row: Tensor, top: int) -> Tensor:
     """Mask of the edges that are among the ``top`` largest of their target in some head."""
     kept = torch.zeros_like(row, dtype=torch.bool)
     for values in alpha.unbind(1):
-        order = values.argsort(descending=True, stable=True)
-        order = order[row[order].argsort(stable=True)]
-        rank = torch.arange(len(row), device=row.device) - rowptr[row]
-        kept[order[rank < top]] = True
+        kept |= edge_ranks(values, row) < top
     return kept
+
+
+def edge_ranks(values: Tensor, target: Tensor) -> Tensor:
+    """The place of each edge among those of its target, the largest value first.
+
+    Shapes:
+        - **values**, **target**, **output:** :math:`(E)`
+    """
+    order = values.argsort(descending=True, stable=True)
+    order = order[target[order].argsort(stable=True)]
+    return torch.empty_like(target).index_copy_(0, order, neighbour_rank(target[order]))

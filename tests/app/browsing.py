@@ -55,7 +55,7 @@ class Visitor:
         return self.page.evaluate(f"explorer.state.{name}")
 
     def wait_for(self, condition):
-        self.page.wait_for_function(condition, timeout=10_000)
+        self.page.wait_for_function(condition, timeout=60_000)
 
     def rows(self, name):
         """The number of rows that a glyph draws."""

@@ -131,7 +131,7 @@ def test_nothing_else_is_served(server):
         "static/%2e%2e/%2e%2e/setup.cfg",
     ):
         with pytest.raises(HTTPError) as refused:
-            urlopen(f"{server}{path}", timeout=10)
+            urlopen(f"{server}{path}", timeout=60)
         assert refused.value.code in (400, 403, 404)
 
 
@@ -149,7 +149,7 @@ def test_pages_of_other_places_may_not_talk_to_it(server, host, origin, code):
     address = server.split("/")[2]
     host, origin = (text.format(port=address.split(":")[1]) for text in (host, origin))
     for path, upgrades in (("/ws", True), ("/", False), ("/autoload.js?bokeh-autoload-element=1", False)):
-        connection = HTTPConnection(address, timeout=10)
+        connection = HTTPConnection(address, timeout=60)
         headers = {"Host": host or address}
         if upgrades:
             headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
@@ -166,7 +166,7 @@ def test_pages_of_other_places_may_not_talk_to_it(server, host, origin, code):
 def test_what_a_visitor_leaves_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     served = launch(PairChoice(None, "xfeat-lighterglue", 64), block=False, resize=200)
-    urlopen(served.url, timeout=30).read()
+    urlopen(served.url, timeout=60).read()
     assert len(list(tmp_path.glob("pyg_match_*"))) == 1
     served.close()
     assert not list(tmp_path.glob("pyg_match_*"))

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
+from helpers import write_images
 from scipy.spatial import cKDTree
 
 from pyg_match import knn_graph
@@ -398,6 +400,13 @@ def test_readme(load, tmp_path, hpatches, capsys):
     )
     folder.mkdir()
     (folder / "attention_forward.json").write_text(json.dumps(forward))
+    measures = ("precision", "recall", "auc@5_poselib", "false_matches")
+    chosen = [
+        {"section": "accuracy", "peer": "parts", "steps": steps, **dict.fromkeys(measures, value)}
+        for steps, value in ((0, 0.5), (9, 0.625))
+    ]
+    chosen.append(timing(1.25, n=2048, peer="parts", section="times", part="graph and matcher"))
+    (folder / "graph_choice.json").write_text(json.dumps(benchmark("graph_choice", chosen)))
     knn = [timing(0.0123, n=5, peer="auto", points="uniform", k=8)]
     (folder / "knn.json").write_text(json.dumps(benchmark("knn", knn)))
     drawn = [timing(0.01, n=5, peer=r"rings \1"), timing(0.5, n=5, peer="matcher")]
@@ -414,6 +423,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
     assert "9.0 s to compile, 0.3 s in later" in written
     assert "| 5, uniform | 12.3 |" in written
+    assert "| parts | 50.0 → 62.5 | 50.0 → 62.5 | 50.0 → 62.5 | 0.5 → 0.6 | 1,250 |" in written
     assert r"| rings \1 | 10.0 | 2.0% | N^1.05 |" in written and "| parts | – | – | – |" in written
     assert "the 500 ms that a sparse matcher takes" in written and "| 0.25 | 0.123 | 12.3 |" in written
     assert "2020-01-02; A CPU, 2 cores, 2 threads, 8 GiB, others used 0.50 cores; torch 2." in written
@@ -492,6 +502,9 @@ def test_short_tables(load):
         "| ALIKED", "| DISK", "| XFeat", "| RootSIFT"
     ]  # fmt: skip
     assert "`aliked-sparse`: self 24" in readme.SECTIONS["graph choices"](folder)[0]
+    trained = readme.SECTIONS["trained graphs"](folder)[0].splitlines()[2:]
+    assert trained[0].startswith("| 24 neighbours, 288 anchors | 59.9 → ") and len(trained) > 2
+    assert all(line.count(" → ") == 4 for line in trained)
 
 
 def test_readme_takes_what_the_benchmarks_write(load, tmp_path):
@@ -597,6 +610,8 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
         raise NotImplementedError("its compilation takes a minute")
 
     monkeypatch.setattr(gpu, "flex", no_flex)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it takes minutes here
+    monkeypatch.setattr("lightglue_peers._COMPILED", 24)
     monkeypatch.setattr(gpu, "PART", 16)
     monkeypatch.setattr(gpu, "GROUP", 64)
     out = tmp_path / "gpu.json"
@@ -604,7 +619,15 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
     gpu.main(["--device", "cpu", *sizes.split(), *FAST, "--out", str(out)])
     results = json.loads(out.read_text())
     rows = {(row["section"], row["peer"]): row for row in results["rows"]}
-    assert {section for section, _ in rows} == {"operator", "windows", "matcher", "batches", "training"}
+    assert {section for section, _ in rows} == {
+        "operator",
+        "windows",
+        "matcher",
+        "batches",
+        "training",
+        "live",
+    }
+    assert rows["live", "all of it"]["seconds"] > rows["live", "views, keypoints and edges"]["seconds"] > 0
     failed = {peer for (_, peer), row in rows.items() if row["seconds"] is None}
     assert failed == {"flex bf16"} and "takes a minute" in rows["operator", "flex bf16"]["note"]
     errors = {row["what"]: row for row in results["errors"]}
@@ -614,4 +637,42 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
     )
     met = {target["name"]: target["met"] for target in results["targets"]}
     assert met["error of windows fp32"] and met["one pair of 2048"] is None
+    for name in ("kornia", "official"):
+        assert {f"{name} fp16", f"{name} fp16, compiled", f"{name} fp16, padded"} <= {
+            peer for _, peer in rows
+        }
     assert "written" in capsys.readouterr().out
+
+
+def test_graph_choice(load, tmp_path, capsys):
+    choice = load("graph_choice")
+    photos = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    write_images(tmp_path / "photos", photos, (200, 150))
+    small = (
+        "weights=null", "teacher=null", "loss.distill_assignment=0", "loss.distill_descriptors=0", "data.related=0",
+        "matcher={hidden_channels: 32, num_layers: 2, redraw_after: 1, redraw_k: 8}", "data.size=[160, 120]",
+        "data.num_pairs=2", "data.validation_pairs=1", "data.max_num_keypoints=48", "data.min_num_keypoints=32",
+    )  # fmt: skip
+    out = tmp_path / "choice.json"
+    names = ("24 neighbours, 288 anchors", "shifted parts of 64, 256 anchors")
+    options = ["--runs", str(tmp_path / "runs"), "--steps", "1", "--sizes", "100", "--graphs", *names]
+    choice.main([*FAST, "--images", str(tmp_path / "photos"), *options, "--out", str(out), "--set", *small])
+    rows = json.loads(out.read_text())["rows"]
+    accuracy = [(row["peer"], row["steps"]) for row in rows if row["section"] == "accuracy"]
+    assert accuracy == [(name, step) for name in names for step in (0, 1)]
+    assert all(0 <= row["recall"] <= 1 for row in rows if "recall" in row)
+    times = {(row["peer"], row["part"]): row["seconds"] for row in rows if row["section"] == "times"}
+    assert len(times) == 4 and all(times[name, "graph"] > 0 for name in names)
+    assert "shifted parts of 64" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        choice.main(["--images", str(tmp_path / "nowhere")])
+    assert "must be a folder of photos" in capsys.readouterr().err
+
+
+def test_training_memory(load, tmp_path):
+    out = tmp_path / "memory.json"
+    load("training_memory").main([*FAST, "--sizes", "300", "--pairs", "1", "--out", str(out)])
+    rows = {row["peer"]: row for row in read(out)["rows"]}
+    assert set(rows) == {"plain", "checkpointed"}
+    # Of 300 keypoints, layers keep several times as much as the gradients of the weights need.
+    assert 0 < rows["checkpointed"]["memory"] < 0.9 * rows["plain"]["memory"]

@@ -132,7 +132,7 @@ def test_parts_are_put_together(features, pairs, weights, tmp_path):
         for i in range(1, 5)
     ]
     for process in running:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err.decode()
         assert b"the same command without --shard" in out
     assert not output.exists()

@@ -1,25 +1,10 @@
-"""Pairs by retrieval, against the definition and against scenes that are known."""
+"""Pairs by retrieval, against scenes that are known."""
 
-import numpy as np
 import pytest
-import torch
 from hloc_files import write_hloc_features
 
 from pyg_match.collections import open_features
-from pyg_match.collections.retrieval import retrieval_pairs, vlad
-
-
-def test_vlad_is_the_definition():
-    torch.manual_seed(0)
-    descriptors, words = torch.randn(50, 6), torch.randn(4, 6)
-    expected = np.zeros((4, 6))
-    for descriptor in descriptors.double().numpy():
-        nearest = min(range(4), key=lambda w: np.sum((descriptor - words[w].double().numpy()) ** 2))
-        expected[nearest] += descriptor - words[nearest].double().numpy()
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    expected /= np.linalg.norm(expected)
-    assert np.allclose(vlad(descriptors, words).view(4, 6), expected, atol=1e-5)
-    assert torch.equal(vlad(torch.empty(0, 6), words), torch.zeros(24))
+from pyg_match.collections.retrieval import retrieval_pairs
 
 
 @pytest.fixture
@@ -38,8 +23,7 @@ def scenes(tmp_path):
     return path
 
 
-def test_images_of_a_scene_are_found(scenes, monkeypatch):
-    monkeypatch.setattr("pyg_match.collections.retrieval._CHUNK", 60)
+def test_images_of_a_scene_are_found(scenes):
     with open_features(scenes) as opened:
         pairs = list(retrieval_pairs(opened, top_k=3, num_words=8))
         assert len(pairs) == len(set(pairs)) == 18  # all pairs of each scene, and no others

@@ -272,7 +272,7 @@ def start(*args):
 def test_resume_after_kill(photos, tmp_path):
     """Killed with whole shards written, the next run makes only the rest, and the same as ever."""
     process = start(photos, tmp_path, 400)
-    deadline = time.time() + 60
+    deadline = time.time() + 600
     while len(shard_files(tmp_path)) < 3 and process.is_alive() and time.time() < deadline:
         time.sleep(0.01)
     process.kill()

@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_pairs import labelled_pair
@@ -147,8 +148,8 @@ def test_verdicts(example):
     worse = {seed: run(0.4 + 0.1 * seed) for seed in range(3)}
     alike = {seed: run(0.5 + 0.1 * seed + 0.01 * (-1) ** seed) for seed in range(3)}
     # Paired: 2 points are seen although the seeds differ by 10.
-    mean, error = difference(better, reference, "synthetic", "recall")
-    assert mean == pytest.approx(2 + 0.1 / 3) and error == pytest.approx(0.1 / 3)
+    mean, *limits = difference(better, reference, "synthetic", "recall")
+    assert mean == pytest.approx(2 + 0.1 / 3) and limits == pytest.approx([mean - 0.2 / 3, mean + 0.2 / 3])
     assert mean_error([1.0, 2.0, 3.0]) == pytest.approx((2.0, math.sqrt(1 / 3)))
     options = {"ref": reference, "up": better, "down": worse, "same": alike, "once": {0: run(0.9)}}
     lines = table(options)
@@ -156,11 +157,12 @@ def test_verdicts(example):
     assert lines[3].startswith("| up | 3 | 62.0 ± 5.8 ▲ |") and "▼" in lines[4]
     assert "▲" not in lines[5] and "▼" not in lines[5] and lines[6].startswith("| once | 1 | 90.0 |")
     text = verdict(options)
-    assert "Better: up (+2.0 ± 0.0)." in text and "Worse: down (-10.0 ± 0.0)." in text
+    assert "Better: up (+2.0, +2.0 to +2.1)." in text and "Worse: down (-10.0, -10.0 to -10.0)." in text
     assert "No difference measured: same" in text and "Too few seeds to tell: once." in text
     text = verdict({"ref": reference, "same": alike})
     assert (
-        text.endswith("- Held-out pairs. No difference measured: same (+0.3 ± 0.7).") and "Better" not in text
+        text.endswith("- Held-out pairs. No difference measured: same (+0.3, -1.0 to +1.7).")
+        and "Better" not in text
     )
 
 
@@ -173,3 +175,58 @@ def test_a_page_without_markers_stays_as_it_is(example, tmp_path):
         filled(page, "tables")
     page.write_text("before\n<!-- tables: begin -->\nold\n<!-- tables: end -->\nafter\n")
     assert filled(page, "new") == "before\n<!-- tables: begin -->\n\nnew\n<!-- tables: end -->\nafter\n"
+
+
+def test_the_page_is_made_of_the_records(example, tmp_path):
+    """Settings that came after the records stand as they stand by default."""
+    page = tmp_path / "docs" / "ablation.md"
+    page.parent.mkdir()
+    page.write_text((FILE.parents[1] / "docs" / "ablation.md").read_text())
+    example.main(["--table", f"--page={page}", f"--plots={page.parent / 'images'}"])
+    assert page.read_text() == (FILE.parents[1] / "docs" / "ablation.md").read_text()
+
+
+def paired(differences):
+    """Records of an option and of the reference whose recall differs so, seed by seed and pair by pair."""
+    option, reference = {}, {}
+    for seed, row in enumerate(differences):
+        for runs, values in ((option, 0.5 + row), (reference, 0.5 + 0 * row)):
+            known = [None if value != value else value for value in values.tolist()]
+            runs[seed] = {"metrics": {}, "pairs": {"real": {"recall": known}}}
+    return option, reference
+
+
+def test_intervals_hold_the_choice_of_pairs_and_of_seeds(example):
+    from ablation_tables import difference
+    from scipy.stats import ttest_1samp
+
+    generator = np.random.default_rng(0)
+    of_pairs = generator.normal(0.02, 0.05, 40)
+    found = difference(*paired(np.stack([of_pairs] * 3)), "real", "recall")
+    expected = ttest_1samp(100 * of_pairs, 0).confidence_interval()
+    assert found.mean == pytest.approx(100 * of_pairs.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+    # Alike pairs: of seeds alone, whose mean varies by their deviation over the root of their number.
+    of_seeds = generator.normal(0.02, 0.01, 8)
+    found = difference(*paired(np.stack([of_seeds] * 30, axis=1)), "real", "recall")
+    assert (found.low, found.high) == pytest.approx(
+        tuple(ttest_1samp(100 * of_seeds, 0).confidence_interval())
+    )
+
+    both = of_seeds[:, None] + of_pairs
+    apart = difference(*paired(both), "real", "recall")
+    assert apart.high - apart.low > found.high - found.low
+    strict = difference(*paired(both), "real", "recall", comparisons=40)
+    assert strict.low < apart.low < apart.mean < apart.high < strict.high
+    assert apart.sign == (1 if apart.low > 0 else 0)
+
+    # No effect, and noise of three seeds: few intervals may leave out 0.
+    marked = 0
+    for _ in range(200):
+        rows = generator.normal(0, 0.02, (3, 1)) + generator.normal(0, 0.005, (1, 30))
+        marked += difference(*paired(rows), "real", "recall").sign != 0
+    assert marked <= 20
+
+    both[:, 7] = np.nan  # a pair without anything to find
+    assert difference(*paired(both), "real", "recall").mean == pytest.approx(100 * np.nanmean(both))

@@ -131,3 +131,11 @@ def test_an_edge_from_a_source_that_sees_nobody():
     head = DualSoftmaxAssignment(8)
     edges = CSR(torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1]))
     assert torch.equal(head.on_edges(torch.randn(3, 8), edges), torch.full((2,), -torch.inf))
+
+
+def test_edges_whose_numbers_are_none_match_nothing():
+    edge_index = torch.tensor([[2, 3, 0, 1], [0, 1, 2, 3]])
+    log_assignment = torch.tensor([-0.1, torch.nan, -0.1, torch.nan])
+    matches, scores = mutual_edges(log_assignment, edge_index, 5, 0.1)
+    assert matches.tolist() == [2, -1, 0, -1, -1]
+    assert scores[[1, 3, 4]].tolist() == [0, 0, 0]

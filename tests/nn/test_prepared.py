@@ -4,43 +4,26 @@ import inspect
 
 import pytest
 import torch
-from helpers import random_pair
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import NeverWaits, random_pair
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
 from pyg_match.nn import GraphMatcher
 from pyg_match.ops import candidates
-from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph, RingPartition
+from pyg_match.transforms import AnchorEdges, CandidateEdges, HilbertPartition, KNNGraph, RingPartition
 
-# Operators whose result has a size that depends on numbers, or that bring numbers to the host or from there.
-WAITING = (
-    "local_scalar_dense",
-    "is_nonzero",
-    "equal",
-    "nonzero",
-    "masked_select",
-    "unique",
-    "bincount",
-    "lift_fresh",
-)
 GRAPH = Compose(
     [KNNGraph(4, loop=True), AnchorEdges(5, loop=True, weighted=True, listed=False), CandidateEdges(3)]
 )
 
 
-class NeverWaits(TorchDispatchMode):
-    """Raises where a GPU would wait for the host."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        masks = name.startswith("index") and any(
-            isinstance(t, torch.Tensor) and t.dtype == torch.bool
-            for t in (args[1] if isinstance(args[1], (list, tuple)) else ())
-        )
-        counts = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
-        assert not (masks or counts or name.lstrip("_").startswith(WAITING)), f"{name} waits for the device"
-        return func(*args, **(kwargs or {}))
+WINDOWS = Compose(
+    [
+        HilbertPartition(6, shift=True),
+        AnchorEdges(5, loop=True, weighted=True, listed=False),
+        CandidateEdges(3),
+    ]
+)
 
 
 def never_listed(self):
@@ -77,18 +60,19 @@ def matcher(**options):
     ids=str,
 )
 @pytest.mark.parametrize("mode", ["inference", "training", "frozen"])
-def test_forward_never_waits(options, mode, monkeypatch):
+@pytest.mark.parametrize("graph", [GRAPH, WINDOWS], ids=["neighbours", "windows"])
+def test_forward_never_waits(graph, options, mode, monkeypatch):
     monkeypatch.setattr(candidates, "waits_for_counts", lambda *_: True)
     model = matcher(**options).train(mode == "training")
     model = model.freeze() if mode == "frozen" else model
     with torch.set_grad_enabled(mode == "training"):
-        prepared = model.prepare(batch_of_pairs())
+        prepared = model.prepare(batch_of_pairs(graph))
         monkeypatch.setattr(torch.Tensor, "tolist", never_listed)
         with NeverWaits():
             found = model(prepared)
     monkeypatch.undo()
     with torch.set_grad_enabled(mode == "training"):
-        expected = model(batch_of_pairs())
+        expected = model(batch_of_pairs(graph))
     tolerance = 1e-9 if not options.get("bfloat16") else 5e-2
     torch.testing.assert_close(found.scores, expected.scores, rtol=tolerance, atol=tolerance)
     if not options.get("bfloat16"):

@@ -317,6 +317,7 @@ def test_wrong_attributes():
         "edge_weight": (torch.ones(pair.edge_index.size(1)), "'edge_weight' cannot be used with anchors"),
         "edge_mask": (torch.ones(pair.edge_index.size(1)) > 0, "'edge_mask' cannot be used with anchors"),
         "anchor": (None, "'anchor_weight' needs 'anchor' and 'edge_index'"),
+        "edge_index": (None, "'anchor_weight' needs 'anchor' and 'edge_index'"),
         "anchor_weight": (
             torch.full((55,), torch.nan),
             "'anchor_weight' must be positive and finite, got nan",

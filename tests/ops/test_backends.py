@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from attention_cases import edge_set, nodes, random_case
+from attention_cases import edge_set, nodes, random_case, windows
 from helpers import random_pair
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
@@ -15,6 +15,7 @@ from torch_geometric.transforms import Compose
 from pyg_match.nn import GraphMatcher, pair_graph
 from pyg_match.ops import Blocks, EdgeSet, edge_scores, sparse_attention, to_csr
 from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.edge_padding import pad_edges
 from pyg_match.ops.native import library
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
 
@@ -88,9 +89,10 @@ def test_listed_edges(device, shape, hub, with_bias, mask_mode):
 
 @pytest.mark.parametrize("widths", [(4, 4), (3, 20)])
 @pytest.mark.parametrize("listed", [True, False])
-@pytest.mark.parametrize("weighted", [True, False])
-def test_dense_groups(device, widths, listed, weighted):
-    edges, tensors = edge_set(weighted=weighted, listed=listed).with_transpose(), nodes(*widths)
+@pytest.mark.parametrize(("weighted", "ordered"), [(True, False), (False, False), (True, True)])
+def test_dense_groups(device, widths, listed, weighted, ordered):
+    edges = edge_set(weighted=weighted, listed=listed, ordered=ordered).with_transpose()
+    tensors = nodes(*widths)
     outputs = []
     for place, backend in ((device, "kernel"), ("cpu", "reference")):
         leaves = [t.clone().to(place).requires_grad_() for t in tensors]
@@ -100,6 +102,7 @@ def test_dense_groups(device, widths, listed, weighted):
             moved[2] = leaves[3]
         transposed = None if edges.transposed is None else tuple(to(place, *edges.transposed))
         graph = EdgeSet(edges.rowptr.to(place), edges.col.to(place), 12, None, transposed, *moved)
+        graph = graph._replace(target=None if edges.target is None else edges.target.to(place))
         out = sparse_attention(*leaves[:3], graph, backend=backend)
         outputs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     compare(*outputs, 1e-12)
@@ -257,3 +260,37 @@ def test_matcher(device, options, monkeypatch):
     half = len(outputs) // 2
     for found, expected in zip(outputs[:half], outputs[half:], strict=True):
         compare(found, [t.cpu() for t in expected], 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["listed", "groups", "both", "in another order", "windows"])
+def test_padding(device, kind):
+    """New nodes change nothing for the others, whatever they hold."""
+    divided = edge_set(listed=kind != "groups", ordered=kind == "in another order")
+    edges = windows() if kind == "windows" else divided
+    if kind == "listed":
+        edges = EdgeSet(edges.rowptr, edges.col, edges.num_sources)
+    count = edges.num_targets
+    num_edges = edges.col.numel() + 7 if edges.col.numel() > 0 else 0
+    num_groups = 0 if edges.groups is None else edges.groups.size(0) + edges.rounds + 2
+    num_sources = 0 if edges.source is None else edges.source.numel() + 3
+    padded = pad_edges(edges, count + 5, num_edges, num_groups, num_sources)
+    assert padded.col.numel() == num_edges and padded.num_targets == padded.num_sources == count + 5
+    tensors = [torch.randn(count + 5, 2, 4, dtype=torch.double) for _ in range(3)]
+    there = EdgeSet(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in padded))
+    found = sparse_attention(*to(device, *tensors), there, backend="kernel")
+    expected = sparse_attention(*(t[:count] for t in tensors), edges, backend="reference")
+    compare([found[:count]], [expected], 1e-10)
+
+
+def test_padding_keeps_what_edges_are_given(device):
+    """Biases and masks in the order that the user gave the edges in."""
+    q, k, v, edge_index, bias, mask = random_case(3, 9, 9, 60, 2, 4, 4)
+    edges = EdgeSet.of(edge_index, 9, 9)
+    padded = pad_edges(edges, num_nodes=14, num_edges=67, num_groups=0, num_sources=0)
+    assert edges.perm is not None
+    there = EdgeSet(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in padded))
+    tensors = [torch.cat([t, torch.randn(5, *t.shape[1:], dtype=t.dtype)]) for t in (q, k, v)]
+    values = torch.cat([bias, torch.randn(7, 2, dtype=bias.dtype)]), torch.cat([mask, mask[:7]])
+    found = sparse_attention(*to(device, *tensors), there, *to(device, *values), backend="kernel")
+    expected = sparse_attention(q, k, v, edge_index, bias, mask, backend="reference")
+    compare([found[:9]], [expected], 1e-10)

@@ -4,29 +4,32 @@ import itertools
 
 import pytest
 import torch
-from attention_cases import GROUPS, SOURCE, edge_set, nodes
+from attention_cases import GROUPS, SOURCE, edge_set, nodes, windows
 from helpers import compiles
 from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
 from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.dense_groups import Groups
 from pyg_match.ops.edge_lists import _narrow, _transpose, narrow_edges, transpose_edges
 
 
-def all_edges():
+def all_edges(order=None):
     """The groups in plain Python: source, target and place of the weight."""
+    order = range(12) if order is None else order.tolist()
     found, weights = [], 0
     for first, stop, source, source_stop in GROUPS:
         for target, place in itertools.product(range(first, stop), range(source, source_stop)):
-            found.append((SOURCE[place], target, weights + target - first))
+            found.append((SOURCE[place], order[target], weights + target - first))
         weights += stop - first
     return found
 
 
-def test_all_edges_are_listed():
-    edges = edge_set()
+@pytest.mark.parametrize("ordered", [True, False])
+def test_all_edges_are_listed(ordered):
+    edges = edge_set(ordered=ordered)
     listed, bias = edges.listed()
-    expected = [(s, t, float(edges.log_weight[w])) for s, t, w in all_edges()]
+    expected = [(s, t, float(edges.log_weight[w])) for s, t, w in all_edges(edges.target)]
     expected += [(s, t, 0.0) for s, t in edges.csr().listed().t().tolist()]
     source, target = listed.csr().listed().tolist()
     assert sorted(zip(source, target, bias.tolist(), strict=True)) == sorted(expected)
@@ -40,8 +43,9 @@ def test_all_edges_are_listed():
 @pytest.mark.parametrize("widths", [(4, 4), (3, 5), (5, 2)])
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_groups_equal_their_list(widths, listed, weighted):
-    edges, tensors = edge_set(weighted=weighted, listed=listed), nodes(*widths)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_groups_equal_their_list(widths, listed, weighted, ordered):
+    edges, tensors = edge_set(weighted=weighted, listed=listed, ordered=ordered), nodes(*widths)
     weight = torch.randn(12, 2, widths[1], dtype=torch.double, generator=torch.Generator().manual_seed(2))
     outputs = []
     for backend in ("kernel", "reference"):
@@ -57,9 +61,10 @@ def test_groups_equal_their_list(widths, listed, weighted):
 
 @pytest.mark.parametrize("scale", [0.7, 1.0, -0.4, 0.0])
 @pytest.mark.parametrize("removes", [None, True, False])
-def test_operator_has_all_gradients(scale, removes):
+@pytest.mark.parametrize("ordered", [True, False])
+def test_operator_has_all_gradients(scale, removes, ordered):
     """Of biases, of the weights of groups and of the log-sum-exp too."""
-    edges = edge_set()
+    edges = edge_set(ordered=ordered)
     bias = torch.randn(24, 2, dtype=torch.double)
     keep = None if removes is None else torch.rand(24) < 0.6
 
@@ -212,11 +217,14 @@ def test_order_of_the_user():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("with_source", [True, False])
 @pytest.mark.parametrize("listed", [True, False])
-def test_part_of_the_nodes(seed, with_source, listed):
+@pytest.mark.parametrize("ordered", [True, False])
+def test_part_of_the_nodes(seed, with_source, listed, ordered):
     """The same as leaving out listed edges."""
-    edges = edge_set(seed, listed=listed)
+    edges = edge_set(seed, listed=listed, ordered=ordered)
     if not with_source:
-        edges = edges.with_groups([[0, 4, 0, 4], [4, 9, 4, 9], [9, 12, 12, 12]], None, edges.log_weight[:12])
+        edges = edges.with_groups(
+            [[0, 4, 0, 4], [4, 9, 4, 9], [9, 12, 12, 12]], None, edges.log_weight[:12], edges.target
+        )
     edges = edges.with_transpose()
     keep = torch.rand(12, generator=torch.Generator().manual_seed(seed)) < 0.6
     part, kept = edges.subset(keep)
@@ -250,6 +258,12 @@ def test_part_of_the_nodes(seed, with_source, listed):
         ([[0, 12, 0, 1]], {"source": torch.tensor([12])}, "a group names source 12, but there are 12"),
         ([[0, 12, 0, 1]], {"source": torch.tensor([-1])}, "a group names source -1"),
         ([[0, 12, 0, 1]], {"log_weight": torch.zeros(5)}, r"each of the 12 targets of groups, got \[5\]"),
+        (
+            [[0, 12, 0, 1]],
+            {"target": torch.arange(12).clamp(max=10)},
+            "must hold each of the 12 targets once",
+        ),
+        ([[0, 12, 0, 1]], {"target": torch.arange(1, 13)}, "must hold each of the 12 targets once"),
     ],
 )
 def test_groups_are_checked(groups, options, message):
@@ -272,11 +286,45 @@ def test_groups_are_checked(groups, options, message):
             "on the device of",
         ),
         ([[0, 12, 0, 1]], {"log_weight": torch.ones(12, dtype=torch.long)}, TypeError, "'log_weight'"),
+        ([[0, 12, 0, 1]], {"target": torch.zeros(12)}, TypeError, "'target'"),
+        ([[0, 12, 0, 1]], {"target": torch.arange(11)}, ValueError, "'target'"),
     ],
 )
 def test_groups_of_another_kind_are_refused(groups, options, error, message):
     with pytest.raises(error, match=message):
         edge_set(weighted=False).with_groups(groups, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.double, torch.float])
+def test_small_groups_of_one_size_at_once(dtype):
+    edges = windows()
+    runs = list(Groups.of(edges).runs())
+    # Windows of three nodes, and one of four, twice; then the anchors of both images, which are of one size too.
+    assert [(run.length, run.targets) for run in runs] == [(4, 3), (1, 4), (4, 3), (1, 4), (2, 16)]
+    x = torch.randn(3, 32, 2, 8, dtype=dtype)
+    weight = torch.randn(32, 2, 8, dtype=dtype)
+    outputs = []
+    for backend in ("kernel", "reference"):
+        leaves = [*(t.clone().requires_grad_() for t in x), edges.log_weight.to(dtype).requires_grad_()]
+        out = sparse_attention(*leaves[:3], edges._replace(log_weight=leaves[3]), backend=backend)
+        outputs.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    tolerance = 1e-10 if dtype == torch.double else 1e-5
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_groups_are_laid_out_for_kernels():
+    """Whatever the strides and types of what they are made of."""
+    order = torch.randperm(12)
+    given = (order.int(), torch.arange(12, dtype=torch.int32), torch.rand(12).double())
+    given = [torch.stack([t, t], dim=1)[:, 0] for t in given]
+    none = EdgeSet.of(torch.empty(2, 0, dtype=torch.long), 12, 12)
+    target, source, log_weight = given
+    edges = none.with_groups([[0, 5, 0, 5], [5, 12, 5, 12]], source, log_weight, target)
+    assert not any(t.is_contiguous() for t in given)
+    assert all(t.is_contiguous() for t in (edges.target, edges.source, edges.log_weight))
+    expected = sparse_attention(*nodes(), edges, backend="reference")
+    torch.testing.assert_close(sparse_attention(*nodes(), edges, backend="kernel"), expected)
 
 
 def test_groups_without_targets():

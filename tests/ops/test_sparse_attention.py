@@ -324,13 +324,15 @@ def test_keys_and_values_in_bfloat16_are_read_as_they_are(case, options):
     csr = to_csr(edge_index, q.size(0))
     by_head = csr.sorted(bias).t().contiguous() if options == "bias" else None
     keep = csr.sorted(mask) if options in ("remove", "zero") else None
+    # Of squares, gradients of scores would be differences of numbers that are far larger.
+    weight = torch.randn(q.size(0), q.size(1), v.size(2), generator=torch.Generator().manual_seed(1))
     found = []
     for key, value in (halves, singles):
         query = q.clone().requires_grad_()
         out, lse = torch.ops.pyg_match.attention.default(
             query, key, value, csr.rowptr, csr.col, by_head, keep, options == "remove", 0.3
         )
-        grads = torch.autograd.grad(out.square().sum(), (query, key, value))
+        grads = torch.autograd.grad((out * weight).sum(), (query, key, value))
         assert [grad.dtype for grad in grads] == [query.dtype, key.dtype, value.dtype]
         found.append([out, lse, *grads])
     for mine, expected in zip(*found, strict=True):
@@ -751,7 +753,7 @@ def test_many_threads_at_once(two_threads):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=600)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
 
@@ -762,7 +764,7 @@ def test_worker_processes(method, two_threads):
         pytest.skip(f"this system cannot {method}")
     case = busy_case()
     expected = sparse_attention(*case)  # the parent's threads are running when it forks
-    options = {"num_workers": 2, "batch_size": None, "multiprocessing_context": method, "timeout": 60}
+    options = {"num_workers": 2, "batch_size": None, "multiprocessing_context": method, "timeout": 600}
     values = list(DataLoader(AttentionDataset(case), **options))
     assert len(values) == len(AttentionDataset(case))
     assert all(torch.equal(value, expected) for value in values)
@@ -798,7 +800,7 @@ print(interrupted)
 def test_after_interrupted_calls():
     # In a process of its own: an interrupt may also hit the lock of a coverage tracer, which never recovers.
     out = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True, timeout=600
     )
     assert int(out.stdout) > 0
 

@@ -20,11 +20,12 @@ from pyg_match.transforms import graph_from_recipe
         ("matcher.num_layer=3", "did you mean 'matcher.num_layers'"),
         ("steps=many", "'steps' must be a whole number, got 'many'"),
         ("steps=true", "'steps' must be a whole number, got True"),
-        (
-            "data.photo_warps={}",
-            "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs', got None",
-        ),
-        ("data.num_photo_pairs=5", "'data.photo_warps' and 'data.num_photo_pairs' need 'data.photo_pairs'"),
+        ("data.photo_warps={}", "'data.photo_warps' needs 'data.photo_pairs' or 'data.related', got neither"),
+        ("data.num_photo_pairs=5", "'data.num_photo_pairs' needs 'data.photo_pairs' or 'data.related'"),
+        ("data={photo_pairs: a.txt, related: 3}", "leave nothing for 'data.related' to find, got 3"),
+        ("data.related=-1", "'data.related' must be a whole number of at least 0"),
+        ("result.num_layers=3", "'result.num_layers' is fixed by training; set 'matcher.num_layers'"),
+        ("result={assign_on_edge: true}", "did you mean 'result.assign_on_edges'"),
         ("steps=0", "'steps' must be positive, got 0"),
         ("learning_rate=[1]", "'learning_rate' must be a number"),
         ("precision=8", "'precision' must be one of '32-true'"),
@@ -43,6 +44,11 @@ def test_wrong_settings_are_named(change, message):
     assert message in str(caught.value)
 
 
+def test_calibration_needs_pairs_to_validate_on():
+    with pytest.raises(ValueError, match=r"'calibrate' needs 'data.validation_pairs', got 0"):
+        load_config("sparse", ["data.validation_pairs=0"])
+
+
 def test_edges_for_no_teacher_are_refused():
     nobody = ["teacher=null", "loss={distill_assignment: 0, distill_descriptors: 0}"]
     assert not load_config("finetune", nobody).teacher_edges
@@ -58,7 +64,7 @@ def test_settings_come_from_a_file_a_preset_and_the_command_line(tmp_path):
     assert config.matcher == {"hidden_channels": 128, "num_layers": 5, "heads": 2}
     assert config.loss.layers == "random:2"
     assert config_from_dict(dataclasses.asdict(config)) == config
-    with pytest.raises(FileNotFoundError, match=r"expected a YAML file or one of finetune"):
+    with pytest.raises(FileNotFoundError, match=r"expected a YAML file or one of sparse, finetune"):
         load_config(tmp_path / "other.yaml")
 
 

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import write_images
 from PIL import Image
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
 from training_pairs import SPARSE, Pairs, datasets, run, small_config
 
-from pyg_match import Matcher
+from pyg_match import Matcher, pretrained
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import CorruptShardError, SyntheticHomographies
 from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
-from pyg_match.training import validate
+from pyg_match.pretrained import read_metadata
+from pyg_match.training import export_matcher, validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import load_config
 from pyg_match.training.files import read_json_lines
@@ -89,7 +91,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path):
     code = "Pairs.delay = 0.05; run(small_config(steps=12, checkpoint_every=1), out)"
     for step in (2, 6):
         process = in_process(code, out)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and process.poll() is None:
             steps = [record["step"] for record in read_json_lines(out / "log.jsonl") if "train" in record]
             if steps and steps[-1] >= step:
@@ -153,7 +155,7 @@ def test_what_one_process_wishes_all_do(tmp_path):
         "devices=2, strategy='ddp')"
     )
     process = in_process(code, tmp_path / "run")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert load_checkpoint(tmp_path / "run" / "last.ckpt")["step"] == 3
 
@@ -220,6 +222,19 @@ def test_other_settings_do_not_go_on_with_a_run(tmp_path):
         run(small_config(steps=2, learning_rate=0.1), tmp_path)
 
 
+def test_a_run_goes_on_with_less_memory(tmp_path, monkeypatch):
+    """As `checkpointed` changes no gradient, the result is that of a run without it."""
+    from pyg_match.training import loop
+
+    shape = {"in_channels": 16, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+    config, again = (small_config(matcher={**shape, **more}) for more in ({}, {"checkpointed": True}))
+    expected = run(config, tmp_path / "whole").read_bytes()
+    monkeypatch.setattr(loop.Trainer, "_validate", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert run(config, tmp_path / "two") == tmp_path / "two" / "last.ckpt"
+    monkeypatch.undo()
+    assert run(again, tmp_path / "two").read_bytes() == expected
+
+
 @pytest.mark.parametrize("layers", ["all", "random:1"])
 def test_two_processes_have_the_losses_of_one(tmp_path, layers):
     matcher = {"in_channels": 16, "hidden_channels": 16, "num_layers": 4, "heads": 2}
@@ -231,7 +246,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, layers):
         "strategy='ddp')"
     )
     process = in_process(code, tmp_path / "two")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     one, two = (
         [record["train"] for record in read_json_lines(tmp_path / name / "log.jsonl") if "train" in record]
@@ -422,3 +437,62 @@ def test_a_pair_with_one_edge_alone_in_a_batch():
     assert isinstance(pair.edge_index, EdgeIndex)  # of the dataset
     assert batch.edge_index.tolist() == [[0], [0]]
     assert GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1)(batch).matches.tolist() == [-1]
+
+
+def test_the_result_is_calibrated_and_has_options_of_its_own(tmp_path):
+    config = small_config(
+        calibrate=True, half=True, result={"assign_on_edges": True}, validate_every=2, ema=0.0
+    )
+    (tmp_path / "best.safetensors").write_bytes(b"of an earlier run, which an export would take")
+    path = run(config, tmp_path)
+    assert path == tmp_path / "matcher.safetensors" and not (tmp_path / "best.safetensors").exists()
+    matcher = GraphMatcher.from_pretrained(path)
+    assert matcher.config.assign_on_edges
+    record = read_json_lines(tmp_path / "log.jsonl")[-1]["calibration"]
+    assert record == read_metadata(path)["calibration"]
+    average = load_checkpoint(tmp_path / "last.ckpt")["average"]["assignments.1.lin.weight"]
+    ratio = matcher.assignments[1].lin.weight / average
+    expected = torch.full_like(ratio, record["temperature"] ** -0.5)
+    torch.testing.assert_close(ratio, expected, rtol=2e-3, atol=0)
+    told = read_json_lines(tmp_path / "log.jsonl")
+    assert run(config, tmp_path) == path and read_json_lines(tmp_path / "log.jsonl") == told
+    export_matcher(path, tmp_path / "stricter.safetensors", filter_threshold=0.5)
+    assert "calibration" not in read_metadata(tmp_path / "stricter.safetensors")
+    plain = run(small_config(ema=0.0), tmp_path / "plain")
+    assert path.stat().st_size < 0.7 * plain.stat().st_size
+
+
+def test_one_command_makes_the_same_file_twice(tmp_path):
+    """The preset ``sparse`` on a few photos, two of them of one scene, which it finds by itself."""
+    if pretrained._installed(pretrained.FILES["aliked-lightglue"]) is None:
+        pytest.skip("the weights of aliked-lightglue are not installed")
+    data = pytest.importorskip("skimage.data")
+    photos = tmp_path / "photos"
+    left, right, _ = data.stereo_motorcycle()
+    others = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    write_images(photos, {"left": left, "right": right, **others}, (320, 240))
+    changes = ["data.size=[160, 120]", "data.max_num_keypoints=96", "data.min_num_keypoints=64"]
+    changes += ["data.num_pairs=3", "data.validation_pairs=2", "steps=2", "validate_every=0"]
+    changes += ["data.unrelated=0.2", "data.validation_photos=0.4"]
+    config = load_config("sparse", changes)
+    files = [train(config, photos, tmp_path / name, accelerator="cpu", devices=1) for name in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    (found,) = (tmp_path / "one" / "features").glob("related-*.json")
+    assert json.loads(found.read_bytes()) == [[3, 4]]
+    calibration = read_metadata(files[0])["calibration"]
+    assert None not in calibration["false_matches"] and None not in calibration["precision"]
+    blind = load_config("finetune", [*changes, "data.validation_pairs=0", "data.related=0", "steps=1"])
+    assert train(blind, photos, tmp_path / "blind", accelerator="cpu", devices=1).is_file()
+    live = load_config("sparse", [*changes, "data.live=true", "data.num_workers=1", "steps=1"])
+    assert train(live, photos, tmp_path / "live", accelerator="cpu", devices=1).is_file()
+    matcher = Matcher.from_pretrained(files[0])
+    assert matcher.matcher.config.assign_on_edges and matcher.matcher.config.num_layers == 8
+    assert len(matcher(photos / "left.png", photos / "right.png").matches) > 20
+
+
+def test_what_does_not_fit_the_result_is_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match="filter_threshold"):
+        run(small_config(result={"filter_threshold": 7.0}), tmp_path)
+    with pytest.raises(ValueError, match="'calibrate' needs pairs to validate on, got none"):
+        train(small_config(calibrate=True), None, tmp_path, (datasets()[0], []), accelerator="cpu", devices=1)
+    assert not (tmp_path / "last.ckpt").exists()

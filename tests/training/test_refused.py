@@ -72,7 +72,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
             self.param_groups[0]["params"][0].view(-1)[0] = math.inf
 
     monkeypatch.setattr(torch.optim.AdamW, "step", to_infinity)
-    with pytest.raises(FloatingPointError, match="the weights are not finite after step 0 "):
+    with pytest.raises(FloatingPointError, match="the weights are not finite in step 0 "):
         run(small_config(steps=1), tmp_path)
     assert not (tmp_path / "matcher.safetensors").exists() and not (tmp_path / "last.ckpt").exists()
     assert len(list(tmp_path.glob("not-finite-*.pt"))) == 1

@@ -166,7 +166,7 @@ class MaskedAttentionConv(MessagePassing):
             edge_bias = edge_bias.expand(-1, self.heads) if edge_bias.shape[1:] == (1,) else edge_bias
 
         attention: Any = None
-        fuses = self._fuses(edge_index, return_attention_weights)
+        fuses = self.fuses(edge_index, return_attention_weights)
         if exact and return_attention_weights:
             raise ValueError(
                 "dense groups list no edges; use CompleteGraph to get the attention weights of a complete graph"
@@ -237,7 +237,9 @@ class MaskedAttentionConv(MessagePassing):
         check_indices(source, target, num_sources, num_targets)
         check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
 
-    def _fuses(self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool]) -> bool:
+    def fuses(
+        self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool] = None
+    ) -> bool:
         """Whether nobody wants to see single messages."""
         hooks = [
             self._message_forward_pre_hooks,

@@ -3,7 +3,8 @@
 Groups go through all targets in order, once or in several rounds. ``ptr`` counts their targets group after group, so
 that target ``t`` of a round is number ``round * num_targets + t``. A tile lies within a group of the first round; the
 groups of other rounds that it meets are taken one after the other. ``source`` names the sources of groups, which
-otherwise are ranges of nodes; no two groups share a place there. The other conventions are those of ``listed.py``.
+otherwise are ranges of nodes; no two groups share a place there. ``target`` names the targets in the order in which
+groups divide them, and bounds of targets are places there. The other conventions are those of ``listed.py``.
 """
 
 import triton
@@ -25,10 +26,11 @@ def _group_of(ptr, num_groups, place):
 
 @triton.jit
 def forward(
-    query, key, value, groups, ptr, tiles, source, log_weight, out, lse, scale, scale_rest, query_step, query_head,
-    key_step, key_head, value_step, value_head, out_step, out_head, num_targets, num_groups, heads, channels,
-    value_channels, REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    query, key, value, groups, ptr, tiles, source, target, log_weight, out, lse, scale, scale_rest, query_step,
+    query_head, key_step, key_head, value_step, value_head, out_step, out_head, num_targets, num_groups, heads,
+    channels, value_channels, REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr,
+    HAS_TARGET: tl.constexpr, HAS_WEIGHT: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Results and log-sum-exps of targets; with listed edges, merged into theirs."""
     tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -42,13 +44,14 @@ def forward(
     t = first + tl.arange(0, M)
     c, d, n = tl.arange(0, C), tl.arange(0, D), tl.arange(0, N)
     here = t < last
+    node = (tl.load(target + t, mask=here, other=0) if HAS_TARGET else t).to(tl.int64)
     factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
-    q_at = query + t[:, None] * query_step + h * query_head + c[None, :]
+    q_at = query + node[:, None] * query_step + h * query_head + c[None, :]
     q = tl.load(q_at, mask=here[:, None] & (c < channels)[None, :], other=0.0)
-    o_at = out + t[:, None] * out_step + h * out_head + d[None, :]
+    o_at = out + node[:, None] * out_step + h * out_head + d[None, :]
     of_values = here[:, None] & (d < value_channels)[None, :]
     if HAS_LISTED:
-        top = tl.load(lse + t * heads + h, mask=here, other=float("-inf"))
+        top = tl.load(lse + node * heads + h, mask=here, other=float("-inf"))
         total = tl.where(top == float("-inf"), 0.0, 1.0).to(REAL)
         acc = tl.load(o_at, mask=of_values, other=0.0).to(REAL)
     else:
@@ -68,9 +71,7 @@ def forward(
             s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
             for s in range(s0, s1, N):
                 inside = s + n < s1
-                j = s + n
-                if HAS_SOURCE:
-                    j = tl.load(source + j, mask=inside, other=0)
+                j = (tl.load(source + s + n, mask=inside, other=0) if HAS_SOURCE else s + n).to(tl.int64)
                 k_at = key + j[:, None] * key_step + h * key_head + c[None, :]
                 k = tl.load(k_at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
                 score = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=REAL) * factor
@@ -93,16 +94,17 @@ def forward(
     acc = acc / tl.where(nothing, 1.0, total)[:, None]
     tl.store(o_at, acc.to(out.dtype.element_ty), mask=of_values)
     logs = tl.where(nothing, float("-inf"), top + tl.log(tl.where(nothing, 1.0, total)))
-    tl.store(lse + t * heads + h, logs, mask=here)
+    tl.store(lse + node * heads + h, logs, mask=here)
 
 
 @triton.jit
 def backward_targets(
-    query, key, value, groups, ptr, tiles, source, log_weight, lse, grad, common, grad_query, grad_weight, scale,
-    scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
+    query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_query, grad_weight,
+    scale, scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
     grad_query_step, grad_query_head, num_targets, num_groups, num_weights, heads, channels, value_channels,
-    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of queries, added to those along listed edges, and of weights, ``[H, G targets]``."""
     tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -116,13 +118,14 @@ def backward_targets(
     t = first + tl.arange(0, M)
     c, d, n = tl.arange(0, C), tl.arange(0, D), tl.arange(0, N)
     here = t < last
+    node = (tl.load(target + t, mask=here, other=0) if HAS_TARGET else t).to(tl.int64)
     of_keys = here[:, None] & (c < channels)[None, :]
     factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
-    q = tl.load(query + t[:, None] * query_step + h * query_head + c[None, :], mask=of_keys, other=0.0)
-    g_at = grad + t[:, None] * grad_step + h * grad_head + d[None, :]
+    q = tl.load(query + node[:, None] * query_step + h * query_head + c[None, :], mask=of_keys, other=0.0)
+    g_at = grad + node[:, None] * grad_step + h * grad_head + d[None, :]
     g = tl.load(g_at, mask=here[:, None] & (d < value_channels)[None, :], other=0.0)
-    shared = tl.load(common + t * heads + h, mask=here, other=0.0)
-    logs = tl.load(lse + t * heads + h, mask=here, other=0.0)
+    shared = tl.load(common + node * heads + h, mask=here, other=0.0)
+    logs = tl.load(lse + node * heads + h, mask=here, other=0.0)
     logs = tl.where(logs == float("-inf"), float("inf"), logs)
     acc = tl.zeros([M, C], REAL)
     rounds = tl.load(ptr + num_groups) // tl.maximum(num_targets, 1)
@@ -139,9 +142,7 @@ def backward_targets(
             s0, s1 = tl.load(groups + group * 4 + 2), tl.load(groups + group * 4 + 3)
             for s in range(s0, s1, N):
                 inside = s + n < s1
-                j = s + n
-                if HAS_SOURCE:
-                    j = tl.load(source + j, mask=inside, other=0)
+                j = (tl.load(source + s + n, mask=inside, other=0) if HAS_SOURCE else s + n).to(tl.int64)
                 k_at = key + j[:, None] * key_step + h * key_head + c[None, :]
                 k = tl.load(k_at, mask=inside[:, None] & (c < channels)[None, :], other=0.0)
                 v_at = value + j[:, None] * value_step + h * value_head + d[None, :]
@@ -161,7 +162,7 @@ def backward_targets(
             begin = border
             group += 1
     acc = acc * factor
-    q_at = grad_query + t[:, None] * grad_query_step + h * grad_query_head + c[None, :]
+    q_at = grad_query + node[:, None] * grad_query_step + h * grad_query_head + c[None, :]
     if HAS_LISTED:
         acc += tl.load(q_at, mask=of_keys, other=0.0).to(REAL)
     tl.store(q_at, acc.to(grad_query.dtype.element_ty), mask=of_keys)
@@ -169,11 +170,12 @@ def backward_targets(
 
 @triton.jit
 def backward_sources(
-    query, key, value, groups, ptr, tiles, source, log_weight, lse, grad, common, grad_key, grad_value, scale,
+    query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_key, grad_value, scale,
     scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
     grad_key_step, grad_key_head, grad_value_step, grad_value_head, num_groups, heads, channels, value_channels,
-    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values: one row for each source of a group, or added to those along listed edges."""
     tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -184,9 +186,7 @@ def backward_sources(
     s = s0 + (tile - tl.load(tiles + group)) * N + tl.arange(0, N)
     c, d, m = tl.arange(0, C), tl.arange(0, D), tl.arange(0, M)
     inside = s < s1
-    j = s
-    if HAS_SOURCE:
-        j = tl.load(source + s, mask=inside, other=0)
+    j = (tl.load(source + s, mask=inside, other=0) if HAS_SOURCE else s).to(tl.int64)
     factor = tl.cast(scale, REAL) + tl.cast(scale_rest, REAL)
     of_keys = inside[:, None] & (c < channels)[None, :]
     of_values = inside[:, None] & (d < value_channels)[None, :]
@@ -199,13 +199,14 @@ def backward_sources(
     for first in range(t0, t1, M):
         t = first + m
         here = t < t1
-        q_at = query + t[:, None] * query_step + h * query_head + c[None, :]
+        node = (tl.load(target + t, mask=here, other=0) if HAS_TARGET else t).to(tl.int64)
+        q_at = query + node[:, None] * query_step + h * query_head + c[None, :]
         q = tl.load(q_at, mask=here[:, None] & (c < channels)[None, :], other=0.0)
-        g_at = grad + t[:, None] * grad_step + h * grad_head + d[None, :]
+        g_at = grad + node[:, None] * grad_step + h * grad_head + d[None, :]
         g = tl.load(g_at, mask=here[:, None] & (d < value_channels)[None, :], other=0.0)
-        logs = tl.load(lse + t * heads + h, mask=here, other=0.0)
+        logs = tl.load(lse + node * heads + h, mask=here, other=0.0)
         logs = tl.where(logs == float("-inf"), float("inf"), logs)
-        shared = tl.load(common + t * heads + h, mask=here, other=0.0)
+        shared = tl.load(common + node * heads + h, mask=here, other=0.0)
         score = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=REAL) * factor
         if HAS_WEIGHT:
             weight = tl.load(log_weight + place + t - t0, mask=here, other=0.0).to(REAL)
@@ -216,8 +217,9 @@ def backward_sources(
         of_value += tl.dot(p.to(g.dtype), g, input_precision=PRECISION, out_dtype=REAL)
         of_key += tl.dot(slope.to(q.dtype), q, input_precision=PRECISION, out_dtype=REAL)
     of_key = of_key * factor
-    k_at = grad_key + s[:, None] * grad_key_step + h * grad_key_head + c[None, :]
-    v_at = grad_value + s[:, None] * grad_value_step + h * grad_value_head + d[None, :]
+    row = s.to(tl.int64)
+    k_at = grad_key + row[:, None] * grad_key_step + h * grad_key_head + c[None, :]
+    v_at = grad_value + row[:, None] * grad_value_step + h * grad_value_head + d[None, :]
     if HAS_LISTED:
         of_key += tl.load(k_at, mask=of_keys, other=0.0).to(REAL)
         of_value += tl.load(v_at, mask=of_values, other=0.0).to(REAL)

@@ -4,8 +4,6 @@
 // of one head each, until none is left. Within a task one table of nodes is read for all rows before the next one is:
 // first all keys, then all values, so that only one of them has to stay in a core's cache. A score is all that is
 // stored per edge.
-//
-// Compiled once for each instruction set (ISA, with the compiler's own flags), without headers of Python or torch.
 
 #include <math.h>
 

@@ -3,8 +3,6 @@
 // Where the taps of a plain convolution read whole pixels of the map, the operand of a tile is the map itself. At the
 // border, and where sampling positions are deformed, it is a small copy. Of two convolutions in a row the first is done
 // for some rows at a time, which stay in the cache until the second has read them.
-//
-// Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
 #include <string.h>

@@ -3,8 +3,6 @@
 //
 // The joint map, 128 channels of each pixel, is never stored. The first layer of the score head is linear, so that each
 // coarse map goes through its share of it before it is enlarged; features are put together where they are read.
-//
-// Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
 #include <string.h>

@@ -4,8 +4,6 @@
 // Comparing descriptors takes nearly all of the time, so it is put off: the worst cosine of a candidate with some of
 // those chosen is a lower bound of its worst with all of them. A candidate whose cost is too high already by this bound
 // is not looked at, nor is anybody whose distance alone costs too much. The choice is that of comparing everything.
-//
-// Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
 #include <stdlib.h>

@@ -2,8 +2,6 @@
 //
 // A heap, as ordinary selection keeps it, mispredicts a branch for nearly every number that enters it. Here almost all
 // work is comparisons of whole registers. Of equal numbers the first comes first.
-//
-// Compiled once for each instruction set (ISA), without headers of Python or torch.
 
 #include <math.h>
 

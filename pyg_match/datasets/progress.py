@@ -1,0 +1,37 @@
+"""Progress of work whose length is known."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+
+@contextmanager
+def progress_bar(what: str, total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar, or a line for each tenth where there is no terminal, moved on by calling what it yields."""
+    if not show or done == total:
+        yield lambda: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(what, total, done)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def _lines(what: str, total: int, done: int) -> Callable[[], None]:
+    """Tell what is done, now and whenever another tenth is."""
+    found = count(done)
+
+    def advance() -> None:
+        number = next(found)
+        if number == done or number * 10 // total > (number - 1) * 10 // total:
+            print(f"{what} {number}/{total}", file=sys.stderr, flush=True)
+
+    advance()
+    return advance

@@ -1,0 +1,53 @@
+"""Less memory in training: what is quick to compute again is not kept for gradients."""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+_PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+
+
+def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The result of a function, of which only attention and the largest products are kept for gradients.
+
+    Projections, rotations, normalisation and activations are computed once more when gradients are, which then are the
+    same bit for bit. Gradients can be asked for once.
+
+    Args:
+        function: What to call, without effects of its own.
+        x: Its first argument.
+        *args: Its other arguments.
+        **kwargs: Its arguments by name.
+
+    Shapes:
+        - **x:** :math:`(N, D)`
+    """
+    contexts = functools.partial(create_selective_checkpoint_contexts, functools.partial(_policy, x.size(-1)))
+
+    def uncached(x: Tensor, *args: Any) -> Tensor:
+        with _without_cache(x.device.type):
+            return function(x, *args, **kwargs)
+
+    out: Tensor = checkpoint(
+        uncached, x, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
+    return out
+
+
+def _without_cache(device_type: str) -> AbstractContextManager[Any]:
+    """The autocast that the caller has chosen, without weights kept of other passes, which computing again lacks."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)
+
+
+def _policy(channels: int, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep products with joined features, but for those that narrow, whose results no gradient reads."""
+    product = operator in _PRODUCTS and args[-1].size(1) >= args[-1].size(0) > channels
+    keeps = product or operator == torch.ops.pyg_match.attention.default
+    return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE

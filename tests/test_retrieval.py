@@ -1,0 +1,30 @@
+"""Similar images, against the definition."""
+
+import numpy as np
+import torch
+
+from pyg_match import retrieval
+from pyg_match.retrieval import similar_images, vlad
+
+
+def test_vlad_is_the_definition():
+    torch.manual_seed(0)
+    descriptors, words = torch.randn(50, 6), torch.randn(4, 6)
+    expected = np.zeros((4, 6))
+    for descriptor in descriptors.double().numpy():
+        nearest = min(range(4), key=lambda w: np.sum((descriptor - words[w].double().numpy()) ** 2))
+        expected[nearest] += descriptor - words[nearest].double().numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    expected /= np.linalg.norm(expected)
+    assert np.allclose(vlad(descriptors, words).view(4, 6), expected, atol=1e-5)
+    assert torch.equal(vlad(torch.empty(0, 6), words), torch.zeros(24))
+
+
+def test_most_similar_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
+    images = torch.randn(9, 30, 6, generator=torch.Generator().manual_seed(0))
+    images[1], images[5] = images[0] + 0.01, images[8] - 0.01
+    expected = similar_images(images.__getitem__, 9, top_k=2, num_words=5)
+    assert {(0, 1), (5, 8)} <= set(expected)
+    monkeypatch.setattr(retrieval, "_CHUNK", 20)
+    monkeypatch.setattr(retrieval, "_WIDENED", 4)
+    assert similar_images(images.__getitem__, 9, top_k=2, num_words=5) == expected
