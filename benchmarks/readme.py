@@ -2,11 +2,12 @@
 
     python benchmarks/readme.py                                  # rewrite what stands between the markers
     python benchmarks/readme.py --check                          # only tell whether the pages are up to date
-    python benchmarks/readme.py --hpatches outputs/hpatches/results.json
+    python benchmarks/readme.py --hpatches outputs/hpatches/results.json outputs/pose/results.json
 
 A section NAME stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Sections without results stay as they
-are. `--hpatches` takes over results of examples/hpatches_eval.py, without the folders of whoever ran it; those of one
-named "synthetic", of other keypoints than ALIKED's, and of another limit than 1024 of them, get files of their own.
+are. `--hpatches` takes over results of examples/hpatches_eval.py and examples/pose_eval.py, without the folders of
+whoever ran it; those of a folder named "synthetic", of other keypoints than ALIKED's, and of another limit of them get
+files of their own.
 """
 
 import argparse
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "hpatches": accuracy.hpatches,
     "trained": accuracy.trained,
     "trained disk": partial(accuracy.trained, features="disk"),
+    "pose": accuracy.pose,
     "graphs": speed.graphs,
     "explorer": speed.explorer,
     "many pairs": many_images.many_pairs,
@@ -75,22 +77,25 @@ def _pictures(section: str, images: Path) -> list[str]:
 
 
 def file_name(results: Results) -> str:
-    """Where results of hpatches_eval are kept."""
+    """Where results of hpatches_eval and pose_eval are kept."""
     settings = results["settings"]
-    name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
     limit = settings["max_keypoints"]
+    if "scenes" in settings:
+        return accuracy.accuracy_file("pose" if limit > 1024 else "pose_1024", settings["features"])
+    name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
     return accuracy.accuracy_file(name if limit <= 1024 else f"{name}_{limit}", settings["features"])
 
 
 def without_folders(results: Results) -> Results:
-    """Results of hpatches_eval in which folders are only named by their last part."""
-    roots = [PurePath(root).name for root in results["settings"]["roots"]]
+    """Results in which folders are only named by their last part."""
     words = [
         PurePath(word).name if PurePath(word).is_absolute() or word.startswith("../") else word
         for word in results["command"].split()
     ]
-    words[1:2] = ["examples/hpatches_eval.py"] if len(words) > 1 else []
-    return {**results, "command": " ".join(words), "settings": {**results["settings"], "roots": roots}}
+    words[1:2] = [f"examples/{PurePath(word).name}" for word in words[1:2]]
+    settings = results["settings"]
+    roots = {"roots": [PurePath(root).name for root in settings["roots"]]} if "roots" in settings else {}
+    return {**results, "command": " ".join(words), "settings": {**settings, **roots}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

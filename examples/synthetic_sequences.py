@@ -4,11 +4,13 @@
     python examples/hpatches_eval.py outputs/synthetic
 
 Each sequence has an image `1.png`, a copy of it `2.png`, and the homography between them in `H_1_2`. With
-`--held-out` only those photos are used that `pyg-match train` keeps for validation under its default settings, and with
-`--without` none that are in a file of pairs, for weights that were trained on these.
+`--held-out RUN/held_out.txt` only those photos are used that a run of `pyg-match train` kept for validation; without a
+file, those that it keeps under its default settings. With `--without` none are used that are in a file of pairs, for
+weights that were trained on these.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repeats", type=float, default=0.1, help="share of repeated structure (%(default)s)"
     )
-    parser.add_argument("--held-out", action="store_true", help="only photos that training does not see")
+    parser.add_argument(
+        "--held-out",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="only photos that training does not see: names in a file, or those of the default settings",
+    )
     parser.add_argument(
         "--without", type=Path, metavar="PAIRS", help="file of pairs whose photos are not used"
     )
@@ -53,6 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = {"num_pairs": args.sequences, "seed": args.seed, "warps": warps, "repeats": args.repeats}
         photos = find_images(args.photos)[0]
         if args.held_out:
+            names = {
+                Path(os.path.abspath(args.photos / line))
+                for line in Path(args.held_out).read_text().split("\n")
+            }
+            photos = [photo for photo in photos if photo in names]
+        elif args.held_out is not None:
             photos = split_photos(photos, DataConfig().validation_photos, DataConfig().seed)[1]
         if args.without is not None:
             seen = {photo for pair in read_pairs(args.without, args.photos) for photo in pair}

@@ -1,5 +1,6 @@
 """Accuracy on pairs with known truth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ MATCHER_NAMES = {
     "trained-bfloat16": "aliked-sparse, bfloat16",
     "trained-listed": "aliked-sparse, anchors listed",
 }
+POSES = ("pose_1024", "pose")  # records of examples/pose_eval.py
+DEGREES = (5, 10, 20)
 ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of their table
     "hpatches": "{pairs} real pairs, at most {max_keypoints} keypoints",
     "hpatches_2048": "the same, at most {max_keypoints} keypoints",
@@ -71,6 +74,36 @@ def trained(folder: Path, features: str = "aliked") -> tuple[str, list[Results]]
         "False: matches between images of different scenes, mean number."
     )
     return "\n\n".join([start, table(header, lines)]), list(found.values())
+
+
+def pose(folder: Path) -> tuple[str, list[Results]] | None:
+    """Relative poses by matches of the dense and of the sparse matcher."""
+    found = [results for name in POSES if (results := read(folder, name)) is not None]
+    lines = []
+    for results in found:
+        known = {row["method"]: row for row in results["results"]["differences"]}
+        for scene, rows in results["results"]["sets"].items():
+            dense, *others = rows
+            for row in others:
+                name = f"{scene}, {row['pairs']} pairs, {results['settings']['max_keypoints']:,} keypoints"
+                cells = [f"{dense['matches']:.0f} → {row['matches']:.0f}"]
+                values = {"precision": (dense["precision"], row["precision"])}
+                columns = (f"AUC@{degrees}" for degrees in DEGREES)
+                values |= dict(zip(columns, zip(dense["PoseLib"], row["PoseLib"], strict=True), strict=True))
+                for column, (before, after) in values.items():
+                    spread = known[row["method"]][column] if scene == "all" else None
+                    cells.append(f"{before:.1f} → {after:.1f}{interval(spread)}")
+                lines.append([name, *cells])
+    if not lines:
+        return None
+    return table(["scene", "matches", "P", *(f"AUC@{degrees}" for degrees in DEGREES)], lines), found
+
+
+def interval(spread: Sequence[float] | None) -> str:
+    """The ends of an interval of a difference, whose middle comes first."""
+    if not spread:
+        return ""
+    return f" ({spread[1]:+.1f} to {spread[2]:+.1f})".replace("-0.0", "+0.0").replace("-", "−")
 
 
 def _figures(row: Row) -> list[float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common import Row, find
 
+from tables.accuracy import interval
 from tables.layout import Results, read, table
 
 SETS = {  # records of accuracy, and how the first column calls them
@@ -51,14 +52,11 @@ def accuracy(folder: Path) -> tuple[str, list[Results]] | None:
         if dense is None or sparse is None:
             continue
         known = results["results"].get("differences", [])
-        interval = next((row for row in known if row["method"] == "trained"), {})
+        spread = next((row for row in known if row["method"] == "trained"), {})
         cells = [first.format(pairs=sparse["pairs"], **results["settings"])]
         for measure in ("precision", "recall", "PoseLib"):
             values = [row[measure][-1] if measure == "PoseLib" else row[measure] for row in (dense, sparse)]
-            spread = interval.get(measure)
-            told = f" ({spread[1]:+.1f} to {spread[2]:+.1f})" if spread else ""
-            told = told.replace("-0.0", "+0.0").replace("-", "−")
-            cells.append(f"{values[0]:.1f} → {values[1]:.1f}{told}")
+            cells.append(f"{values[0]:.1f} → {values[1]:.1f}{interval(spread.get(measure))}")
         wrong = [results.get("false_matches", {}).get(method) for method in ("kornia", "trained")]
         cells.append("–" if None in wrong else f"{wrong[0]:.0f} → {wrong[1]:.0f}")
         lines.append(cells)

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from pyg_match.datasets.cached_pairs import check_photos
 from pyg_match.datasets.live_pairs import LivePairs
-from pyg_match.files import is_file, sweep, user_path
+from pyg_match.files import is_file, sweep, user_path, write_whole
 from pyg_match.spinner import spinner
 from pyg_match.training.checkpoint import random_state, set_random_state
 from pyg_match.training.config import TrainingConfig
@@ -34,8 +34,8 @@ def train(
 
     The folder gets ``matcher.safetensors``, the averaged weights at the end, calibrated if the settings say so, for
     :meth:`pyg_match.nn.GraphMatcher.from_pretrained`; ``best.safetensors``, those with the best recall on the
-    validation pairs, unless the result is calibrated; ``last.ckpt``, everything needed to go on; ``log.jsonl`` and
-    TensorBoard's files.
+    validation pairs, unless the result is calibrated; ``last.ckpt``, everything needed to go on; ``held_out.txt``, the
+    photos that only validation sees; ``log.jsonl`` and TensorBoard's files.
 
     On the CPU, the result of an interrupted run equals that of an uninterrupted one bit by bit. SIGTERM and Ctrl-C
     end a run after the current step and a checkpoint.
@@ -105,6 +105,8 @@ def _run(
                 device=fabric.device,
             )
         made_here = True
+        if fabric.is_global_zero:
+            _list_held_out(datasets[1], images, out)
     trainer = Trainer(fabric, config, out, *datasets)
     if made_here:
         trainer.check_checkpoint()  # what does not fit is said before keypoints are found
@@ -136,6 +138,13 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
             for file in written:
                 if file.is_file() and file.samefile(user_path(name)):
                     raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
+
+
+def _list_held_out(valid_pairs: Pairs, images: Union[str, os.PathLike[str]], out: Path) -> None:
+    """Write which photos training does not see, a line each, as they are called within their folder."""
+    root = os.path.abspath(user_path(images))
+    names = {Path(os.path.relpath(path, root)).as_posix() for path in getattr(valid_pairs, "paths", ())}
+    write_whole(out / "held_out.txt", b"".join(os.fsencode(f"{name}\n") for name in sorted(names)))
 
 
 def _check_matches(train_pairs: Pairs | LivePairs, valid_pairs: Pairs) -> None:

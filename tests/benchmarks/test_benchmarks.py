@@ -378,6 +378,20 @@ def benchmark(name: str, rows: list[dict], **more) -> dict:
     }
 
 
+def pose_record() -> dict:
+    dense = {"method": "kornia", "pairs": 3, "matches": 9, "precision": 90.0, "PoseLib": [1.0, 2.0, 3.0]}
+    rows = [dense, {**dense, "method": "mine", "matches": 8, "precision": 91.0, "PoseLib": [1.5, 2.0, 3.0]}]
+    gains = {"precision": [1, 0.5, 1.5], "AUC@5": [0.5, -1, 2], "AUC@10": [0, -1, 1], "AUC@20": [0, -1, 1]}
+    return {
+        "date": "2020-01-02T03:04:05+00:00",
+        "command": "python /home/somebody/examples/pose_eval.py /home/somebody/yard",
+        "settings": {"scenes": ["yard"], "max_keypoints": 2048, "features": "aliked"},
+        "versions": {"torch": "2.0"},
+        "machine": {"platform": "Linux", "cpus": 2},
+        "results": {"sets": {"yard": rows, "all": rows}, "differences": [{"method": "mine", **gains}]},
+    }
+
+
 def test_readme(load, tmp_path, hpatches, capsys):
     readme = load("readme")
     folder, text = tmp_path / "results", tmp_path / "README.md"
@@ -416,13 +430,21 @@ def test_readme(load, tmp_path, hpatches, capsys):
     (folder / "graphs.json").write_text(
         json.dumps(benchmark("graphs", drawn, summary=costs, diversity=cosines))
     )
+    posed = tmp_path / "pose.json"
+    posed.write_text(json.dumps(pose_record()))
     assert readme.main([*options, "--check"]) == 1 and "out of date" in capsys.readouterr().err
-    assert readme.main([*options, "--hpatches", str(hpatches)]) == 0
+    assert readme.main([*options, "--hpatches", str(hpatches), str(posed)]) == 0
     written = text.read_text()
     assert "| 1 | 1.00 | **0.50×** |" in written and "| 2 | 2.00 | 25× |" in written
     assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
     assert "9.0 s to compile, 0.3 s in later" in written
     assert "| 5, uniform | 12.3 |" in written
+    assert "| yard, 3 pairs, 2,048 keypoints | 9 → 8 | 90.0 → 91.0 | 1.0 → 1.5 | 2.0 → 2.0 |" in written
+    assert (
+        "| all, 3 pairs, 2,048 keypoints | 9 → 8 | 90.0 → 91.0 (+0.5 to +1.5) | 1.0 → 1.5 (−1.0 to +2.0) |"
+        in written
+    )
+    assert "`python examples/pose_eval.py yard`" in written
     assert "| parts | 50.0 → 62.5 | 50.0 → 62.5 | 50.0 → 62.5 | 0.5 → 0.6 | 1,250 |" in written
     assert r"| rings \1 | 10.0 | 2.0% | N^1.05 |" in written and "| parts | – | – | – |" in written
     assert "the 500 ms that a sparse matcher takes" in written and "| 0.25 | 0.123 | 12.3 |" in written

@@ -63,6 +63,23 @@ def test_photos_of_pairs_are_left_out(synthetic_sequences, tmp_path, capsys, mon
         synthetic_sequences.main(["photos", "none", *options])
 
 
+def test_held_out_photos_alone(synthetic_sequences, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    (photos / "blue").mkdir(parents=True)
+    for name, colour in (("a.png", (255, 0, 0)), ("b.png", (0, 255, 0)), ("blue/c d.png", (0, 0, 255))):
+        Image.new("RGB", (160, 120), colour).save(photos / name)
+    (tmp_path / "held_out.txt").write_text("blue/c d.png\n")
+    options = ["--sequences", "2", "--repeats", "0", "--held-out"]
+    synthetic_sequences.main([str(photos), str(tmp_path / "out"), *options, str(tmp_path / "held_out.txt")])
+    assert "2 sequences" in capsys.readouterr().out
+    for sequence in sorted((tmp_path / "out").iterdir()):
+        assert np.asarray(Image.open(sequence / "1.png")).mean((0, 1)).argmax() == 2
+    synthetic_sequences.main([str(photos), str(tmp_path / "by default"), *options])
+    assert "2 sequences" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"error: .*none"):
+        synthetic_sequences.main([str(photos), str(tmp_path / "no"), *options, str(tmp_path / "none")])
+
+
 def test_existing_folder_is_not_overwritten(synthetic_sequences, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit, match="error"):

@@ -18,12 +18,14 @@ from training_pairs import SPARSE, Pairs, datasets, run, small_config
 from pyg_match import Matcher, pretrained
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.datasets import CorruptShardError, SyntheticHomographies
+from pyg_match.datasets.sources import find_images
 from pyg_match.features import SIFT
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
 from pyg_match.training import export_matcher, validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import load_config
+from pyg_match.training.data import split_photos
 from pyg_match.training.files import read_json_lines
 from pyg_match.training.loop import train
 from pyg_match.training.schedule import batch_indices
@@ -479,6 +481,11 @@ def test_one_command_makes_the_same_file_twice(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
     (found,) = (tmp_path / "one" / "features").glob("related-*.json")
     assert json.loads(found.read_bytes()) == [[3, 4]]
+    held_out = (tmp_path / "one" / "held_out.txt").read_text().splitlines()
+    train_photos, valid_photos = split_photos(
+        find_images(photos)[0], 0.4, 0, [(photos / "left.png", photos / "right.png")]
+    )
+    assert held_out == sorted(path.name for path in valid_photos) and len(train_photos) == 4
     calibration = read_metadata(files[0])["calibration"]
     assert None not in calibration["false_matches"] and None not in calibration["precision"]
     blind = load_config("finetune", [*changes, "data.validation_pairs=0", "data.related=0", "steps=1"])
