@@ -49,7 +49,8 @@ from ablation_options import (
     plain,
 )
 from ablation_tables import Record, filled, report
-from hpatches_eval import COARSE_SETS, cached_features
+from eval_tables import COARSE_SETS
+from hpatches_eval import cached_features
 from torch.utils.data import Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet

@@ -15,27 +15,16 @@ these are somewhat too narrow. A run that starts again finds its keypoints where
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hpatches_eval import (
-    EXTRACTOR_OPTIONS,
-    POSELIB,
-    TRAINED,
-    Method,
-    fingerprint,
-    kornia_lightglue,
-    trained_matcher,
-)
+from eval_methods import EXTRACTOR_OPTIONS, TRAINED, Method, fingerprint, kornia_lightglue, trained_matcher
+from eval_tables import POSELIB, write_record
 
 from pyg_match.datasets import FeatureCache
 from pyg_match.features import extractor, load_image
@@ -209,21 +198,8 @@ def report(rows: dict[str, list[Row]], settings: Row, out: Path) -> str:
         for line in found
     ]
     text = "\n\n".join([markdown(sets), *lines])
-    packages = ("pyg-match", "torch", "torch-geometric", "kornia", "numpy", "poselib")
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "settings": settings,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {
-            "platform": f"{platform.system()} {platform.machine()}",
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "results": {"sets": sets, "differences": found},
-    }
     write_whole(out / "table.md", f"{text}\n".encode())
-    write_whole(out / "results.json", json.dumps(record, indent=2).encode())
+    write_record(out / "results.json", settings, results={"sets": sets, "differences": found})
     return text
 
 

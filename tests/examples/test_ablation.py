@@ -14,7 +14,7 @@ from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import KNNGraph, PrecomputedEdges, graph_from_recipe
 
 FILE = Path(__file__).parents[2] / "examples" / "ablation.py"
-NEIGHBOURS = ("ablation_options", "ablation_tables", "hpatches_eval")
+NEIGHBOURS = ("ablation_options", "ablation_tables", "eval_methods", "eval_tables", "hpatches_eval")
 
 
 @pytest.fixture

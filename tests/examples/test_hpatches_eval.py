@@ -2,6 +2,7 @@ import importlib.util
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,31 @@ from pyg_match.metrics import error_auc
 from pyg_match.nn import GraphMatcher
 
 FILE = Path(__file__).parents[2] / "examples" / "hpatches_eval.py"
+NEIGHBOURS = ("eval_methods", "eval_tables")
 
 
 @pytest.fixture
 def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(FILE.parent))
     spec = importlib.util.spec_from_file_location("hpatches_eval", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "SHORT_SIDE", 160)  # a ninth of the pixels
-    return module
+    yield module
+    for name in NEIGHBOURS:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def methods(example):
+    """The file of the matchers, beside the example."""
+    return sys.modules["eval_methods"]
+
+
+@pytest.fixture
+def tables(example):
+    """The file of the tables, beside the example."""
+    return sys.modules["eval_tables"]
 
 
 def write_sequence(folder: Path, photo: np.ndarray, seed: int) -> None:
@@ -185,7 +202,8 @@ def test_coarse_sets_stand_apart(example, tmp_path):
     coarse = fake_row(
         "mnn", ("evd", "y"), **{**thresholds, "error_poselib_3.0": 0.0}, error_dlt=6.0, error_opencv=0.0
     )
-    text = example.report([fine, coarse], {"mnn": 7.25}, {"features": "sift", "max_keypoints": 9}, tmp_path)
+    settings = {"features": "sift", "max_keypoints": 9, "short_side": 480}
+    text = example.report([fine, coarse], {"mnn": 7.25}, settings, tmp_path)
     # The threshold is the best one of set a, although evd would prefer another.
     start = "| 1 | mnn | 10 | 50.0 | 25.0"
     ones, zeros = "100.0 / 100.0 / 100.0", "0.0 / 0.0 / 0.0"
@@ -194,7 +212,7 @@ def test_coarse_sets_stand_apart(example, tmp_path):
     # Of PoseLib, 2 px: (1 + 3) / 5 and (1 + 8) / 10.
     assert f"| evd {start} | 0.0 / 70.0 | 100.0 / 100.0 | 80.0 / 90.0 | 1.5 |" in text
     assert "evd is good to 5 px at best" in text and text.count("| P@3 |") == 1 and text.count("| P@5 |") == 1
-    only = example.report([coarse], {"mnn": None}, {"features": "sift", "max_keypoints": 9}, tmp_path)
+    only = example.report([coarse], {"mnn": None}, settings, tmp_path)
     assert "different scenes, where none is right, mean: mnn 7.2." in text and "different" not in only
     assert "all |" not in only and "| evd | 1 | mnn |" in only and "| 3.0 |" in only
 
@@ -214,15 +232,15 @@ def test_false_matches_are_of_different_scenes(example, root, tmp_path):
     assert example.false_matches(pairs[:1], method, lambda path: path) is None
 
 
-def test_pairs_without_true_matches_have_no_say_in_recall(example):
+def test_pairs_without_true_matches_have_no_say_in_recall(tables):
     rows = [
         fake_row("mnn", ("a", s), error_dlt=1.0, error_opencv=1.0, **{"error_poselib_1.0": 1.0}) for s in "xy"
     ]
     rows[0]["recall"] = math.nan
-    assert example.summarise(rows, {"mnn": 1.0}, (1, 3))[0]["recall"] == pytest.approx(25.0)
+    assert tables.summarise(rows, {"mnn": 1.0}, (1, 3))[0]["recall"] == pytest.approx(25.0)
     rows[1]["recall"] = math.nan
-    table = example.summarise(rows, {"mnn": 1.0}, (1, 3))
-    assert table[0]["recall"] is None and "| – |" in example.markdown({"a": table}, (1, 3), 3)
+    table = tables.summarise(rows, {"mnn": 1.0}, (1, 3))
+    assert table[0]["recall"] is None and "| – |" in tables.markdown({"a": table}, (1, 3), 3)
 
 
 def features(*descriptors: tuple[float, float]) -> KeypointSet:
@@ -230,7 +248,7 @@ def features(*descriptors: tuple[float, float]) -> KeypointSet:
     return KeypointSet(pos=torch.zeros(len(x), 2), x=x, image_size=(10, 10))
 
 
-def test_differences_with_intervals(example):
+def test_differences_with_intervals(example, tables):
     """An equal gain in every scene has an interval of no width, a gain in a single one a wide interval."""
     rows = []
     for method, gains in (("kornia", (0, 0, 0)), ("same", (0.1, 0.1, 0.1)), ("once", (0, 0, 0.3))):
@@ -242,7 +260,7 @@ def test_differences_with_intervals(example):
                 recall = math.nan if k == 3 else level + gain
                 rows.append({"set": "s", "sequence": f"{scene}", "k": k, "method": method, **errors,
                              "precision": level + gain, "recall": recall})  # fmt: skip
-    found = example.differences(rows, ("kornia", "same", "once"), "kornia", draws=500)
+    found = tables.differences(rows, ("kornia", "same", "once"), "kornia", draws=500)
     table = {row["method"]: row for row in found}
     assert table["kornia"]["precision"] == [0, 0, 0] and table["kornia"]["scenes"] == 3
     np.testing.assert_allclose(table["same"]["precision"], [10, 10, 10])
@@ -254,7 +272,7 @@ def test_differences_with_intervals(example):
     assert table["same"]["DLT"] == [0, 0, 0]
 
 
-def test_nearest_neighbours(example):
+def test_nearest_neighbours(methods):
     angles0, angles1 = 6.28 * torch.rand(40), 6.28 * torch.rand(30)
     set0, set1 = (features(*zip(a.cos().tolist(), a.sin().tolist(), strict=True)) for a in (angles0, angles1))
     distance = torch.cdist(set0.x, set1.x)
@@ -264,20 +282,20 @@ def test_nearest_neighbours(example):
         if int(distance[:, j].argmin()) == i:
             row, column = distance[i].sort().values, distance[:, j].sort().values
             expected.append((i, j, bool(max(row[0] / row[1], column[0] / column[1]) < 0.8)))
-    matches, scores = example.nearest_neighbours(set0, set1)
+    matches, scores = methods.nearest_neighbours(set0, set1)
     assert matches.tolist() == [[i, j] for i, j, _ in expected]
     assert torch.allclose(scores, (set0.x[matches[:, 0]] * set1.x[matches[:, 1]]).sum(1))
-    tested, _ = example.nearest_neighbours(set0, set1, ratio=0.8)
+    tested, _ = methods.nearest_neighbours(set0, set1, ratio=0.8)
     assert tested.tolist() == [[i, j] for i, j, passed in expected if passed]
     assert 0 < len(tested) < len(matches)
 
 
-def test_nearest_neighbours_of_few_keypoints(example):
+def test_nearest_neighbours_of_few_keypoints(methods):
     one = features((1.0, 0.0))
-    matches, scores = example.nearest_neighbours(one, one)
+    matches, scores = methods.nearest_neighbours(one, one)
     assert matches.tolist() == [[0, 0]] and scores.tolist() == [1.0]
     for pair in ((features(), one), (one, features()), (features(), features())):
-        matches, scores = example.nearest_neighbours(*pair)
+        matches, scores = methods.nearest_neighbours(*pair)
         assert matches.shape == (0, 2) and scores.shape == (0,)
 
 

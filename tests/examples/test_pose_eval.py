@@ -22,7 +22,8 @@ def example(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("hpatches_eval", None)
+    for name in ("eval_methods", "eval_tables"):
+        sys.modules.pop(name, None)
 
 
 def motion(rotation=(0.0, 0.0, 0.0), translation=(-1.0, 0.0, 0.0)) -> np.ndarray:
