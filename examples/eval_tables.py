@@ -185,7 +185,8 @@ def report(rows: list[Row], wrong: dict[str, float | None], settings: Row, out: 
 
     caption = (
         f"{settings['features']}, at most {settings['max_keypoints']} keypoints, "
-        f"short side {settings['short_side']} px. P, R: mean precision and recall at so many px; AUC of the corner error; per cent. th: PoseLib's "
+        f"short side {settings['short_side']} px. P, R: mean precision and recall at so many px; AUC of the "
+        "corner error; per cent. th: PoseLib's "
         f"threshold in px, the best of {', '.join(map(str, POSELIB))} over all pairs of the method; it makes "
         f"at least {POSELIB_ITERATIONS:,} iterations. "
         "ms: median time of matching alone."
