@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "hpatches": accuracy.hpatches,
     "trained": accuracy.trained,
     "trained disk": partial(accuracy.trained, features="disk"),
+    "seeds": accuracy.seeds,
     "pose": accuracy.pose,
     "graphs": speed.graphs,
     "explorer": speed.explorer,
@@ -83,7 +84,11 @@ def file_name(results: Results) -> str:
     if "scenes" in settings:
         return accuracy.accuracy_file("pose" if limit > 1024 else "pose_1024", settings["features"])
     name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
-    return accuracy.accuracy_file(name if limit <= 1024 else f"{name}_{limit}", settings["features"])
+    name = name if limit <= 1024 else f"{name}_{limit}"
+    trained = PurePath(settings.get("trained", {}).get("weights", "")).stem
+    if trained in accuracy.SEEDS:
+        return f"{trained}_{name}"
+    return accuracy.accuracy_file(name, settings["features"])
 
 
 def without_folders(results: Results) -> Results:
@@ -93,9 +98,15 @@ def without_folders(results: Results) -> Results:
         for word in results["command"].split()
     ]
     words[1:2] = [f"examples/{PurePath(word).name}" for word in words[1:2]]
-    settings = results["settings"]
-    roots = {"roots": [PurePath(root).name for root in settings["roots"]]} if "roots" in settings else {}
-    return {**results, "command": " ".join(words), "settings": {**settings, **roots}}
+    settings = dict(results["settings"])
+    if "roots" in settings:
+        settings["roots"] = [PurePath(root).name for root in settings["roots"]]
+    if "trained" in settings:
+        settings["trained"] = {
+            **settings["trained"],
+            "weights": PurePath(settings["trained"]["weights"]).name,
+        }
+    return {**results, "command": " ".join(words), "settings": settings}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,11 @@ MATCHER_NAMES = {
     "trained-bfloat16": "aliked-sparse, bfloat16",
     "trained-listed": "aliked-sparse, anchors listed",
 }
+SEEDS = {
+    "aliked-sparse-v2": "seed 0",
+    "seed1": "seed 1",
+    "seed2": "seed 2",
+}  # weights, and what they are called
 POSES = ("pose_1024", "pose")  # records of examples/pose_eval.py
 DEGREES = (5, 10, 20)
 ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of their table
@@ -76,6 +81,28 @@ def trained(folder: Path, features: str = "aliked") -> tuple[str, list[Results]]
     return "\n\n".join([start, table(header, lines)]), list(found.values())
 
 
+def seeds(folder: Path) -> tuple[str, list[Results]] | None:
+    """Weights of one recipe with different seeds beside the dense matcher, with intervals of the difference."""
+    lines, used = [], []
+    for name, first in ACCURACY_FILES.items():
+        found = {seed: results for seed in SEEDS if (results := read(folder, f"{seed}_{name}")) is not None}
+        for place, (seed, results) in enumerate(found.items()):
+            rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
+            spread = next(row for row in results["results"]["differences"] if row["method"] == "trained")
+            start = first.format(pairs=rows["trained"]["pairs"], **results["settings"])
+            wrong = results["false_matches"]
+            if place == 0:
+                figures = [f"{value:.1f}" for value in _figures(rows["kornia"])]
+                lines.append([start, "dense", *figures, number(wrong.get("kornia"))])
+            pairs = zip(_figures(rows["trained"]), ("precision", "recall", "DLT", "PoseLib"), strict=True)
+            cells = [f"{value:.1f}{interval(spread[measure])}" for value, measure in pairs]
+            lines.append(["", SEEDS[seed], *cells, number(wrong.get("trained"))])
+            used.append(results)
+    if not lines:
+        return None
+    return table(["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib", "false"], lines), used
+
+
 def pose(folder: Path) -> tuple[str, list[Results]] | None:
     """Relative poses by matches of the dense and of the sparse matcher."""
     found = [results for name in POSES if (results := read(folder, name)) is not None]
@@ -86,7 +113,7 @@ def pose(folder: Path) -> tuple[str, list[Results]] | None:
             dense, *others = rows
             for row in others:
                 name = f"{scene}, {row['pairs']} pairs, {results['settings']['max_keypoints']:,} keypoints"
-                cells = [f"{dense['matches']:.0f} → {row['matches']:.0f}"]
+                cells = [row["method"], f"{dense['matches']:.0f} → {row['matches']:.0f}"]
                 values = {"precision": (dense["precision"], row["precision"])}
                 columns = (f"AUC@{degrees}" for degrees in DEGREES)
                 values |= dict(zip(columns, zip(dense["PoseLib"], row["PoseLib"], strict=True), strict=True))
@@ -96,7 +123,9 @@ def pose(folder: Path) -> tuple[str, list[Results]] | None:
                 lines.append([name, *cells])
     if not lines:
         return None
-    return table(["scene", "matches", "P", *(f"AUC@{degrees}" for degrees in DEGREES)], lines), found
+    return table(
+        ["scene", "matcher", "matches", "P", *(f"AUC@{degrees}" for degrees in DEGREES)], lines
+    ), found
 
 
 def interval(spread: Sequence[float] | None) -> str:

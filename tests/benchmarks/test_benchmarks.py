@@ -392,6 +392,16 @@ def pose_record() -> dict:
     }
 
 
+def seed_record(results: dict) -> dict:
+    """Results of weights that are not the package's."""
+    dense = {**ACCURACY, "method": "kornia", "recall": 80.0}
+    sparse = {**dense, "method": "trained", "recall": 81.5, "DLT": [0.0, 0.0, 40.0]}
+    gains = {"precision": [0, -1, 1], "recall": [1.5, 0.5, 2.5], "DLT": [-5.6, -9, -1], "PoseLib": [0, -3, 3]}
+    found = {"sets": {"photos": [], "all": [dense, sparse]}, "differences": [{"method": "trained", **gains}]}
+    trained = {"weights": "/home/somebody/seed1.safetensors", "sha256": "0"}
+    return {**results, "results": found, "settings": {**results["settings"], "trained": trained}}
+
+
 def test_readme(load, tmp_path, hpatches, capsys):
     readme = load("readme")
     folder, text = tmp_path / "results", tmp_path / "README.md"
@@ -430,21 +440,29 @@ def test_readme(load, tmp_path, hpatches, capsys):
     (folder / "graphs.json").write_text(
         json.dumps(benchmark("graphs", drawn, summary=costs, diversity=cosines))
     )
-    posed = tmp_path / "pose.json"
+    posed, seed = tmp_path / "pose.json", tmp_path / "seed.json"
     posed.write_text(json.dumps(pose_record()))
+    seed.write_text(json.dumps(seed_record(json.loads(hpatches.read_text()))))
     assert readme.main([*options, "--check"]) == 1 and "out of date" in capsys.readouterr().err
-    assert readme.main([*options, "--hpatches", str(hpatches), str(posed)]) == 0
+    assert readme.main([*options, "--hpatches", str(hpatches), str(posed), str(seed)]) == 0
     written = text.read_text()
     assert "| 1 | 1.00 | **0.50×** |" in written and "| 2 | 2.00 | 25× |" in written
     assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
     assert "9.0 s to compile, 0.3 s in later" in written
     assert "| 5, uniform | 12.3 |" in written
-    assert "| yard, 3 pairs, 2,048 keypoints | 9 → 8 | 90.0 → 91.0 | 1.0 → 1.5 | 2.0 → 2.0 |" in written
     assert (
-        "| all, 3 pairs, 2,048 keypoints | 9 → 8 | 90.0 → 91.0 (+0.5 to +1.5) | 1.0 → 1.5 (−1.0 to +2.0) |"
+        "| yard, 3 pairs, 2,048 keypoints | mine | 9 → 8 | 90.0 → 91.0 | 1.0 → 1.5 | 2.0 → 2.0 |" in written
+    )
+    assert (
+        "| all, 3 pairs, 2,048 keypoints | mine | 9 → 8 | 90.0 → 91.0 (+0.5 to +1.5) | 1.0 → 1.5 (−1.0 to +2.0) |"
         in written
     )
     assert "`python examples/pose_eval.py yard`" in written
+    assert "somebody" not in (folder / "seed1_hpatches.json").read_text()
+    assert (
+        "|  | seed 1 | 70.0 (−1.0 to +1.0) | 81.5 (+0.5 to +2.5) | 40.0 (−9.0 to −1.0) | 45.6 (−3.0 to +3.0) |"
+        in written
+    )
     assert "| parts | 50.0 → 62.5 | 50.0 → 62.5 | 50.0 → 62.5 | 0.5 → 0.6 | 1,250 |" in written
     assert r"| rings \1 | 10.0 | 2.0% | N^1.05 |" in written and "| parts | – | – | – |" in written
     assert "the 500 ms that a sparse matcher takes" in written and "| 0.25 | 0.123 | 12.3 |" in written
