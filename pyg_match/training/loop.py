@@ -105,11 +105,11 @@ def _run(
                 device=fabric.device,
             )
         made_here = True
-        if fabric.is_global_zero:
-            _list_held_out(datasets[1], images, out)
     trainer = Trainer(fabric, config, out, *datasets)
     if made_here:
         trainer.check_checkpoint()  # what does not fit is said before keypoints are found
+        if fabric.is_global_zero:
+            _list_held_out(datasets[1], images, out)
         if not trainer.checkpoint.is_file():
             photos = sorted({path for dataset in datasets for path in getattr(dataset, "paths", ())})
             with spinner(f"checking {len(photos):,} photos", shown=fabric.is_global_zero):
@@ -140,10 +140,13 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
                     raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
 
 
-def _list_held_out(valid_pairs: Pairs, images: Union[str, os.PathLike[str]], out: Path) -> None:
-    """Write which photos training does not see, a line each, as they are called within their folder."""
-    root = os.path.abspath(user_path(images))
-    names = {Path(os.path.relpath(path, root)).as_posix() for path in getattr(valid_pairs, "paths", ())}
+def _list_held_out(valid_pairs: Pairs, images: Any, out: Path) -> None:
+    """Write which photos training does not see, a line each, as they are called within the folder if there is one."""
+    photos: set[Path] = set(getattr(valid_pairs, "paths", ()))
+    if isinstance(images, (str, os.PathLike)):
+        root = os.path.abspath(user_path(images))
+        photos = {Path(os.path.relpath(photo, root)) for photo in photos}
+    names = {photo.as_posix() for photo in photos}
     write_whole(out / "held_out.txt", b"".join(os.fsencode(f"{name}\n") for name in sorted(names)))
 
 

@@ -425,6 +425,7 @@ def test_what_does_not_fit_is_said_before_keypoints_are_found(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 2 photos cannot be read \((coffee|chelsea).png: "):
         train(load_config("finetune", small), photos, tmp_path / "damaged", **hardware)
     assert not list(tmp_path.rglob("*/features/**/*.safetensors"))
+    assert not (tmp_path / "run" / "held_out.txt").exists()  # a refused run leaves an earlier one as it was
 
 
 def test_unknown_hardware_is_named(tmp_path):
