@@ -43,7 +43,9 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "scenes": many_images.scenes,
     **SUMMARIES,
 }
-CARDS = [Path(f"pyg_match/weights/{name}-sparse.md") for name in ("aliked", "disk")]
+CARDS = [
+    Path(f"pyg_match/weights/{name}.md") for name in ("aliked-sparse", "aliked-sparse-v2", "disk-sparse")
+]
 DOCS = [Path(f"docs/{name}.md") for name in ("accuracy", "benchmarks", "choosing", "explorer", "many-images")]
 PAGES = [Path("README.md"), *DOCS, *CARDS]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}

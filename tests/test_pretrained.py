@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from pyg_match import pretrained
 from pyg_match.nn import GraphMatcher
-from pyg_match.pretrained import available, detector_of, load_weights
+from pyg_match.pretrained import available, detector_of, load_weights, read_metadata
+from pyg_match.training.config import load_config
 
 SMALL = "aliked-t16"
 
@@ -60,6 +61,19 @@ def test_own_matcher_from_its_release(no_packages, monkeypatch, tmp_path):
     assert load_weights("other-sparse").keys() == load_weights("aliked-sparse").keys()
     assert (no_packages / "other.safetensors").is_file()
     assert all(url.endswith("/disk-sparse.safetensors") for url in pretrained.PACKAGED["disk-sparse"].urls)
+
+
+def test_weights_of_the_preset_bring_its_graph():
+    """What one run has made says so: graph, detector, and how it was calibrated."""
+    metadata, config = read_metadata("aliked-sparse-v2"), load_config("sparse")
+    assert metadata["graph"] == config.graph and metadata["extractor"] == config.data.extractor
+    found = metadata["calibration"]
+    matcher = GraphMatcher.from_pretrained("aliked-sparse-v2")
+    assert matcher.config.filter_threshold == found["filter_threshold"] and matcher.config.assign_on_edges
+    assert (
+        found["precision"][0] >= found["precision"][1]
+        and found["false_matches"][0] < found["false_matches"][1]
+    )
 
 
 @pytest.mark.parametrize("name", available())
