@@ -59,7 +59,14 @@ def read_pairs(folder: Path) -> list[PosedPair]:
         numbers = np.array(words[4:], dtype=np.float64)
         first, second, motion = numbers[:9].reshape(3, 3), numbers[9:18].reshape(3, 3), numbers[18:]
         paths = folder / words[0], folder / words[1]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"line {number} of '{folder / 'pairs_with_gt.txt'}': no photo {missing[0]}"
+            )
         pairs.append(PosedPair(folder.resolve().name, paths, (first, second), motion.reshape(4, 4)))
+    if not pairs:
+        raise ValueError(f"'{folder / 'pairs_with_gt.txt'}' lists no pairs")
     return pairs
 
 

@@ -117,6 +117,12 @@ def test_what_is_wrong_is_told(example, scene, tmp_path):
     (tmp_path / "pairs_with_gt.txt").write_text("0.png 1.png 0 0 1 2 3\n")
     with pytest.raises(SystemExit, match=r"line 1 of '.*' must have 38 words, got 7"):
         example.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    (tmp_path / "pairs_with_gt.txt").write_text("")
+    with pytest.raises(SystemExit, match="lists no pairs"):
+        example.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    (tmp_path / "pairs_with_gt.txt").write_text((scene / "pairs_with_gt.txt").read_text())
+    with pytest.raises(SystemExit, match=r"line 1 of '.*': no photo .*0\.png"):
+        example.main([str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="'--weights' must have different names other than kornia"):
         example.main(
             [str(scene), "--weights", "aliked-sparse", "aliked-sparse", "--out", str(tmp_path / "out")]
