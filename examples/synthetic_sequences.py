@@ -63,9 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.held_out:
             names = {
                 Path(os.path.abspath(args.photos / line))
-                for line in Path(args.held_out).read_text().split("\n")
+                for line in os.fsdecode(Path(args.held_out).read_bytes()).splitlines()
             }
             photos = [photo for photo in photos if photo in names]
+            if not photos:
+                raise ValueError(f"no name in '{args.held_out}' is that of a photo in '{args.photos}'")
         elif args.held_out is not None:
             photos = split_photos(photos, DataConfig().validation_photos, DataConfig().seed)[1]
         if args.without is not None:

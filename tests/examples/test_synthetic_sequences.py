@@ -76,6 +76,9 @@ def test_held_out_photos_alone(synthetic_sequences, tmp_path, capsys):
         assert np.asarray(Image.open(sequence / "1.png")).mean((0, 1)).argmax() == 2
     synthetic_sequences.main([str(photos), str(tmp_path / "by default"), *options])
     assert "2 sequences" in capsys.readouterr().out
+    (tmp_path / "others.txt").write_text("elsewhere.png\n")
+    with pytest.raises(SystemExit, match=r"error: no name in .*others\.txt' is that of a photo in"):
+        synthetic_sequences.main([str(photos), str(tmp_path / "no"), *options, str(tmp_path / "others.txt")])
     with pytest.raises(SystemExit, match=r"error: .*none"):
         synthetic_sequences.main([str(photos), str(tmp_path / "no"), *options, str(tmp_path / "none")])
 
