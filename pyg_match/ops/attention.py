@@ -14,9 +14,9 @@ from pyg_match.ops.attention_reference import (
     dense_attention,
     reference_attention,
     reference_scores,
-    reference_weights,
+    softmax_of_edges,
 )
-from pyg_match.ops.csr import EdgesLike
+from pyg_match.ops.csr import CSR, EdgesLike
 from pyg_match.ops.edges import Anchored, Blocks, EdgeSet
 
 Backend = Literal["auto", "kernel", "reference"]
@@ -129,6 +129,7 @@ def attention_weights(
     mask: Optional[Tensor] = None,
     mask_mode: MaskMode = "remove",
     scale: Optional[float] = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""The coefficients :math:`\alpha` of :func:`sparse_attention`, in the order of the edges.
 
@@ -140,11 +141,11 @@ def attention_weights(
         >>> attention_weights(q, q, torch.tensor([[0, 1, 2], [0, 0, 2]])).sum(0).round()
         tensor([2., 2.])
     """
-    check_nodes(query, key, key)
-    csr = _listed_only(edge_index, query, key).csr()
+    score, csr = _edge_scores(query, key, edge_index, scale, backend)
     check_edge_values(csr.col.size(0), query.size(1), bias, mask)
     bias, mask = (None if value is None else csr.sorted(value) for value in (bias, mask))
-    return csr.unsorted(reference_weights(query, key, csr, bias, mask, mask_mode, scale))
+    alpha = softmax_of_edges(score, csr, bias, mask, mask_mode)
+    return csr.unsorted(alpha).to(torch.promote_types(query.dtype, key.dtype))
 
 
 def edge_scores(
@@ -175,6 +176,18 @@ def edge_scores(
         tensor([[2.],
                 [2.]])
     """
+    score, csr = _edge_scores(query, key, edge_index, scale, backend)
+    return csr.unsorted(score).to(torch.promote_types(query.dtype, key.dtype))
+
+
+def _edge_scores(
+    query: Tensor,
+    key: Tensor,
+    edge_index: Union[EdgesLike, EdgeSet],
+    scale: Optional[float],
+    backend: Backend,
+) -> tuple[Tensor, CSR]:
+    """Scores in single precision at least, in the order of the edges that come with them."""
     check_nodes(query, key, key)
     backend = _differentiable(backend, query, key)
     scale = _factor(query, scale)
@@ -183,10 +196,8 @@ def edge_scores(
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
     if _uses_kernel(backend, query):
-        out = operators.edge_scores(q, k, edges, scale)
-    else:
-        out = reference_scores(q, k, edges.csr(), scale)
-    return edges.csr().unsorted(out).to(dtype)
+        return operators.edge_scores(q, k, edges, scale), edges.csr()
+    return reference_scores(q, k, edges.csr(), scale), edges.csr()
 
 
 def _listed_only(edge_index: Union[EdgesLike, EdgeSet], query: Tensor, key: Tensor) -> EdgeSet:

@@ -43,14 +43,19 @@ def reference_weights(
         - **mask:** :math:`(E)`
         - **output:** :math:`(E, H)`
     """
-    scale = query.size(-1) ** -0.5 if scale is None else scale
+    return softmax_of_edges(reference_scores(query, key, csr, scale), csr, bias, mask, mask_mode)
+
+
+def softmax_of_edges(
+    score: Tensor, csr: CSR, bias: Optional[Tensor], mask: Optional[Tensor], mask_mode: MaskMode
+) -> Tensor:
+    """The coefficients :math:`(E, H)` of edges with these scores, which need no bias yet."""
     target = csr.target()
-    score = (query[target] * key[csr.col]).sum(dim=-1) * scale
     score = score if bias is None else score + bias
     if mask is not None and mask_mode == "remove":
         score = score.masked_fill(~mask.unsqueeze(-1), -torch.inf)
     index = target.unsqueeze(-1).expand_as(score)
-    shape = (query.size(0), query.size(1))
+    shape = (csr.rowptr.numel() - 1, score.size(1))
     top = score.new_full(shape, -torch.inf).scatter_reduce(0, index, score.detach(), "amax")
     top = top.masked_fill(top == -torch.inf, 0.0)  # targets without edges
     exp = (score - top[target]).exp()

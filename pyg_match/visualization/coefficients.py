@@ -9,7 +9,7 @@ from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights
 from pyg_match.transforms.multi_scale import neighbour_rank
 
-# Coefficients, or gathered channels, that are in memory at a time.
+# Coefficients that are in memory at a time.
 CHUNK = 1 << 22
 # A complete graph with more coefficients than that is recorded in part only.
 LIMIT = 1 << 25
@@ -131,8 +131,8 @@ def _of_edges(
     """Coefficients of the listed edges of the chosen targets."""
     parts = []
     degree = csr.rowptr.diff()[targets]
-    # Chunks of targets whose edges gather a bounded number of channels.
-    chunk = (degree.cumsum(0) * query.size(1) * query.size(2)) // (4 * CHUNK)
+    # Chunks of targets with a bounded number of coefficients.
+    chunk = degree.cumsum(0) * query.size(1) // CHUNK
     sizes = torch.unique_consecutive(chunk, return_counts=True)[1].tolist()
     for rows, counts in zip(targets.split(sizes), degree.split(sizes), strict=True):
         rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
 from pyg_match.nn import GraphMatcher, pair_graph
-from pyg_match.ops import Blocks, EdgeSet, edge_scores, sparse_attention, to_csr
+from pyg_match.ops import Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention, to_csr
 from pyg_match.ops import attention_operators as operators
 from pyg_match.ops.edge_padding import pad_edges
 from pyg_match.ops.native import library
@@ -81,9 +81,11 @@ def test_listed_edges(device, shape, hub, with_bias, mask_mode):
         }  # fmt: skip
         out = sparse_attention(*leaves[:3], edges, leaves[3] if with_bias else None, **given, backend=backend)
         scores = edge_scores(*leaves[:2], edges, backend=backend)
+        given |= {"bias": leaves[3] if with_bias else None, "backend": backend}
+        alpha = attention_weights(*leaves[:2], edges, **given)
         wanted = leaves if with_bias else leaves[:3]
-        grads = torch.autograd.grad(out.square().sum() + scores.square().sum(), wanted)
-        outputs.append([out, scores, *grads])
+        total = out.square().sum() + scores.square().sum() + alpha.square().sum()
+        outputs.append([out, scores, alpha, *torch.autograd.grad(total, wanted)])
     compare(*outputs, 1e-12)
 
 

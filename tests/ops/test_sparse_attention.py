@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch_geometric import EdgeIndex
-from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
+from torch_geometric.utils import softmax, to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
 
 from pyg_match.ops import (
     CSR,
@@ -378,7 +378,8 @@ def test_second_derivatives_are_refused():
     q, k, v, edge_index, _, _ = random_case(4, 12, 9, 60, 3, 5, 5)
     tensors = [t.requires_grad_() for t in (q, k, v)]
     for function in (lambda b: sparse_attention(*tensors, edge_index, backend=b),
-                     lambda b: edge_scores(*tensors[:2], edge_index, backend=b)):  # fmt: skip
+                     lambda b: edge_scores(*tensors[:2], edge_index, backend=b),
+                     lambda b: attention_weights(*tensors[:2], edge_index, backend=b)):  # fmt: skip
         (grad,) = torch.autograd.grad(function("kernel").square().sum(), q, create_graph=True)
         with pytest.raises(RuntimeError, match="no second derivatives; use backend='reference'"):
             grad.square().sum().backward()
@@ -555,6 +556,11 @@ def test_gradcheck_and_edge_scores():
     assert torch.autograd.gradcheck(lambda q, k: edge_scores(q, k, edge_index), (q, k))
     expected = (q[edge_index[1]] * k[edge_index[0]]).sum(-1) / math.sqrt(3)
     assert torch.allclose(edge_scores(q, k, edge_index), expected)
+    weigh = lambda q, k, b: attention_weights(q, k, edge_index, b, mask, "zero")  # noqa: E731
+    assert torch.autograd.gradcheck(weigh, (q, k, bias))
+    alpha = attention_weights(q, k, edge_index, bias)
+    assert torch.allclose(alpha, softmax(expected + bias, edge_index[1], num_nodes=4))
+    assert attention_weights(q.half(), k.half(), edge_index).dtype == torch.half
 
 
 def test_opcheck():
