@@ -236,7 +236,8 @@ def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Te
         return none0, none1, inner.new_zeros(count0), inner.new_zeros(count1)
     best, partner = inner.max(dim=1)
     # Of several rows that share the best of a column, the first one has it.
-    rows = torch.arange(count0, device=inner.device).masked_fill(best != inner.amax(dim=0)[partner], count0)
+    highest = inner.detach().amax(dim=0)
+    rows = torch.arange(count0, device=inner.device).masked_fill(best != highest[partner], count0)
     first = rows.new_full((count1,), count0).scatter_reduce(0, partner, rows, "amin")
     mutual0, mutual1 = first[partner] == torch.arange(count0, device=inner.device), first < count0
     scores0 = best.exp().masked_fill(~mutual0, 0)

@@ -1,22 +1,26 @@
 """Less memory in training: what is quick to compute again is not kept for gradients."""
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 _PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+# Of glibc; elsewhere there is no such function.
+_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The result of a function, of which only attention and the largest products are kept for gradients.
 
-    Projections, rotations, normalisation and activations are computed once more when gradients are, which then are the
-    same bit for bit. Gradients can be asked for once.
+    Projections, rotations, normalisation, activations and assignments are computed once more when gradients are, which
+    then are the same bit for bit. Gradients can be asked for once.
 
     Args:
         function: What to call, without effects of its own.
@@ -36,7 +40,17 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
     out: Tensor = checkpoint(
         uncached, x, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        _release()
+        if out.requires_grad:
+            out.register_hook(_release)
     return out
+
+
+def _release(_: Optional[Tensor] = None) -> None:
+    """Give memory back that lies between what is kept: the heap holds as much of it as is in use."""
+    if _trim is not None:
+        _trim(0)
 
 
 def _without_cache(device_type: str) -> AbstractContextManager[Any]:

@@ -327,7 +327,7 @@ class GraphMatcher(Freezable):
             ValueError: If numbers are NaN or infinite and are checked.
         """
         checks_values = not self.training if checks_values is None else checks_values
-        found = assign(self.assignment_head(i), x, graph, on_edges, self.config.mask_mode)
+        found = assign(self.assignment_head(i), x, graph, on_edges, self.config)
         if checks_values:
             check_assignments(i, found.dense or [] if found.edges is None else [found.edges])
         return found

@@ -1,12 +1,14 @@
 """The assignment after one layer of a matcher."""
 
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from pyg_match.nn.assignment import mutual_edges, mutual_matches
-from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.nn.checkpointing import checkpointed
+from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
 
 
@@ -51,9 +53,7 @@ class LayerAssignment(NamedTuple):
         return torch.cat(partners), torch.cat(scores)
 
 
-def assign(
-    head: Any, x: Tensor, graph: PairGraph, on_edges: bool, mask_mode: MaskMode = "remove"
-) -> LayerAssignment:
+def assign(head: Any, x: Tensor, graph: PairGraph, on_edges: bool, config: MatcherConfig) -> LayerAssignment:
     """The assignment of descriptors, along the edges between images or of all to all.
 
     Args:
@@ -61,15 +61,17 @@ def assign(
         x: The descriptors of the nodes of the graph.
         graph: The graph.
         on_edges: Whether only the edges between images are assigned.
-        mask_mode: What becomes of edges that the mask of the graph forbids.
+        config: Says what becomes of edges that the mask of the graph forbids, and whether matrices of all to all are
+            computed again for gradients.
 
     Shapes:
         - **x:** :math:`(N, D)`
     """
     if on_edges:
         edges = graph.cross_edges
-        log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, mask_mode)
+        log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, config.mask_mode)
         return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
     images = x.split([count for counts in graph.counts for count in counts])
-    dense = [head(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
+    call = partial(checkpointed, head) if config.checkpointed and torch.is_grad_enabled() else head
+    dense = [call(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
     return LayerAssignment(graph.counts, dense=dense)

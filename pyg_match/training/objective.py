@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.nn import GraphMatcher, MatcherOutput
+from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.training import losses
 from pyg_match.training.config import LossConfig
@@ -106,7 +107,7 @@ class Objective(nn.Module):
         if len(self.matcher.assignments) == 1:
             layers = (last,)
         graph = PairGraph.from_data(batch)
-        final = self._assign(last, descriptors[last], graph)
+        final = self._assign(last, descriptors[last], graph, self._found(output))
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
         parts: dict[str, list[tuple[float, Tensor]]] = {
             "assignment": [],
@@ -152,10 +153,21 @@ class Objective(nn.Module):
         some = [p.flatten()[0] for head in heads for p in head.parameters() if p.requires_grad]
         return torch.stack(some).sum() if some else torch.zeros(())
 
-    def _assign(self, i: int, x: Tensor, graph: PairGraph) -> _Assignment:
+    def _found(self, output: MatcherOutput) -> Optional[list[Tensor]]:
+        """The assignment of all to all after the last layer, if the matcher has it and no pair stops earlier."""
+        config = self.matcher.config
+        stops = config.depth_confidence is not None or config.width_confidence is not None
+        return None if stops or output.edge_log_assignment is not None else output.log_assignment
+
+    def _assign(
+        self, i: int, x: Tensor, graph: PairGraph, dense: Optional[list[Tensor]] = None
+    ) -> _Assignment:
         """The assignment after layer ``i``; of edges, those that no mask forbids."""
-        on_edges = self._on_edges and graph.cross_edges.groups is None
-        found = self.matcher.assign(i, x, graph, on_edges)
+        if dense is None:
+            on_edges = self._on_edges and graph.cross_edges.groups is None
+            found = self.matcher.assign(i, x, graph, on_edges)
+        else:
+            found = LayerAssignment(graph.counts, dense=dense)
         head = self.matcher.assignment_head(i)
         matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None
         edges, edge_index, allowed = found.edges, found.edge_index, graph.cross_edge_mask

@@ -62,9 +62,26 @@ def test_what_is_computed_again():
     for name in ("aten::native_layer_norm", "aten::gelu"):
         assert again[name] - plain[name] == 6
     assert again["pyg_match::attention"] == 0
-    # Three projections of self steps, two of cross steps, and one of messages.
+    # Three projections of self steps, two of cross steps, and one of messages; of three assignments, both projections
+    # and the similarities.
     products = sum(again[name] - plain[name] for name in ("aten::addmm", "aten::mm"))
-    assert products == 3 * (3 + 2 + 2)
+    assert products == 3 * (3 + 2 + 2) + 3 * 3
+
+
+def test_no_matrix_of_all_to_all_is_kept():
+    """What gradients wait for has less numbers than the keypoints of both images have pairs."""
+    sizes = []
+    for checkpointed in (False, True):
+        model = GraphMatcher(
+            in_channels=16, hidden_channels=16, num_layers=1, heads=2, checkpointed=checkpointed
+        )
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t
+        ):
+            model(random_pair(300, 280)).log_assignment[0].sum()
+        sizes.append(max(kept))
+    assert sizes[1] < 300 * 280 <= sizes[0]
 
 
 def test_files_do_not_say(tmp_path):

@@ -43,6 +43,14 @@ def test_assignment_loss_equals_a_loop_over_keypoints():
     torch.testing.assert_close(found["total"], found["assignment"])
 
 
+def test_every_assignment_is_made_once():
+    matcher, made = GraphMatcher(**SHAPE), []
+    for i, head in enumerate(matcher.assignments):
+        head.register_forward_hook(lambda *_, i=i: made.append(i))
+    Objective(matcher, LossConfig())(batch_of(2), layers=(0, 2))
+    assert sorted(made) == [0, 0, 2, 2]
+
+
 def test_gradient_equals_that_of_the_loop():
     pair = labelled_pair(0)
     pair.x, pair.pos = pair.x.double(), pair.pos.double()
