@@ -105,3 +105,19 @@ def by_size(summary: list[dict[str, Any]], peer: str, key: str, form: str) -> st
     """A figure of one matcher at every size at which it is known."""
     rows = [row for row in summary if row["peer"] == peer and row.get(key)]
     return ", ".join(f"{form.format(row[key])} at N={row['n']}" for row in rows)
+
+
+def training_memory(folder: Path) -> tuple[str, list[Results]] | None:
+    """Time and memory of a step of training, with everything kept and with some of it computed again."""
+    results = read(folder, "training_memory")
+    if results is None:
+        return None
+    rows: list[Row] = results["rows"]
+    lines = []
+    for n, pairs in dict.fromkeys((row["n"], row["pairs"]) for row in rows):
+        cells = []
+        for peer in ("plain", "checkpointed"):
+            row = next(row for row in rows if (row["n"], row["pairs"], row["peer"]) == (n, pairs, peer))
+            cells.append(f"{row['seconds']:.2f} s, {row['memory'] / 2**20:,.0f} MiB")
+        lines.append([f"{pairs} pairs of {n:,} keypoints", *cells])
+    return table(["a step", "plain", "checkpointed"], lines), [results]

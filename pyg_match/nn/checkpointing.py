@@ -1,19 +1,17 @@
 """Less memory in training: what is quick to compute again is not kept for gradients."""
 
-import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from pyg_match.heap import release_memory
+
 _PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
-# Of glibc; elsewhere there is no such function.
-_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -41,16 +39,10 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
         uncached, x, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        _release()
+        release_memory()
         if out.requires_grad:
-            out.register_hook(_release)
+            out.register_hook(lambda _: release_memory())
     return out
-
-
-def _release(_: Optional[Tensor] = None) -> None:
-    """Give memory back that lies between what is kept: the heap holds as much of it as is in use."""
-    if _trim is not None:
-        _trim(0)
 
 
 def _without_cache(device_type: str) -> AbstractContextManager[Any]:
