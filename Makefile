@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(READY): setup.cfg setup.py pyproject.toml $(wildcard pyg_match/ops/native/*.[ch]) pyg_match/ops/native/build.py constraints.txt weights.txt
+$(READY): setup.cfg setup.py pyproject.toml pyg_match/_version.py $(wildcard pyg_match/ops/native/*.[ch]) pyg_match/ops/native/build.py constraints.txt weights.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) --constraint constraints.txt --editable '.[dev,triton]'

@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "layers": speed.layers,
     "knn": speed.knn,
     "matcher": matchers.matcher,
+    "training memory": matchers.training_memory,
     "hpatches": accuracy.hpatches,
     "trained": accuracy.trained,
     "trained disk": partial(accuracy.trained, features="disk"),
@@ -43,10 +44,11 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "scenes": many_images.scenes,
     **SUMMARIES,
 }
-CARDS = [
-    Path(f"pyg_match/weights/{name}.md") for name in ("aliked-sparse", "aliked-sparse-v2", "disk-sparse")
+CARDS = [Path(f"pyg_match/weights/{name}.md") for name in ("aliked-sparse", "disk-sparse")]
+DOCS = [
+    Path(f"docs/{name}.md")
+    for name in ("accuracy", "benchmarks", "choosing", "explorer", "many-images", "training")
 ]
-DOCS = [Path(f"docs/{name}.md") for name in ("accuracy", "benchmarks", "choosing", "explorer", "many-images")]
 PAGES = [Path("README.md"), *DOCS, *CARDS]
 PLOTS = {"operator": ("attention_forward", "attention_backward"), "matcher": ("matcher",)}
 
@@ -88,7 +90,7 @@ def file_name(results: Results) -> str:
     name = "synthetic" if settings["roots"] == ["synthetic"] else "hpatches"
     name = name if limit <= 1024 else f"{name}_{limit}"
     trained = PurePath(settings.get("trained", {}).get("weights", "")).stem
-    if trained in accuracy.SEEDS:
+    if f"{trained}_" in accuracy.SEEDS:
         return f"{trained}_{name}"
     return accuracy.accuracy_file(name, settings["features"])
 

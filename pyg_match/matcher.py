@@ -69,8 +69,8 @@ class Matcher:
         """Load a matcher and the detector that it was trained with.
 
         Args:
-            name: ``"aliked-sparse"``, ``"aliked-sparse-v2"``, ``"disk-sparse"``, ``"aliked-lightglue"``,
-                ``"disk-lightglue"``, ``"xfeat-lighterglue"``, or a file that training wrote.
+            name: ``"aliked-sparse"``, ``"disk-sparse"``, ``"aliked-lightglue"``, ``"disk-lightglue"``,
+                ``"xfeat-lighterglue"``, or a file that training wrote.
             max_num_keypoints: Largest number of keypoints in an image.
             transform: See :class:`Matcher`. By default the graph that the matcher was trained on: the one that its
                 file names, or the complete one.

@@ -102,10 +102,7 @@ def _own(name: str, sha256: str) -> WeightFile:
 # Matchers trained with `pyg_match.training` and written with `pyg-match export --half`. Wheels hold the first one.
 PACKAGED = {
     "aliked-sparse": _own(
-        "aliked-sparse", "bf32dad9e5d169bca4b7cb63b4251e99e8b504d44f104bcd7a8dbdfb168030cb"
-    ),
-    "aliked-sparse-v2": _own(
-        "aliked-sparse-v2", "7ae1c4134a4916bf76f4f4e904ba0f3c142d99c2b0f1b47c04f0ce3b3a7fd96e"
+        "aliked-sparse", "7ae1c4134a4916bf76f4f4e904ba0f3c142d99c2b0f1b47c04f0ce3b3a7fd96e"
     ),
     "disk-sparse": _own("disk-sparse", "d6605761f3f7b2e07bc8555cd54768713d4c31d51e1b49961b07049fa6d9f370"),
 }

@@ -65,10 +65,10 @@ def test_own_matcher_from_its_release(no_packages, monkeypatch, tmp_path):
 
 def test_weights_of_the_preset_bring_its_graph():
     """What one run has made says so: graph, detector, and how it was calibrated."""
-    metadata, config = read_metadata("aliked-sparse-v2"), load_config("sparse")
+    metadata, config = read_metadata("aliked-sparse"), load_config("sparse")
     assert metadata["graph"] == config.graph and metadata["extractor"] == config.data.extractor
     found = metadata["calibration"]
-    matcher = GraphMatcher.from_pretrained("aliked-sparse-v2")
+    matcher = GraphMatcher.from_pretrained("aliked-sparse")
     assert matcher.config.filter_threshold == found["filter_threshold"] and matcher.config.assign_on_edges
     assert (
         found["precision"][0] >= found["precision"][1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from common import Row
 
@@ -19,11 +19,11 @@ MATCHER_NAMES = {
     "trained-bfloat16": "aliked-sparse, bfloat16",
     "trained-listed": "aliked-sparse, anchors listed",
 }
-SEEDS = {
-    "aliked-sparse-v2": "seed 0",
-    "seed1": "seed 1",
-    "seed2": "seed 2",
-}  # weights, and what they are called
+SEEDS = {  # how names of records begin, and the weights; those of seed 0 are the ones of the package
+    "": "seed 0",
+    "seed1_": "seed 1",
+    "seed2_": "seed 2",
+}
 POSES = ("pose_1024", "pose")  # records of examples/pose_eval.py
 DEGREES = (5, 10, 20)
 ACCURACY_FILES = {  # of a dense and a sparse matcher, with the first column of their table
@@ -59,9 +59,9 @@ def trained(folder: Path, features: str = "aliked") -> tuple[str, list[Results]]
     shown = {"kornia": "dense", "trained": f"{features}-sparse"}
     lines = []
     for name, results in found.items():
-        rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
-        if not {"kornia", "trained"} <= rows.keys():
+        if not _has_both(results):
             return None
+        rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
         dense = _figures(rows["kornia"])
         for method in (method for method in shown if method in rows):
             first = ACCURACY_FILES[name].format(pairs=rows[method]["pairs"], **results["settings"])
@@ -85,22 +85,30 @@ def seeds(folder: Path) -> tuple[str, list[Results]] | None:
     """Weights of one recipe with different seeds beside the dense matcher, with intervals of the difference."""
     lines, used = [], []
     for name, first in ACCURACY_FILES.items():
-        found = {seed: results for seed in SEEDS if (results := read(folder, f"{seed}_{name}")) is not None}
-        for place, (seed, results) in enumerate(found.items()):
+        found = {called: read(folder, f"{start}{name}") for start, called in SEEDS.items()}
+        compared = {called: results for called, results in found.items() if _has_both(results)}
+        for place, (called, results) in enumerate(compared.items()):
             rows = {row["method"]: row for row in results["results"]["sets"]["all"]}
-            spread = next(row for row in results["results"]["differences"] if row["method"] == "trained")
-            start = first.format(pairs=rows["trained"]["pairs"], **results["settings"])
-            wrong = results["false_matches"]
+            known = results["results"].get("differences", [])
+            spread = next((row for row in known if row["method"] == "trained"), {})
+            wrong = results.get("false_matches", {})
             if place == 0:
+                start = first.format(pairs=rows["trained"]["pairs"], **results["settings"])
                 figures = [f"{value:.1f}" for value in _figures(rows["kornia"])]
                 lines.append([start, "dense", *figures, number(wrong.get("kornia"))])
             pairs = zip(_figures(rows["trained"]), ("precision", "recall", "DLT", "PoseLib"), strict=True)
-            cells = [f"{value:.1f}{interval(spread[measure])}" for value, measure in pairs]
-            lines.append(["", SEEDS[seed], *cells, number(wrong.get("trained"))])
+            cells = [f"{value:.1f}{interval(spread.get(measure))}" for value, measure in pairs]
+            lines.append(["", called, *cells, number(wrong.get("trained"))])
             used.append(results)
     if not lines:
         return None
     return table(["pairs", "matcher", "P@3", "R@3", "AUC@5 DLT", "AUC@5 PoseLib", "false"], lines), used
+
+
+def _has_both(results: Results | None) -> TypeGuard[Results]:
+    """Whether there are figures of the dense and of a trained matcher."""
+    rows = [] if results is None else results["results"]["sets"]["all"]
+    return {"kornia", "trained"} <= {row["method"] for row in rows}
 
 
 def pose(folder: Path) -> tuple[str, list[Results]] | None:
