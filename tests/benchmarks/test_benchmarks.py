@@ -440,6 +440,9 @@ def test_readme(load, tmp_path, hpatches, capsys):
     (folder / "graphs.json").write_text(
         json.dumps(benchmark("graphs", drawn, summary=costs, diversity=cosines))
     )
+    steps = [timing(s, n=1024, pairs=2, peer=peer, memory=m << 20)
+             for peer, s, m in (("plain", 2.0, 1000), ("checkpointed", 3.0, 450))]  # fmt: skip
+    (folder / "training_memory.json").write_text(json.dumps(benchmark("training_memory", steps)))
     posed, seed = tmp_path / "pose.json", tmp_path / "seed.json"
     posed.write_text(json.dumps(pose_record()))
     seed.write_text(json.dumps(seed_record(json.loads(hpatches.read_text()))))
@@ -450,6 +453,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
     assert "FlexAttention" not in written and "50% at N=2 (reading)" in written and "ours 1.5." in written
     assert "9.0 s to compile, 0.3 s in later" in written
     assert "| 5, uniform | 12.3 |" in written
+    assert "| 2 pairs of 1,024 keypoints | 2.00 s, 1,000 MiB | 3.00 s, 450 MiB |" in written
     assert (
         "| yard, 3 pairs, 2,048 keypoints | mine | 9 → 8 | 90.0 → 91.0 | 1.0 → 1.5 | 2.0 → 2.0 |" in written
     )
