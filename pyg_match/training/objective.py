@@ -44,8 +44,8 @@ class Objective(nn.Module):
         teacher_edges: Whether the teacher sees the edges of the pair; otherwise complete graphs of its keypoints.
 
     Raises:
-        ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels, or there is
-            no matchability for its loss.
+        ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels, there is no
+            matchability for its loss, or the matcher or the teacher stops early or prunes keypoints.
 
     Example:
         >>> from pyg_match.data import KeypointSet
@@ -69,6 +69,16 @@ class Objective(nn.Module):
         self.matcher = matcher
         self.weights = weights
         self._teacher_edges = teacher_edges
+        for role, config in (
+            ("matcher", matcher.config),
+            ("teacher", None if teacher is None else teacher.config),
+        ):
+            adaptive = None if config is None else (config.depth_confidence, config.width_confidence)
+            if adaptive not in (None, (None, None)):
+                raise ValueError(
+                    f"training needs a {role} that sends all keypoints through all layers, got depth_confidence = "
+                    f"{adaptive[0]} and width_confidence = {adaptive[1]}; set both to None"
+                )
         if teacher is not None and weights.distill_descriptors:
             ours, theirs = ((m.config.num_layers, m.config.hidden_channels) for m in (matcher, teacher))
             if ours[0] > theirs[0] or ours[1] != theirs[1]:
@@ -154,10 +164,8 @@ class Objective(nn.Module):
         return torch.stack(some).sum() if some else torch.zeros(())
 
     def _found(self, output: MatcherOutput) -> Optional[list[Tensor]]:
-        """The assignment of all to all after the last layer, if the matcher has it and no pair stops earlier."""
-        config = self.matcher.config
-        stops = config.depth_confidence is not None or config.width_confidence is not None
-        return None if stops or output.edge_log_assignment is not None else output.log_assignment
+        """The assignment of all to all after the last layer, if the matcher has it."""
+        return output.log_assignment if output.edge_log_assignment is None else None
 
     def _assign(
         self, i: int, x: Tensor, graph: PairGraph, dense: Optional[list[Tensor]] = None

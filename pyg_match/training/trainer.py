@@ -66,7 +66,8 @@ class Trainer:
         imitates = config.loss.distill_assignment or config.loss.distill_descriptors
         if config.teacher is not None and (imitates or config.calibrate):
             half = config.precision == "bf16-mixed"
-            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, assign_on_edges=False)
+            whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
+            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, **whole)
             self.teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]

@@ -404,6 +404,18 @@ def test_weights_of_other_keypoints_are_refused_before_keypoints_are_found(tmp_p
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
+def test_a_teacher_shows_all_of_its_layers(tmp_path):
+    """Whatever early exit its file asks for."""
+    shape = {"in_channels": 16, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+    teacher, file = GraphMatcher(**shape, depth_confidence=0.0), tmp_path / "teacher.safetensors"
+    torch.nn.init.constant_(teacher.confidences[0].bias, 1e3)
+    teacher.save(file, metadata={"extractor": "aliked"})
+    loss = {"distill_assignment": 1.0, "distill_descriptors": 1.0}
+    run(small_config(steps=2, teacher=str(file), loss=loss), tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert all(line["train"]["distill_descriptors"] > 0 for line in lines if "train" in line)
+
+
 def test_what_does_not_fit_is_said_before_keypoints_are_found(tmp_path):
     data, photos = pytest.importorskip("skimage.data"), []
     for name in ("coffee", "chelsea"):

@@ -257,6 +257,15 @@ def test_forbidden_edges_are_no_answers(mode):
     assert bool(torch.isfinite(found["total"]))
 
 
+@pytest.mark.parametrize("option", ["depth_confidence", "width_confidence"])
+def test_matchers_that_stop_early_are_refused(option):
+    plain, adaptive = GraphMatcher(**SHAPE), GraphMatcher(**SHAPE, **{option: 0.5})
+    with pytest.raises(ValueError, match=f"needs a matcher that sends .* all layers, got .*{option} = 0.5"):
+        Objective(adaptive, LossConfig())
+    with pytest.raises(ValueError, match=f"needs a teacher that sends .* all layers, got .*{option} = 0.5"):
+        Objective(plain, LossConfig(), adaptive)
+
+
 def test_one_head_is_supervised_after_the_last_layer():
     matcher = GraphMatcher(**SHAPE, assignment="sinkhorn").eval()
     objective = Objective(matcher, LossConfig())
