@@ -133,6 +133,9 @@ def attention_weights(
 ) -> Tensor:
     r"""The coefficients :math:`\alpha` of :func:`sparse_attention`, in the order of the edges.
 
+    Arguments are those of :func:`sparse_attention`; nothing of the size :math:`E \times H \times C` is stored. Second
+    derivatives need ``backend="reference"``.
+
     Shapes:
         - **output:** :math:`(E, H)`
 
