@@ -144,8 +144,8 @@ def attention_weights(
         >>> attention_weights(q, q, torch.tensor([[0, 1, 2], [0, 0, 2]])).sum(0).round()
         tensor([2., 2.])
     """
-    score, csr = _edge_scores(query, key, edge_index, scale, backend)
-    check_edge_values(csr.col.size(0), query.size(1), bias, mask)
+    one_of("mask_mode", mask_mode, ("remove", "zero"))
+    score, csr = _edge_scores(query, key, edge_index, scale, backend, bias, mask)
     bias, mask = (None if value is None else csr.sorted(value) for value in (bias, mask))
     alpha = softmax_of_edges(score, csr, bias, mask, mask_mode)
     return csr.unsorted(alpha).to(torch.promote_types(query.dtype, key.dtype))
@@ -189,13 +189,19 @@ def _edge_scores(
     edge_index: Union[EdgesLike, EdgeSet],
     scale: Optional[float],
     backend: Backend,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
 ) -> tuple[Tensor, CSR]:
-    """Scores in single precision at least, in the order of the edges that come with them."""
+    """Scores in single precision at least, in the order of the edges that come with them.
+
+    What else belongs to the edges is checked, too, before anything is computed.
+    """
     check_nodes(query, key, key)
     backend = _differentiable(backend, query, key)
     scale = _factor(query, scale)
     edges = _listed_only(edge_index, query, key)
-    _check_devices(query, edges)
+    check_edge_values(edges.col.size(0), query.size(1), bias, mask)
+    _check_devices(query, edges, bias, mask)
     dtype = torch.promote_types(query.dtype, key.dtype)
     q, k = (t.to(torch.promote_types(dtype, torch.float)) for t in (query, key))
     if _uses_kernel(backend, query):

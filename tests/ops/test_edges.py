@@ -199,6 +199,8 @@ def test_edges_of_another_size_and_without_numbers_are_refused():
     for call in (edge_scores, attention_weights):
         with pytest.raises(ValueError, match="expected edges that are listed, got 6 dense groups"):
             call(*tensors[:2], edges)
+    with pytest.raises(ValueError, match="mask_mode"):
+        attention_weights(*tensors[:2], torch.tensor([[0], [0]]), mask_mode="none")
     for options in ({"bias": torch.zeros(24, 2)}, {"mask": torch.ones(24, dtype=torch.bool)}):
         with pytest.raises(ValueError, match="neither a bias nor a mask"):
             sparse_attention(*tensors, edges, **options)
