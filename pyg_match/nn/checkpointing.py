@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pyg_match.heap import release_memory
@@ -43,6 +43,11 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
         if out.requires_grad:
             out.register_hook(lambda _: release_memory())
     return out
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks see the calls of a module, which they are to see once."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _without_cache(device_type: str) -> AbstractContextManager[Any]:

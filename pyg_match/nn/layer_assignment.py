@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.nn.assignment import mutual_edges, mutual_matches
-from pyg_match.nn.checkpointing import checkpointed
+from pyg_match.nn.checkpointing import checkpointed, is_hooked
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.pair_graph import PairGraph
 
@@ -72,6 +72,7 @@ def assign(head: Any, x: Tensor, graph: PairGraph, on_edges: bool, config: Match
         log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, config.mask_mode)
         return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
     images = x.split([count for counts in graph.counts for count in counts])
-    call = partial(checkpointed, head) if config.checkpointed and torch.is_grad_enabled() else head
+    again = config.checkpointed and torch.is_grad_enabled() and not is_hooked(head)
+    call = partial(checkpointed, head) if again else head
     dense = [call(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]
     return LayerAssignment(graph.counts, dense=dense)

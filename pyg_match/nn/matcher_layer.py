@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.typing import Adj
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
-from pyg_match.nn.checkpointing import checkpointed
+from pyg_match.nn.checkpointing import checkpointed, is_hooked
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
@@ -89,9 +89,7 @@ class AttentionBlock(nn.Module):
         attention = {"edge_bias": edge_bias, "edge_mask": edge_mask, "rotation": rotation, "x_value": x_value}
         if self.frozen is not None:
             return self.frozen(self, x, edge_index, extra, **attention)
-        # Hooks are to see a layer once.
-        hooked = self.conv._forward_hooks or self.conv._forward_pre_hooks
-        if self.checkpointed and torch.is_grad_enabled() and not hooked:
+        if self.checkpointed and torch.is_grad_enabled() and not is_hooked(self.conv):
             return checkpointed(self._formula, x, edge_index, extra, **attention)
         return self._formula(x, edge_index, extra, **attention)
 

@@ -84,6 +84,16 @@ def test_no_matrix_of_all_to_all_is_kept():
     assert sizes[1] < 300 * 280 <= sizes[0]
 
 
+def test_hooks_see_an_assignment_once():
+    model, calls = (
+        GraphMatcher(in_channels=16, hidden_channels=16, num_layers=1, heads=2, checkpointed=True),
+        [],
+    )
+    model.assignments[0].register_forward_hook(lambda *_: calls.append(1))
+    model(random_pair(9, 8)).log_assignment[0].sum().backward()
+    assert len(calls) == 1
+
+
 def test_files_do_not_say(tmp_path):
     model = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1, heads=2, checkpointed=True)
     assert model.config.checkpointed and model.layers[0].self_attn.checkpointed
