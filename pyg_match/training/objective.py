@@ -69,15 +69,14 @@ class Objective(nn.Module):
         self.matcher = matcher
         self.weights = weights
         self._teacher_edges = teacher_edges
-        for role, config in (
-            ("matcher", matcher.config),
-            ("teacher", None if teacher is None else teacher.config),
-        ):
-            adaptive = None if config is None else (config.depth_confidence, config.width_confidence)
-            if adaptive not in (None, (None, None)):
+        for role, model in (("matcher", matcher), ("teacher", teacher)):
+            if model is None:
+                continue
+            depth, width = model.config.depth_confidence, model.config.width_confidence
+            if depth is not None or width is not None:
                 raise ValueError(
                     f"training needs a {role} that sends all keypoints through all layers, got depth_confidence = "
-                    f"{adaptive[0]} and width_confidence = {adaptive[1]}; set both to None"
+                    f"{depth} and width_confidence = {width}; set both to None"
                 )
         if teacher is not None and weights.distill_descriptors:
             ours, theirs = ((m.config.num_layers, m.config.hidden_channels) for m in (matcher, teacher))
@@ -117,7 +116,9 @@ class Objective(nn.Module):
         if len(self.matcher.assignments) == 1:
             layers = (last,)
         graph = PairGraph.from_data(batch)
-        final = self._assign(last, descriptors[last], graph, self._found(output))
+        # The matcher has assigned all to all already, unless it assigns on edges.
+        found_dense = output.log_assignment if output.edge_log_assignment is None else None
+        final = self._assign(last, descriptors[last], graph, found_dense)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
         parts: dict[str, list[tuple[float, Tensor]]] = {
             "assignment": [],
@@ -162,10 +163,6 @@ class Objective(nn.Module):
         heads = [head[i] for i in idle for head in (self.matcher.assignments, self.matcher.confidences)]
         some = [p.flatten()[0] for head in heads for p in head.parameters() if p.requires_grad]
         return torch.stack(some).sum() if some else torch.zeros(())
-
-    def _found(self, output: MatcherOutput) -> Optional[list[Tensor]]:
-        """The assignment of all to all after the last layer, if the matcher has it."""
-        return output.log_assignment if output.edge_log_assignment is None else None
 
     def _assign(
         self, i: int, x: Tensor, graph: PairGraph, dense: Optional[list[Tensor]] = None

@@ -413,7 +413,8 @@ def test_a_teacher_shows_all_of_its_layers(tmp_path):
     loss = {"distill_assignment": 1.0, "distill_descriptors": 1.0}
     run(small_config(steps=2, teacher=str(file), loss=loss), tmp_path / "run")
     lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
-    assert all(line["train"]["distill_descriptors"] > 0 for line in lines if "train" in line)
+    found = [line["train"]["distill_descriptors"] for line in lines if "train" in line]
+    assert found and min(found) > 0
 
 
 def test_what_does_not_fit_is_said_before_keypoints_are_found(tmp_path):
