@@ -44,7 +44,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "scenes": many_images.scenes,
     **SUMMARIES,
 }
-CARDS = [Path(f"pyg_match/weights/{name}.md") for name in ("aliked-sparse", "disk-sparse")]
+CARDS = [Path(f"pyg_match/weights/{name}-sparse.md") for name in ("aliked", "disk")]
 DOCS = [
     Path(f"docs/{name}.md")
     for name in ("accuracy", "benchmarks", "choosing", "explorer", "many-images", "training")

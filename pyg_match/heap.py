@@ -16,7 +16,8 @@ def release_memory(growth: int = _GROWTH) -> None:
     """Give memory between tensors back to the system, if the process has grown much since the last time.
 
     Tensors that are kept beside others that are not leave gaps of all sizes, which together may be as large as what is
-    kept. Giving them back takes time, as their pages are cleared when they are used again. Does nothing but with glibc.
+    kept. Giving them back takes time, as their pages are cleared when they are used again. Only glibc can do it; with
+    other libraries nothing happens.
 
     Args:
         growth: Bytes by which the process may grow.
