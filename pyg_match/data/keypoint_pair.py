@@ -241,7 +241,9 @@ def _check_homographies(homography: Any, num_pairs: int) -> None:
         raise ValueError(f"'homography' must have shape [{num_pairs}, 3, 3], got {list(homography.shape)}")
     if homography.is_meta:
         raise ValueError("'homography' is on the meta device, which holds no numbers")
-    known = homography[~homography.isnan().all(dim=2).all(dim=1)].double()
+    # Not every device has double precision and ranks.
+    homography = homography.detach().cpu().double()
+    known = homography[~homography.isnan().all(dim=2).all(dim=1)]
     if not bool(torch.isfinite(known).all()):
         raise ValueError("'homography' must be finite, or NaN altogether where there is none")
     if bool((torch.linalg.matrix_rank(known) < 3).any()):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyg_match.ops.native.library import kernel, library
 from pyg_match.ops.team import run_together
+from pyg_match.precision import widest
 
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 _TASKS = 4  # for each thread
@@ -56,7 +57,7 @@ def diverse_choice(
     Raises:
         MemoryError: If there is no memory for the candidates of a row.
     """
-    pos = pos.double()
+    pos = widest(pos)
     descriptors, candidates = descriptors.to(pos.device), candidates.to(pos.device)
     if pos.device.type != "cpu" or library() is None:
         weights = distance_weight, orthogonality_weight

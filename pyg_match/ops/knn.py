@@ -12,6 +12,7 @@ from torch import Tensor
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
 from pyg_match.ops.knn_batched import batched_knn
 from pyg_match.ops.largest import largest_indices
+from pyg_match.precision import widest
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
@@ -79,7 +80,7 @@ def knn_graph(
     one_of("flow", flow, ("source_to_target", "target_to_source"))
     points = _as_points(x, cosine)
     search = _searcher(backend, points, num_workers)
-    if backend == "auto" and points.device.type != "cpu":
+    if backend == "auto" and not _has_tree(points.device):
         edge_index = batched_knn(points, _pointer(points, batch, batch_size), k, loop)
         return edge_index if flow == "source_to_target" else edge_index.flip(0)
     parts = []
@@ -97,7 +98,7 @@ Search = Callable[[Tensor, Tensor, int], Tensor]
 def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
     """The sorted neighbours ``[N, min(k, N or N - 1)]`` of all points of one example.
 
-    The search is asked for a few more points than needed, which are ranked anew in double precision by (distance,
+    The search is asked for a few more points than needed, which are ranked anew in the widest precision by (distance,
     index). A row whose last kept neighbour ties with the last point found may hide an equal one further out, so
     such rows are searched again, deeper.
     """
@@ -131,9 +132,10 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
 
 
 def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
-    """Squared distances in double precision, summed in the same order for every backend."""
-    distance = torch.zeros(found.shape, dtype=torch.double, device=points.device)
-    for column in points.double().unbind(1):
+    """Squared distances in the widest precision of the device, summed in the same order for every backend."""
+    points = widest(points)
+    distance = points.new_zeros(found.shape)
+    for column in points.unbind(1):
         distance += (column[found] - column[rows].unsqueeze(1)) ** 2
     return distance
 
@@ -147,7 +149,7 @@ def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Searc
         return _search_torch(points, rows, depth) if few else tree(points, rows, depth)
 
     if backend == "auto":
-        return best if points.size(1) <= _SCIPY_MAX_DIM and points.device.type == "cpu" else _search_torch
+        return best if points.size(1) <= _SCIPY_MAX_DIM and _has_tree(points.device) else _search_torch
     if backend == "torch":
         return _search_torch
     if backend == "scipy":
@@ -165,8 +167,13 @@ def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Searc
     raise ValueError(f"'backend' must be 'auto', 'pyg', 'torch_cluster', 'scipy' or 'torch', got {backend!r}")
 
 
+def _has_tree(device: torch.device) -> bool:
+    """Whether the k-d tree is searched on the device that points are on."""
+    return device.type == "cpu"
+
+
 def _search_torch(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-    points = points.double()
+    points = widest(points)
     step = max(1, _CHUNK_ELEMENTS // points.size(0))
     chunks = []
     for chunk in rows.split(step):
@@ -207,10 +214,10 @@ def _as_points(x: Tensor, cosine: bool) -> Tensor:
     points = check_points("x", x, any_shape=True).detach()
     points = points.view(-1, 1) if points.dim() == 1 else points.flatten(1)
     if not points.is_floating_point():
-        points = points.double()
+        points = widest(points)
     if points.dtype in (torch.half, torch.bfloat16):
         points = points.float()
-    return torch.nn.functional.normalize(points.double(), dim=1) if cosine else points
+    return torch.nn.functional.normalize(widest(points), dim=1) if cosine else points
 
 
 def _examples(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int]) -> list[tuple[int, int]]:

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from pyg_match.precision import widest
+
 _ELEMENTS = 1 << 23  # distances held at once: 64 MiB, and several times that for ranking them
 
 
 def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:
-    """The edges that :func:`pyg_match.knn_graph` draws, ranked by (distance, index) in double precision.
+    """The edges that :func:`pyg_match.knn_graph` draws, ranked by (distance, index) in the widest precision there is.
 
     Args:
         points: The points of all examples, one after the other.
@@ -25,7 +27,7 @@ def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:
     k = min(k, most if loop else most - 1)
     if k <= 0:
         return torch.empty(2, 0, dtype=torch.long, device=points.device)
-    points, place = points.double(), torch.arange(most, device=points.device)
+    points, place = widest(points), torch.arange(most, device=points.device)
     target = torch.arange(points.size(0), device=points.device)
     example = torch.searchsorted(ptr[1:], target, right=True)
     found = []
@@ -33,7 +35,7 @@ def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:
     for rows in target.split(max(1, _ELEMENTS // most)):
         own = example[rows]
         others = (ptr[own].unsqueeze(1) + place).clamp(max=points.size(0) - 1)
-        distance = torch.zeros(others.shape, dtype=torch.double, device=points.device)
+        distance = points.new_zeros(others.shape)
         for column in points.unbind(1):  # summed in the same order everywhere
             distance += (column[others] - column[rows].unsqueeze(1)) ** 2
         distance.masked_fill_(place >= counts[own].unsqueeze(1), torch.inf)

@@ -12,6 +12,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
+from pyg_match.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
 from pyg_match.transforms.store import carried, store_edges, store_values
@@ -114,7 +115,7 @@ class AnchorEdges(BaseTransform):
                 )
         pos = data.pos.detach()
         choose = _part_centres if self.method == "parts" else _farthest_points
-        anchor = choose(pos.double(), self.num_anchors, node_groups(data))
+        anchor = choose(widest(pos), self.num_anchors, node_groups(data))
         ptr = group_ptr(data)
         if window is not None:
             divisions = [_weight_beside(part, anchor, ptr) for part in window.unbind(1)]

@@ -12,6 +12,7 @@ from pyg_match.checks import one_of, real_number, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.diverse import diverse_choice
 from pyg_match.ops.knn import KNNBackend, knn_graph
+from pyg_match.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.store import store_edges
 
@@ -115,7 +116,7 @@ class DiverseKNN(BaseTransform):
     def _descriptors(self, data: Data) -> Tensor:
         """Descriptors of unit length; of width 0 if directions are compared."""
         if self.space == "direction":
-            return data.pos.new_zeros(data.pos.size(0), 0, dtype=torch.double)
+            return widest(data.pos).new_zeros(data.pos.size(0), 0)
         check_data(data, self, "pos", "x")
         x = data.x.detach()
         x = x.to(torch.promote_types(x.dtype, torch.float)).flatten(1)

@@ -9,6 +9,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from pyg_match.checks import check_points, whole_number
+from pyg_match.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.store import store_values
 
@@ -101,13 +102,13 @@ def hilbert_ranks(pos: Tensor, groups: Optional[Tensor] = None) -> tuple[Tensor,
 def _cells(pos: Tensor, groups: Tensor) -> Tensor:
     """The smallest square that each node lies in, by column and row."""
     count = int(groups.max()) + 1 if groups.numel() > 0 else 0
-    pos, index = pos.double(), groups.unsqueeze(1).expand_as(pos)
+    pos, index = widest(pos), groups.unsqueeze(1).expand_as(pos)
     low, high = (
         pos.new_zeros(count, 2).scatter_reduce(0, index, pos, kind, include_self=False)
         for kind in ("amin", "amax")
     )
     extent = (high - low).amax(1, keepdim=True)
-    along = (pos - low[groups]) / extent.clamp(min=torch.finfo(torch.double).tiny)[groups]
+    along = (pos - low[groups]) / extent.clamp(min=torch.finfo(pos.dtype).tiny)[groups]
     return (along * (1 << _LEVELS)).long().clamp(max=(1 << _LEVELS) - 1)
 
 
