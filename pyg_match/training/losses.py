@@ -252,20 +252,17 @@ def edge_assignment_distillation(
     """
     source, target = cross_edge_index[0], cross_edge_index[1]
     count, pair = alone.numel(), pair_of_nodes(num_keypoints)
-    p = edge_log_assignment.new_zeros(target.numel())
-    start = 0
-    on = pair[target]
-    for number, matrix in enumerate(teacher):
-        count0, count1 = matrix.size(0) - 1, matrix.size(1) - 1
-        rows, columns = matrix[:-1].softmax(1), matrix[:, :-1].softmax(0)
-        for probability, first, other in (
-            (rows, start, start + count0),
-            (columns.t(), start + count0, start),
-        ):
-            size = count0 if first == start else count1
-            here = (on == number) & (target >= first) & (target < first + size)
-            p[here] = probability[target[here] - first, source[here] - other]
-        start += count0 + count1
+    # The distribution of one node after another, over the keypoints of the other image and the dustbin.
+    each = [p for matrix in teacher for p in (matrix[:-1].softmax(1), matrix[:, :-1].softmax(0).t())]
+    probability = torch.cat([p.flatten() for p in each]).to(edge_log_assignment.dtype)
+    sizes = num_keypoints.flatten()
+    starts = (sizes.cumsum(0) - sizes).view(-1, 2)
+    others, other_start = (
+        values.flip(1).flatten().repeat_interleave(sizes, output_size=count)
+        for values in (num_keypoints, starts)
+    )
+    row_start = (others + 1).cumsum(0) - (others + 1)
+    p = probability[row_start[target] + source - other_start[target]]
     nodes = torch.arange(count, device=target.device)
     logits, index = torch.cat([edge_log_assignment, alone]), torch.cat([target, nodes])
     rest = (1 - scatter(p, target, dim_size=count, reduce="sum")).clamp(min=0)

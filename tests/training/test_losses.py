@@ -171,6 +171,38 @@ def test_distillation_on_complete_edges_equals_the_dense_one():
     torch.testing.assert_close(found["distill_assignment"], expected["distill_assignment"])
 
 
+def test_distillation_on_edges_equals_a_loop_over_keypoints():
+    counts = [(4, 3), (0, 2), (2, 5), (1, 0)]
+    teacher = [torch.randn(a + 1, b + 1, dtype=torch.double) for a, b in counts]
+    edges, start = [], 0
+    for a, b in counts:
+        joined = torch.rand(a, b) < 0.6
+        first, second = joined.nonzero().unbind(1)
+        edges += [torch.stack([start + first, start + a + second])]
+        start += a + b
+    listed = torch.cat(edges, dim=1)
+    listed = torch.cat([listed, listed.flip(0)], dim=1)
+    scores = torch.randn(listed.size(1), dtype=torch.double)
+    alone = torch.randn(start, dtype=torch.double)
+    found = losses.edge_assignment_distillation(scores, alone, teacher, listed, torch.tensor(counts))
+    start = 0
+    for (a, b), matrix, of_pair in zip(counts, teacher, found, strict=True):
+        total = 0.0
+        for node in range(start, start + a + b):
+            own = node - start if node < start + a else node - start - a
+            p = (matrix[own] if node < start + a else matrix[:, own]).softmax(0)
+            ours = [(alone[node], None)]
+            for number, (source, target) in enumerate(listed.t().tolist()):
+                if target == node:
+                    ours.append((scores[number], source - start - (a if node < start + a else 0)))
+            q = torch.stack([value for value, _ in ours]).log_softmax(0)
+            kept = p[[other for _, other in ours[1:]]]
+            mass = torch.cat([1 - kept.sum().view(1), kept])
+            total += float((mass * (mass.log() - q)).sum())
+        assert float(of_pair) == pytest.approx(total / (a + b))
+        start += a + b
+
+
 def test_teacher_of_another_shape_is_refused():
     weights = LossConfig(distill_descriptors=1.0)
     teacher = GraphMatcher(**{**SHAPE, "num_layers": 2})
