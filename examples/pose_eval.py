@@ -29,7 +29,7 @@ from eval_tables import POSELIB, write_record
 from pyg_match.datasets import FeatureCache
 from pyg_match.features import extractor, load_image
 from pyg_match.files import write_whole
-from pyg_match.metrics import error_auc
+from pyg_match.metrics import error_auc, pose_error
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -76,21 +76,6 @@ def camera(intrinsics: Array) -> dict[str, Any]:
     return {"model": "PINHOLE", "width": -1, "height": -1, "params": parameters}
 
 
-def angle(cosine: float) -> float:
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-
-def pose_error(rotation: Array, translation: Array, motion: Array) -> float:
-    """The larger of the angles, in degrees, by which rotation and direction of translation are wrong."""
-    known, direction = motion[:3, :3], motion[:3, 3]
-    length = np.linalg.norm(translation) * np.linalg.norm(direction)
-    if not np.isfinite(length) or length == 0:
-        return np.inf
-    return max(
-        angle((np.trace(rotation.T @ known) - 1) / 2), angle(float(translation @ direction) / float(length))
-    )
-
-
 def epipolar_distance(points0: Array, points1: Array, motion: Array) -> Array:
     """Squared symmetric epipolar distances of calibrated points, [M]."""
     x, y, z = motion[:3, 3]
@@ -118,7 +103,7 @@ def evaluate(pair: PosedPair, name: str, method: Method, features: FeatureCache)
         row[f"error_{threshold}"] = np.inf
         if len(matches) >= 5:
             pose, _ = poselib.estimate_relative_pose(*points, *cameras, {"max_epipolar_error": threshold})
-            row[f"error_{threshold}"] = pose_error(np.asarray(pose.R), np.asarray(pose.t), pair.motion)
+            row[f"error_{threshold}"] = float(max(pose_error(pose.R, pose.t, pair.motion)))
     return row
 
 

@@ -36,6 +36,7 @@ from pyg_match.collections import (
 from pyg_match.collections.colmap_database import CAMERA_MODES, write_colmap
 from pyg_match.collections.retrieval import retrieval_pairs
 from pyg_match.features import extractor
+from pyg_match.metrics import pose_error
 from pyg_match.pretrained import detector_of
 from pyg_match.spinner import spinner
 
@@ -91,23 +92,18 @@ def poses_of(model: Any) -> Poses:
     return poses
 
 
-def pose_errors(estimated: Poses, known: Poses) -> tuple[np.ndarray, np.ndarray]:
-    """Angles in degrees between relative rotations, and between directions of translation, of all pairs."""
-    rotations, directions = [], []
-    for a, b in itertools.combinations(sorted(known), 2):
-        if a not in estimated or b not in estimated:
-            rotations.append(180.0)
-            directions.append(180.0)
-            continue
-        one, other = (poses[b] @ np.linalg.inv(poses[a]) for poses in (estimated, known))
-        rotations.append(angle((np.trace(one[:3, :3].T @ other[:3, :3]) - 1) / 2))
-        t0, t1 = one[:3, 3], other[:3, 3]
-        directions.append(angle(t0 @ t1 / max(np.linalg.norm(t0) * np.linalg.norm(t1), 1e-12)))
-    return np.array(rotations), np.array(directions)
-
-
-def angle(cosine: float) -> float:
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+def pose_errors(estimated: Poses, known: Poses) -> np.ndarray:
+    """Angles in degrees between relative rotations, and between directions of translation, of all pairs, [2, P]."""
+    pairs = list(itertools.combinations(sorted(known), 2))
+    errors = np.full((2, len(pairs)), 180.0)
+    both = [i for i, pair in enumerate(pairs) if estimated.keys() >= set(pair)]
+    if both:
+        found, true = (
+            np.stack([poses[pairs[i][1]] @ np.linalg.inv(poses[pairs[i][0]]) for i in both])
+            for poses in (estimated, known)
+        )
+        errors[:, both] = pose_error(found[:, :3, :3], found[:, :3, 3], true)
+    return errors
 
 
 def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:

@@ -191,12 +191,12 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
             raise TypeError(f"expected a tensor of real numbers, got {points.dtype} on {points.device}")
         values: Any = points if points.is_floating_point() else points.to(torch.get_default_dtype())
         if not isinstance(H, Tensor):
-            H = _to_array(H)
+            H = to_array(H)
         elif H.is_complex() or H.is_meta:
             raise TypeError(f"expected a homography of real numbers, got {H.dtype} on {H.device}")
         matrix: Any = torch.as_tensor(H, dtype=values.dtype, device=points.device)
     else:
-        matrix, values = _to_array(H), _to_array(points)
+        matrix, values = to_array(H), to_array(points)
     if matrix.shape != (3, 3):
         raise ValueError(f"expected a homography of shape [3, 3], got {list(matrix.shape)}")
     if values.ndim == 0 or values.shape[-1] != 2:
@@ -213,7 +213,7 @@ def homography_matrix(homography: ArrayLike) -> Tensor:
         TypeError: If it does not consist of numbers.
         ValueError: If it has another shape, is not finite, or cannot be inverted.
     """
-    matrix = _to_array(homography)
+    matrix = to_array(homography)
     if matrix.shape != (3, 3):
         raise ValueError(f"'homography' must have shape [3, 3], got {list(matrix.shape)}")
     if not (np.isfinite(matrix).all() and np.linalg.cond(matrix) < 1 / np.finfo(matrix.dtype).eps):
@@ -246,18 +246,18 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
         >>> corner_error(np.eye(3), np.array([[1, 0, 3], [0, 1, 4], [0, 0, 1]]), (640, 480))
         5.0
     """
-    size = _to_array(image_size).reshape(-1)
+    size = to_array(image_size).reshape(-1)
     if size.shape != (2,):
         raise ValueError(f"expected an image size (width, height), got {shown(size.tolist())}")
     if H_est is None:
         return float("inf")
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
-    offset = warp_points(corners, _to_array(H_est)) - warp_points(corners, _to_array(H_true))
+    offset = warp_points(corners, to_array(H_est)) - warp_points(corners, to_array(H_true))
     error = float(np.linalg.norm(offset, axis=1).mean())
     return error if np.isfinite(error) else float("inf")
 
 
-def _to_array(values: ArrayLike) -> Array:
+def to_array(values: ArrayLike) -> Array:
     if isinstance(values, Tensor):
         if values.is_complex() or values.is_meta:
             raise TypeError(f"expected a tensor of real numbers, got {values.dtype} on {values.device}")
@@ -277,7 +277,7 @@ def point_pairs(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
         TypeError: If they are no real numbers.
         ValueError: If a shape is not as expected, or they differ in number.
     """
-    p0, p1 = _to_array(points0), _to_array(points1)
+    p0, p1 = to_array(points0), to_array(points1)
     if p0.ndim != 2 or p0.shape[1] != 2 or p0.shape != p1.shape:
         raise ValueError(
             f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
@@ -286,7 +286,7 @@ def point_pairs(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
 
 
 def _check_scores(scores: ArrayLike, num_matches: int) -> Array:
-    weights = _to_array(scores)
+    weights = to_array(scores)
     if weights.shape != (num_matches,):
         raise ValueError(f"expected {num_matches} scores, one per match, got shape {list(weights.shape)}")
     if not (np.isfinite(weights) & (weights >= 0)).all():

@@ -66,16 +66,6 @@ def test_pose_of_two_walls(example, scene, tmp_path, capsys):
     assert "| walls | 1 | kornia |" in capsys.readouterr().out
 
 
-def test_pose_error_is_the_larger_angle(example):
-    known = motion((0, 20, 0), (0, 0, 2.0))
-    for turned, moved in ((3.0, 1.0), (1.0, 7.0), (0.0, 0.0), (179.0, 120.0)):
-        rotation = known[:3, :3] @ motion((turned, 0, 0))[:3, :3]
-        translation = 5 * Rotation.from_rotvec([moved, 0, 0], degrees=True).apply([0, 0, 1.0])
-        assert example.pose_error(rotation, translation, known) == pytest.approx(max(turned, moved), abs=1e-5)
-    assert example.pose_error(np.eye(3), np.zeros(3), known) == np.inf
-    assert example.pose_error(np.eye(3), np.full(3, np.nan), known) == np.inf
-
-
 def test_epipolar_distance_is_kornias(example):
     pose = motion((5, -10, 3), (0.5, 0.2, 1.0))
     points = np.random.default_rng(0).uniform(-1, 1, (20, 3)) + np.array([0, 0, 4])
