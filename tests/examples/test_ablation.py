@@ -14,7 +14,15 @@ from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import KNNGraph, PrecomputedEdges, graph_from_recipe
 
 FILE = Path(__file__).parents[2] / "examples" / "ablation.py"
-NEIGHBOURS = ("ablation_options", "ablation_tables", "eval_methods", "eval_tables", "hpatches_eval")
+NEIGHBOURS = (
+    "ablation_laboratory",
+    "ablation_options",
+    "ablation_tables",
+    "eval_methods",
+    "eval_tables",
+    "hpatches_eval",
+    "surroundings",
+)
 
 
 @pytest.fixture
@@ -123,7 +131,8 @@ def test_precomputed_edges_are_those_of_the_neighbours(example):
 def test_the_strongest_keypoints_are_labelled_anew(example):
     whole = labelled_pair(1, count=30, extra=0)
     whole.score = torch.rand(len(whole.pos))
-    pair = example.labelled([whole.image(0), whole.image(1)], whole.homography[0], count=20)
+    labelled = sys.modules["ablation_laboratory"].labelled
+    pair = labelled([whole.image(0), whole.image(1)], whole.homography[0], count=20)
     assert pair.num_keypoints.tolist() == [[20, 20]]
     assert torch.equal(pair.score[:20].sort().values, whole.image(0).score.sort().values[-20:])
     partner = pair.y[:20]

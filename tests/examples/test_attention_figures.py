@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ FILE = Path(__file__).parents[2] / "examples" / "attention_figures.py"
 @pytest.fixture
 def example(monkeypatch):
     """The example on small images, with random weights where the official ones are not installed."""
+    monkeypatch.syspath_prepend(str(FILE.parent))
     spec = importlib.util.spec_from_file_location("attention_figures", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -32,7 +34,15 @@ def example(monkeypatch):
             return cls(extractor("aliked", max_num_keypoints=max_num_keypoints), matcher, resize=256)
 
     monkeypatch.setattr(module, "Matcher", Small)
-    return module
+    yield module
+    for name in ("attention_study", "surroundings"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def study(example):
+    """What the example measures, in a file beside it."""
+    return sys.modules["attention_study"]
 
 
 def bricks() -> torch.Tensor:
@@ -90,7 +100,7 @@ def test_figures_and_numbers(example, tmp_path, capsys):
         assert name in text
 
 
-def test_epipolar_distance(example):
+def test_epipolar_distance(study):
     K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
     angle = 0.2
     T = np.eye(4)
@@ -99,13 +109,13 @@ def test_epipolar_distance(example):
     points = np.random.default_rng(0).uniform([-1, -1, 4], [1, 1, 8], (20, 3))
     moved = points @ T[:3, :3].T + T[:3, 3]
     pos0, pos1 = (torch.from_numpy((p / p[:, 2:]) @ K.T)[:, :2] for p in (points, moved))
-    F = example.fundamental(K, K, T)
-    assert (example.epipolar_distance(pos0, pos1, F) < 1e-9).all()
-    off = example.epipolar_distance(pos0, pos1 + torch.tensor([0.0, 5.0]), F)
+    F = study.fundamental(K, K, T)
+    assert (study.epipolar_distance(pos0, pos1, F) < 1e-9).all()
+    off = study.epipolar_distance(pos0, pos1 + torch.tensor([0.0, 5.0]), F)
     assert (off > 2).all()
 
 
-def test_averages_count_queries(example):
+def test_averages_count_queries(example, study):
     queries = [{"repeated": 3, "unique": 1, "alike": 0}, {"repeated": 1, "unique": 0, "alike": 1}]
     rows = [
         {"pair": name, "set": "s", "queries": q, "keypoints": [4, 5], "a": [v], "b_unique": v, "alike": w}
@@ -116,7 +126,7 @@ def test_averages_count_queries(example):
     assert mean["keypoints"] == [8, 10] and mean["a"] == [2.0] and mean["b_unique"] == 1.0
     assert mean["alike"] == 0.5
     assert example.rounded({"a": [1.234567, math.nan, 3]}) == {"a": [1.2346, None, 3]}
-    assert example.spread(list(range(9)), 3) == [0, 4, 8] and example.spread([1], 5) == [1]
+    assert study.spread(list(range(9)), 3) == [0, 4, 8] and study.spread([1], 5) == [1]
 
 
 def test_clear_messages(example, tmp_path):

@@ -1,0 +1,24 @@
+"""Where and with what a record was made."""
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+
+def surroundings(packages: Sequence[str]) -> dict[str, Any]:
+    """The date, the machine, and the versions of Python and some packages."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
