@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from pyg_match import __version__
+
 Call = Callable[[], object]
 Row = dict[str, Any]
 
@@ -73,6 +75,10 @@ class Target:
         if self.found is None:
             return None
         return self.found >= self.wanted if self.at_least else self.found <= self.wanted
+
+    def record(self) -> Row:
+        """The target as records hold it."""
+        return {**asdict(self), "met": self.met}
 
     def __str__(self) -> str:
         verdict = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
@@ -147,11 +153,9 @@ class Bench:
 
     def ratio(self, peers: Iterable[str], ours: str, **labels: Any) -> float | None:
         """How many times faster than the fastest of ``peers`` ours is."""
-        theirs = [s for s in (self.seconds(peer, **labels) for peer in peers) if s is not None]
-        own = self.seconds(ours, **labels)
-        return min(theirs) / own if theirs and own else None
+        return ratio(self.rows, peers, ours, **labels)
 
-    def _others(self) -> float | None:
+    def others(self) -> float | None:
         """How many cores other processes kept busy since the start, on average."""
         start, used = self.clock
         now = foreign_seconds()
@@ -159,19 +163,18 @@ class Bench:
 
     def _exponents(self) -> list[Row]:
         """The exponent of N for each peer and kind of row."""
-        timing = {"n", "peer", "note", "memory", *Timing.__dataclass_fields__}
+        timing = {"n", "peer", "note", "memory", "peak", "launched", *Timing.__dataclass_fields__}
         kinds = [({k: v for k, v in row.items() if k not in timing}, row["peer"]) for row in self.rows]
         unique = {json.dumps(kind): kind for kind in kinds}.values()
         rows = [{"peer": p, "labels": kind, "exponent": exponent(self.rows, p, **kind)} for kind, p in unique]
         return [row for row in rows if row["exponent"] is not None]
 
     def finish(self, targets: Sequence[Target], **more: Any) -> None:
-        """Print the targets and write everything to ``--out``."""
-        others = self._others()
+        """Print the targets, exponents, and whether others kept the machine busy; write :meth:`record`."""
+        others = self.others()
         if others is not None and others > BUSY:
             print(f"\nOther processes kept {others:.2f} cores busy meanwhile: do not trust these figures.")
-        exponents = self._exponents()
-        for row in exponents:
+        for row in self._exponents():
             print(
                 f"exponent of N from 1024 on: {row['exponent']:.2f}  {row['peer']} {_labels(row['labels'])}"
             )
@@ -179,6 +182,11 @@ class Bench:
             print("\nTargets")
         for target in targets:
             print(f"  {target}")
+        self.record(targets, **more)
+        print(f"\nwritten: {self.out}")
+
+    def record(self, targets: Sequence[Target], **more: Any) -> None:
+        """Write all that was measured so far to ``--out``."""
         settings = {key: value for key, value in vars(self.args).items() if not isinstance(value, Path)}
         results = {
             "benchmark": self.name,
@@ -187,14 +195,13 @@ class Bench:
             "machine": self.machine,
             "versions": self.versions,
             "settings": settings,
-            "cores_used_by_others": others,
+            "cores_used_by_others": self.others(),
             "rows": self.rows,
-            "exponents": exponents,
+            "exponents": self._exponents(),
             **more,
-            "targets": [{**asdict(target), "met": target.met} for target in targets],
+            "targets": [target.record() for target in targets],
         }
         write_json(self.out, results)
-        print(f"\nwritten: {self.out}")
 
 
 def _without_files(words: Sequence[str]) -> list[str]:
@@ -292,6 +299,14 @@ def find(rows: Iterable[Row], peer: str, **labels: Any) -> float | None:
             seconds: float | None = row["seconds"]
             return seconds
     return None
+
+
+def ratio(rows: Iterable[Row], peers: Iterable[str], ours: str, **labels: Any) -> float | None:
+    """How many times faster than the fastest of ``peers`` ours is."""
+    rows = list(rows)
+    theirs = [s for s in (find(rows, peer, **labels) for peer in peers) if s is not None]
+    own = find(rows, ours, **labels)
+    return min(theirs) / own if theirs and own else None
 
 
 def exponent(rows: Iterable[Row], peer: str, start: int = 1024, **labels: Any) -> float | None:
@@ -392,6 +407,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    found.setdefault("pyg-match", __version__)  # where it runs without being installed
     return found
 
 

@@ -9,26 +9,29 @@ import torch
 from common import Call
 from kornia.feature import LightGlue
 from matcher import official_lightglue
-from parity import as_kornia, kornia_lightglue
+from parity import as_kornia
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
 
-_COMPILED = (
-    2048  # keypoints of an image at which compiled ones are timed, as each size takes a minute to compile
-)
+# Keypoints of an image at which compiled ones are timed, as each size takes a minute to compile.
+_COMPILED = 2048
 
 
 class LightGlues:
-    """Both implementations with official weights, without early exit and pruning."""
+    """Both implementations with random weights, without early exit and pruning."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        models = {"kornia": kornia_lightglue("aliked-lightglue")}
-        official = official_lightglue(models["kornia"], 9)
-        if isinstance(official, nn.Module):
-            models["official"] = official
-        self.models = {name: model.to(device) for name, model in models.items()}
+        kornias = LightGlue(features=None, input_dim=128, depth_confidence=-1, width_confidence=-1).eval()
+        # The reason in the place of one that is not installed.
+        self.models = {"kornia": kornias, "official": official_lightglue(kornias, kornias.conf.n_layers)}
+        for model in self.models.values():
+            if isinstance(model, nn.Module):
+                model.to(device)
+        torch.backends.cudnn.deterministic = (
+            False  # which the authors' module switches on when it is imported
+        )
 
     def calls(self, pairs: Sequence[KeypointPair]) -> dict[str, Callable[[], Call]]:
         """What is timed on these pairs; what is made for that, when it is its turn."""
@@ -40,29 +43,43 @@ class LightGlues:
                 found[f"{name} {precision}"] = functools.partial(self._call, model, each, precision)
             if len(pairs) > 1:
                 found[f"{name} fp16, padded"] = functools.partial(self._call, model, [padded(moved)], "fp16")
-            sizes = {count for pair in pairs for count in pair.num_keypoints.flatten().tolist()}
-            if len(pairs) == 1 and sizes == {_COMPILED}:
-                found[f"{name} fp16, compiled"] = lambda model=model: self._call(
-                    compiled(copy.deepcopy(model)), each, "fp16"
-                )
         return found
 
-    def _call(self, model: nn.Module, data: Sequence[Any], precision: str) -> Call:
+    def compiled_calls(self, pairs: Sequence[KeypointPair]) -> dict[str, Callable[[], Call]]:
+        """What is timed on one pair of the size that is worth compiling; nothing for others."""
+        each = [as_kornia(pair.to(self.device)) for pair in pairs]
+        sizes = {count for pair in pairs for count in pair.num_keypoints.flatten().tolist()}
+        if sizes != {_COMPILED}:
+            return {}
+        return {
+            f"{name} fp16, compiled": lambda model=model: self._call(compiled(model), each, "fp16")
+            for name, model in self.models.items()
+        }
+
+    def _call(self, model: Any, data: Sequence[Any], precision: str) -> Call:
+        if isinstance(model, str):
+            raise ModuleNotFoundError(model)
         half = torch.half if self.device.type == "cuda" else torch.bfloat16
+        halves = precision == "fp16"
 
         def call() -> object:
-            with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=precision == "fp16"):
+            # Both switch autocast off inside unless they are told to use it.
+            model.conf.mp = halves and self.device.type == "cuda"
+            with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=halves):
                 return [model(each) for each in data]
 
         return call
 
 
-def compiled(model: Any) -> nn.Module:
-    """One of the two, compiled: the authors' as they do it themselves, kornia's as a whole."""
+def compiled(model: Any) -> Any:
+    """A copy of one of the two, compiled: the authors' as they do it themselves, kornia's as a whole."""
+    if isinstance(model, str):
+        return model
+    model = copy.deepcopy(model)
     if isinstance(model, LightGlue):
-        return torch.compile(model, dynamic=False)  # type: ignore[return-value]
+        return torch.compile(model, dynamic=False)
     model.compile(static_lengths=[_COMPILED])
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def padded(pairs: Sequence[KeypointPair]) -> dict[str, dict[str, Tensor]]:

@@ -38,6 +38,7 @@ from typing import Any
 
 import torch
 from common import Bench, Call, Row, Target, parser, plot
+from kornia.feature import LightGlue
 from parity import as_kornia, kornia_lightglue
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
@@ -197,7 +198,9 @@ class Contest:
                 calls[f"edges of {name}"] = functools.partial(_bound, transform, pair)
         calls["GEMMs alone"] = lambda: gemms(self.models["complete"], pair.x.size(0))
         if bf16:
-            calls |= {f"{name} bf16": functools.partial(_bf16, calls[name]) for name in PEERS}
+            calls |= {
+                f"{name} bf16": functools.partial(_bf16, self.models[name], calls[name]) for name in PEERS
+            }
         return calls
 
     def answers(self, pair: KeypointPair, homography: Tensor) -> list[Row]:
@@ -242,14 +245,19 @@ def _bound(function: Callable[[Any], object] | str, argument: object) -> Call | 
     return call
 
 
-def _bf16(make: Callable[[], Call | str]) -> Call | str:
+def _bf16(model: Any, make: Callable[[], Call | str]) -> Call | str:
     call = make()
     if isinstance(call, str):
         return call
 
     def cast() -> object:
-        with torch.autocast("cpu", torch.bfloat16):
-            return call()
+        # Kornia's switches autocast off inside unless it is told to use it.
+        model.conf.mp = isinstance(model, LightGlue)
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                return call()
+        finally:
+            model.conf.mp = False
 
     return cast
 

@@ -646,21 +646,42 @@ def test_tables_of_many_images(load):
         )
 
 
-def test_gpu(load, tmp_path, monkeypatch, capsys):
-    """On the CPU, which stands in for the device."""
+def stand_in(load, monkeypatch):
+    """The benchmark of a GPU on the CPU, without what takes minutes to compile."""
     gpu = load("gpu")
 
     def no_flex(edges):
         raise NotImplementedError("its compilation takes a minute")
 
-    monkeypatch.setattr(gpu, "flex", no_flex)
+    monkeypatch.setattr("gpu_operators.flex", no_flex)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it takes minutes here
     monkeypatch.setattr("lightglue_peers._COMPILED", 24)
-    monkeypatch.setattr(gpu, "PART", 16)
-    monkeypatch.setattr(gpu, "GROUP", 64)
+    monkeypatch.setattr("gpu_operators.PART", 16)
+    monkeypatch.setattr("gpu_operators.GROUP", 64)
+    return gpu
+
+
+SMALL = [
+    "--device",
+    "cpu",
+    "--sizes",
+    "64",
+    "--keypoints",
+    "24",
+    "--windows",
+    "128",
+    "--pairs",
+    "2",
+    "--photos",
+    "1",
+]
+
+
+def test_gpu(load, tmp_path, monkeypatch, capsys):
+    """On the CPU, which stands in for the device."""
+    gpu = stand_in(load, monkeypatch)
     out = tmp_path / "gpu.json"
-    sizes = "--sizes 64 --keypoints 24 --windows 128 --pairs 2 --photos 1"
-    gpu.main(["--device", "cpu", *sizes.split(), *FAST, "--out", str(out)])
+    gpu.main([*SMALL, *FAST, "--out", str(out)])
     results = json.loads(out.read_text())
     rows = {(row["section"], row["peer"]): row for row in results["rows"]}
     assert {section for section, _ in rows} == {
@@ -671,11 +692,13 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
         "training",
         "live",
     }
+    assert results["failed"] == {}
     assert rows["live", "all of it"]["seconds"] > rows["live", "views, keypoints and edges"]["seconds"] > 0
     failed = {peer for (_, peer), row in rows.items() if row["seconds"] is None}
     assert failed == {"flex bf16"} and "takes a minute" in rows["operator", "flex bf16"]["note"]
     errors = {row["what"]: row for row in results["errors"]}
-    assert errors["matches as on the CPU"]["share"] > 0.99
+    for kind in ("as on the CPU", "in a batch as alone"):
+        assert errors[f"matches {kind}"]["share"] > 0.99
     assert all(
         row["forward"] < 1e-2 and row["gradients"] < 2e-2 for row in errors.values() if "forward" in row
     )
@@ -685,7 +708,31 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
         assert {f"{name} fp16", f"{name} fp16, compiled", f"{name} fp16, padded"} <= {
             peer for _, peer in rows
         }
+    assert "sdpa bf16, parts and anchors" in {peer for _, peer in rows}
     assert "written" in capsys.readouterr().out
+
+
+def test_gpu_records_are_there_when_a_section_fails_and_can_be_joined(load, tmp_path, monkeypatch):
+    gpu = stand_in(load, monkeypatch)
+    first, second, joined = (tmp_path / name for name in ("a.json", "b.json", "gpu.json"))
+
+    def lost(bench):
+        assert json.loads(first.read_text())["rows"]  # of the section before
+        raise RuntimeError("the device is lost\nand more")
+
+    monkeypatch.setitem(gpu.SECTIONS, "windows", lost)
+    gpu.main([*SMALL, *FAST, "--sections", "operator", "windows", "--out", str(first)])
+    assert json.loads(first.read_text())["failed"] == {"windows": "RuntimeError: the device is lost"}
+    gpu.main([*SMALL, *FAST, "--sections", "training", "--minutes", "0", "--out", str(second)])
+    late = json.loads(second.read_text())["rows"]
+    assert late and all(row["seconds"] is None and "minutes are over" in row["note"] for row in late)
+    gpu.main(["--merge", str(first), str(second), "--out", str(joined)])
+    result = read(joined)
+    assert {row["section"] for row in result["rows"]} == {"operator", "training"}
+    assert result["command"].count("--sections") == 2 and result["failed"] and len(result["targets"]) == 20
+    second.write_text(json.dumps({**json.loads(second.read_text()), "machine": {"cpu": "another"}}))
+    with pytest.raises(SystemExit, match=r"b.json was made on another machine"):
+        gpu.main(["--merge", str(first), str(second), "--out", str(joined)])
 
 
 def test_graph_choice(load, tmp_path, capsys):

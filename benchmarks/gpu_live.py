@@ -1,0 +1,99 @@
+"""Training on a GPU from photos: processes read them, the device makes the pairs."""
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import Call
+from gpu_clock import GPUBench
+from gpu_matchers import SPARSE
+from torch.utils.data import DataLoader
+
+from pyg_match.datasets import HomographyWarps, SyntheticHomographies
+from pyg_match.datasets.live_pairs import LivePairs
+from pyg_match.nn import GraphMatcher
+from pyg_match.pretrained import read_metadata
+from pyg_match.training import LossConfig, Objective
+from pyg_match.transforms import graph_from_recipe
+
+
+def live(bench: GPUBench) -> None:
+    """Seconds of a batch: its photos, its views, keypoints and edges, and all of it with a step of training."""
+    _open_many_files()
+    processes = max(1, (os.cpu_count() or 2) - 1)
+    labels = {"section": "live", "n": min(512, max(bench.args.keypoints)), "pairs": bench.args.pairs}
+    print("\n" + ", ".join(f"{key}={value}" for key, value in {**labels, "processes": processes}.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        _write_photos(Path(folder))
+        photos = SyntheticHomographies(
+            folder, "aliked", num_pairs=1_000_000, max_num_keypoints=labels["n"], unrelated=0.1,
+            warps=HomographyWarps(tilt=5.0), extractor_options={"detection_threshold": 0.0},
+        )  # fmt: skip
+        graph = graph_from_recipe(read_metadata(SPARSE)["graph"])
+        pairs = LivePairs([photos], graph, render_on_device=True)
+        loader = DataLoader(
+            pairs, batch_size=labels["pairs"], collate_fn=list, num_workers=processes, prefetch_factor=2
+        )
+        batches = iter(loader)
+        items = next(batches)
+        model = GraphMatcher.from_pretrained(SPARSE, bfloat16=True, assign_on_edges=False)
+        objective = Objective(model.to(bench.device).train(), LossConfig())
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-5, foreach=True)
+        last = model.config.num_layers - 1
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            batch = pairs.batch(next(batches), bench.device)
+            objective(batch, (last - 4, last - 2, last))["total"].backward()
+            optimizer.step()
+
+        for name, call in (
+            ("photos", lambda: next(batches)),
+            ("views, keypoints and edges", lambda: pairs.batch(items, bench.device)),
+            ("all of it", step),
+        ):
+            seconds = _wall(call, bench)
+            bench.rows.append({**labels, "peer": name, "processes": processes, "seconds": seconds})
+            print(f"  {name:32}{1e3 * seconds:10.1f} ms{labels['pairs'] / seconds:10.1f} pairs/s", flush=True)
+
+
+def _write_photos(folder: Path) -> None:
+    from PIL import Image
+    from skimage import data
+
+    images = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    images |= dict(zip(("left", "right"), data.stereo_motorcycle()[:2], strict=True))
+    for name, image in images.items():
+        photo = Image.fromarray(image)
+        photo.thumbnail((640, 640))
+        photo.save(folder / f"{name}.png")
+
+
+def _wall(call: Call, bench: GPUBench) -> float:
+    """Seconds of one of the calls that fit the budget, after some that are not counted."""
+    for _ in range(3):
+        call()
+    _wait(bench.device)
+    start, count = time.perf_counter(), 0
+    while count < 2 or time.perf_counter() - start < 8 * bench.args.budget:
+        call()
+        count += 1
+    _wait(bench.device)
+    return (time.perf_counter() - start) / count
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _open_many_files() -> None:
+    """Allow as many open files as the system does: a batch of tensors from other processes needs one for each."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
