@@ -87,18 +87,21 @@ def compiled(kernel: Any, args: Any, kwargs: Any, capability: int) -> Any:
     signature: dict[str, str] = {}
     constants: dict[tuple[int], Any] = {}
     attributes: dict[tuple[int], Any] = {}
-    for place, name in enumerate(kernel.arg_names):
+    for place, parameter in enumerate(kernel.params):
+        name, exact = parameter.name, not parameter.do_not_specialize
         value = kwargs[name] if name in kwargs else args[place]
-        if name in kwargs or (isinstance(value, int) and value == 1):
+        if name in kwargs or (exact and isinstance(value, int) and value == 1):
             signature[name], constants[(place,)] = "constexpr", value
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
             signature[name] = f"*{TYPES[value.dtype]}" if isinstance(value, Tensor) else "i32"
-            if isinstance(value, Tensor) or value % 16 == 0:
+            aligned = exact and not parameter.do_not_specialize_on_alignment
+            if aligned and (isinstance(value, Tensor) or value % 16 == 0):
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    stages = {"num_stages": kwargs["num_stages"]} if "num_stages" in kwargs else {}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=stages)
 
 
 def resources(code: Any) -> tuple[int, int, int]:

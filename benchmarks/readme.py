@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from common import write_json
-from tables import accuracy, many_images, matchers, speed
+from tables import accuracy, gpu, many_images, matchers, speed
 from tables.layout import Results, captions, short_caption
 from tables.summaries import SUMMARIES
 
@@ -38,6 +38,7 @@ SECTIONS: dict[str, Callable[[Path], tuple[str, list[Results]] | None]] = {
     "pose": accuracy.pose,
     "graphs": speed.graphs,
     "explorer": speed.explorer,
+    "gpu": gpu.gpu,
     "many pairs": many_images.many_pairs,
     "costs": many_images.costs,
     "interrupted": many_images.interrupted,

@@ -54,7 +54,8 @@ def caption(*results: Results) -> str:
     if "thread_counts" in settings:
         threads = " or ".join(map(str, settings["thread_counts"]))
     cores = surroundings.get("cores", surroundings.get("cpus"))
-    where = [str(surroundings[key]) for key in ("cpu", "simd", "system", "platform") if key in surroundings]
+    named = ("gpu", "driver", "cpu", "simd", "system", "platform")
+    where = [str(surroundings[key]) for key in named if key in surroundings]
     where += [f"{cores} cores"] + ([f"{threads} threads"] if threads else [])
     where += [f"{surroundings['memory_gib']} GiB"] if "memory_gib" in surroundings else []
     others = first.get("cores_used_by_others")

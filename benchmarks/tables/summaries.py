@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common import Row, find
 
+from tables import gpu
 from tables.accuracy import interval
 from tables.layout import Results, read, table
 
@@ -15,11 +16,11 @@ SETS = {  # records of accuracy, and how the first column calls them
     "synthetic_2048": "{pairs} warped photos, {max_keypoints:,} keypoints",
     "disk_hpatches": "{pairs} real pairs, {max_keypoints:,} keypoints, DISK",
 }
-MATCHERS = {  # of the whole way from two photos, and alone
-    "aliked-sparse": ("aliked-sparse", "trained"),
-    "aliked-lightglue, complete graphs": ("aliked-lightglue", "complete"),
-    "kornia's ALIKED and LightGlue": ("kornia", "kornia"),
-    "kornia's ALIKED, the authors' LightGlue": ("official", "official"),
+MATCHERS = {  # of the whole way from two photos, alone, and alone on a GPU
+    "aliked-sparse": ("aliked-sparse", "trained", gpu.RECORDED),
+    "aliked-lightglue, complete graphs": ("aliked-lightglue", "complete", "complete fp32"),
+    "kornia's ALIKED and LightGlue": ("kornia", "kornia", "kornia fp16"),
+    "kornia's ALIKED, the authors' LightGlue": ("official", "official", "official fp16"),
 }
 DETECTORS = {  # the detector, its matcher here, and the method and record of its accuracy
     "ALIKED": ("aliked", "aliked-sparse", "trained", "hpatches"),
@@ -74,28 +75,35 @@ def speed(folder: Path) -> tuple[str, list[Results]] | None:
     at: Row = {"what": "match", "features": "aliked", "side": 1024, "threads": 2}
     totals = {row["peer"]: row["total"] for row in alone["summary"] if row["n"] == 2048}
     first = (find(whole["rows"], "aliked-sparse", **at), totals.get("trained"))
+    on_gpu, of_gpu = read(folder, "gpu"), gpu.alone(folder, gpu.RECORDED)
     lines = []
-    for name, (peer, matcher) in MATCHERS.items():
+    for name, (peer, matcher, there) in MATCHERS.items():
         seconds = (
             find(whole["rows"], peer, **at),
             totals.get(matcher) or find(alone["rows"], matcher, n=2048),
         )
         cells = [_against(value, own) for value, own in zip(seconds, first, strict=True)]
-        lines.append([name, *cells, "not measured yet"])
+        last = "not measured yet" if on_gpu is None else _against(gpu.alone(folder, there), of_gpu)
+        lines.append([name, *cells, last])
     # Columns may be of different machines, and are compared within themselves.
     cpus = [
         str(results["machine"]["cpu"]).replace("(R)", "").removesuffix(" Processor")
         for results in (whole, alone)
     ]
-    header = ["", f"two photos, {cpus[0]}", f"matcher alone, {cpus[1]}", "GPU"]
-    return table(header, lines), [whole, alone]
+    card = (
+        "GPU"
+        if on_gpu is None
+        else f"matcher alone, {on_gpu['machine'].get('gpu', on_gpu['machine']['cpu'])}"
+    )
+    header = ["", f"two photos, {cpus[0]}", f"matcher alone, {cpus[1]}", card]
+    return table(header, lines), [results for results in (whole, alone, on_gpu) if results is not None]
 
 
 def _against(value: float | None, own: float | None) -> str:
     if not value or not own:
         return "–"
     ratio = f", {value / own:.1f}×" if value != own else ""
-    return f"{1e3 * value:,.0f} ms{ratio}"
+    return f"{1e3 * value:,.{0 if value >= 0.01 else 2}f} ms{ratio}"
 
 
 def detectors(folder: Path) -> tuple[str, list[Results]] | None:

@@ -138,7 +138,7 @@ class FrozenBlock:
     def __init__(self, block: AttentionBlock) -> None:
         first: Any = block.ffn[0]
         last: Any = block.ffn[3]
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(first.weight.device.type, enabled=False):
             own, of_message = first.weight.split(block.lin_out.out_features, dim=1)
             weight = torch.cat([own, of_message @ block.lin_out.weight], dim=1)
             self.bias = torch.addmv(first.bias, of_message, block.lin_out.bias)

@@ -1,8 +1,11 @@
 """Forwards that a GPU runs again without the host: launches of a few sizes, recorded as CUDA graphs."""
 
+import gc
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, Optional
 
@@ -19,6 +22,7 @@ from pyg_match.ops.attention_operators import has_kernels
 from pyg_match.ops.precision import rounds_products
 
 _KEPT = 32  # recordings, the last ones that were used
+_MET = 1024  # sizes that are remembered
 _MOST_NODES = 1 << 14  # up to which launching takes longer than what is launched
 _turn = threading.Lock()  # of those who record, of whom a process allows one at a time
 
@@ -40,7 +44,7 @@ class RecordedForwards:
     """
 
     def __init__(self) -> None:
-        self._met: set[Any] = set()
+        self._met: OrderedDict[Any, bool] = OrderedDict()  # sizes, and whether they may be recorded
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
         self._places: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -66,21 +70,33 @@ class RecordedForwards:
             # What is on another stream may still use the memory of a recording.
             stream = current_stream(device)
             key = (shape, rounds_products(), torch.are_deterministic_algorithms_enabled(), stream)
-            if key not in self._met:
-                self._met.add(key)
+            if not self._may_record(key):
                 return None
             if key in self._recordings:
                 _copy(tensors, self._recordings[key].tensors)
             else:
                 if stream not in self._places:
                     self._places[stream] = place_for(device)
-                found = record(lambda: forward(padded), device, self._places[stream])
+                try:
+                    found = record(lambda: forward(padded), device, self._places[stream])
+                except RuntimeError as error:
+                    self._met[key] = False
+                    warnings.warn(f"a forward runs without being recorded: {error}", stacklevel=2)
+                    return None
                 self._recordings[key] = _Recording(tensors, *found)
             self._recordings.move_to_end(key)
             while len(self._recordings) > _KEPT:
                 self._recordings.popitem(last=False)
             self._recordings[key].replay()
             return without_padding(self._recordings[key].output, prepared)
+
+    def _may_record(self, key: Any) -> bool:
+        """Whether a size was met before, and not found to be one that cannot be recorded."""
+        known, may_record = key in self._met, self._met.setdefault(key, True)
+        self._met.move_to_end(key)
+        while len(self._met) > _MET:
+            self._met.popitem(last=False)
+        return known and may_record
 
     def __reduce__(self) -> Any:
         return type(self), ()  # copies record anew
@@ -113,12 +129,27 @@ def record(
     with _turn, torch.cuda.device(device), plain:
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
-            function()  # kernels are compiled, and libraries take the memory that they keep
+            function()  # kernels are compiled
+            # What cuBLAS keeps for itself is to lie in the memory of recordings, which lives as long as they do.
+            torch._C._cuda_clearCublasWorkspaces()
             # Other threads may go on meanwhile.
-            with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
+            with _no_collection(), torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
                 output = function()
+            torch._C._cuda_clearCublasWorkspaces()
         current.wait_stream(aside)
     return output, graph.replay
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected: the end of an old recording would end the capture of a new one."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _suits(model: nn.Module, prepared: PreparedPair) -> bool:

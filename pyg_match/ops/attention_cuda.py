@@ -253,12 +253,15 @@ def _sizes(num_rows: int, heads: int, E: int, **widths: int) -> _Sizes:
 def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tensor]) -> dict[str, Any]:
     """The shape of tiles of targets and sources, and how they are multiplied."""
     channels, value_channels = (max(16, triton.next_power_of_2(t.size(2))) for t in (key, value))
-    tile = max(16, min(_TILE, _TILE_BYTES // (query.element_size() * max(channels, value_channels))))
+    row = query.element_size() * max(channels, value_channels)
+    tile = max(16, min(_TILE, _TILE_BYTES // row))
+    # Where even the smallest tile is larger than that, there is no room for one that is loaded ahead.
+    stages = {"num_stages": 1} if tile * row > _TILE_BYTES else {}
     # Three products of tensor cores are as exact as one in single precision, and several times as fast.
     precision = "tf32" if rounds_products() else "tf32x3"
     return {
         "REAL": _triton(query.new_empty(0, dtype=_real(query))), "HAS_WEIGHT": log_weight is not None,
-        "PRECISION": precision, "C": channels, "D": value_channels, "M": tile, "N": tile,
+        "PRECISION": precision, "C": channels, "D": value_channels, "M": tile, "N": tile, **stages,
     }  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """The operators ``pyg_match::attention`` and ``pyg_match::edge_scores``: schemas, shapes, gradients and backends."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from subprocess import SubprocessError
 from typing import Any, Optional
 
 import torch
@@ -107,13 +109,30 @@ def has_kernels(device_type: str) -> bool:
 @functools.cache
 def has_triton() -> bool:
     """Whether there is a version of Triton that the kernels were written for."""
-    return find_spec("triton") is not None and tuple(map(int, version("triton").split(".")[:2])) >= (3, 2)
+    if find_spec("triton") is None:
+        return False
+    try:
+        found = version("triton")
+    except PackageNotFoundError:  # builds of other names, as those of nightly versions of torch
+        found = import_module("triton").__version__
+    return tuple(map(int, found.split(".")[:2])) >= (3, 2)
 
 
 @functools.cache
 def _runs_triton() -> bool:
-    """Whether there is a GPU for the kernels besides."""
-    return torch.version.hip is None and has_triton() and torch.cuda.get_device_capability() >= (8, 0)
+    """Whether there is a GPU for the kernels besides, and a C compiler, by which Triton makes what launches them."""
+    if torch.version.hip is not None or not has_triton() or torch.cuda.get_device_capability() < (8, 0):
+        return False
+    try:
+        _ = import_module("triton").runtime.driver.active
+    except (OSError, RuntimeError, SubprocessError) as error:
+        warnings.warn(
+            "Triton cannot launch the kernels of pyg_match, so plain torch does their work, which takes longer: "
+            f"{error}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def attention(

@@ -109,7 +109,7 @@ def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
         padded = x[images]
         similarity = padded[::2] @ padded[1::2].transpose(1, 2)
         seen = real[::2].unsqueeze(2) & real[1::2].unsqueeze(1)
-        similarity = similarity.masked_fill(~seen, -torch.inf)
+        similarity.masked_fill_(~seen, -torch.inf)
         both = torch.stack(
             [similarity.topk(k, 2).indices, similarity.topk(k, 1).indices.transpose(1, 2)], dim=1
         )

@@ -479,7 +479,7 @@ def test_readme(load, tmp_path, hpatches, capsys):
         and "| photos (3) | complete |" in written
     )
     assert (
-        written.count("STALE") == 14 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
+        written.count("STALE") == 15 and written.startswith("# Title\n") and written.endswith("\nthe end\n")
     )
     assert readme.main([*options, "--check"]) == 0
     assert "somebody" not in (folder / "hpatches.json").read_text()
@@ -710,6 +710,15 @@ def test_gpu(load, tmp_path, monkeypatch, capsys):
         }
     assert "sdpa bf16, parts and anchors" in {peer for _, peer in rows}
     assert "written" in capsys.readouterr().out
+    page = "<!-- begin: gpu -->\nnot yet\n<!-- end: gpu -->\n"
+    shown = load("readme").rewritten(page, tmp_path, tmp_path)
+    (one,) = (row for row in results["rows"] if row["peer"] == "complete fp32" and row["pairs"] == 1)
+    seconds = f"{1e3 * one['seconds']:.3g}"
+    assert seconds in shown and "| 2 × 24 to 24 |" in shown
+    verdicts = [verdict for verdict in met.values() if verdict is not None]
+    assert len(verdicts) == 9 and f"{sum(verdicts)} of 9 targets are met" in shown
+    assert "Made by `python benchmarks/gpu.py" in shown
+    assert "FlexAttention" not in shown and "kornia's, compiled" in shown
 
 
 def test_gpu_records_are_there_when_a_section_fails_and_can_be_joined(load, tmp_path, monkeypatch):

@@ -12,7 +12,12 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_kernels.py"
 
 
 @pytest.mark.parametrize(
-    "options", ["--capability 80 --dtypes float32", "--dtypes bfloat16 float64 --heads 3 --channels 24"]
+    "options",
+    [
+        "--capability 80 --dtypes float32",
+        "--dtypes bfloat16 float64 --heads 3 --channels 24",
+        "--capability 80 --dtypes float64 --heads 1 --channels 128",
+    ],
 )
 def test_kernels_compile_without_spilling(options):
     if importlib.util.find_spec("triton") is None:

@@ -282,3 +282,30 @@ def test_copies_record_anew(tapes):
             other(pair)
             torch.testing.assert_close(other(pair).scores, expected.scores, rtol=1e-5, atol=1e-5)
     assert len(tapes) == 3
+
+
+def test_what_cannot_be_recorded_runs_without(tapes, monkeypatch):
+    tries = []
+
+    def fails(function, device, place):
+        tries.append(function())
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recorded, "record", fails)
+    model, slow = matcher().freeze(cuda_graphs=True), matcher()
+    pair = pairs(GRAPHS["anchors"], (40, 30))
+    with torch.no_grad():
+        check_equal(model(pair), slow(pair))
+        with pytest.warns(UserWarning, match="runs without being recorded: operation not permitted"):
+            check_equal(model(pair), slow(pair))
+        check_equal(model(pair), slow(pair))
+    assert len(tries) == 1
+
+
+def test_few_sizes_are_remembered(tapes, monkeypatch):
+    monkeypatch.setattr(recorded, "_MET", 2)
+    model = matcher().freeze(cuda_graphs=True)
+    with torch.no_grad():
+        for size in [(10, 10), (300, 10), (700, 10), (10, 10), (10, 10)]:
+            model(pairs(GRAPHS["anchors"], size))
+    assert len(tapes) == 1 and len(model.recorded._met) == 2

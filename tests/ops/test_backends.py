@@ -1,6 +1,7 @@
 """Every backend of the operators against their definition, on whatever device there is.
 
-``triton`` runs the kernels for GPUs on the CPU, through Triton's interpreter; ``cuda`` runs them for real.
+``triton`` runs the kernels for GPUs on the CPU, through Triton's interpreter; ``cuda`` runs them for real, and
+``cuda64`` with tiles of the size that they have there.
 """
 
 import os
@@ -20,7 +21,9 @@ from pyg_match.ops.native import library
 from pyg_match.transforms import AnchorEdges, CandidateEdges, KNNGraph
 
 
-@pytest.fixture(params=["c", "triton", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(
+    params=["c", "triton", *(pytest.param(n, marks=pytest.mark.cuda) for n in ("cuda", "cuda64"))]
+)
 def device(request, monkeypatch):
     """The device whose operators run on the backend."""
     if request.param == "c":
@@ -32,8 +35,9 @@ def device(request, monkeypatch):
         pytest.skip("Triton 3.2 or newer is not installed")
     from pyg_match.ops import attention_cuda
 
-    monkeypatch.setattr(attention_cuda, "_TILE", 16)  # so that few nodes fill several tiles
-    if request.param == "cuda":
+    if request.param != "cuda64":
+        monkeypatch.setattr(attention_cuda, "_TILE", 16)  # so that few nodes fill several tiles
+    if request.param.startswith("cuda"):
         if not torch.cuda.is_available():
             pytest.skip("there is no CUDA device")
         yield torch.device("cuda")

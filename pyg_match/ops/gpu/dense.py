@@ -10,6 +10,8 @@ groups divide them, and bounds of targets are places there. The other convention
 import triton
 import triton.language as tl
 
+from pyg_match.ops.gpu import kernel
+
 
 @triton.jit
 def _group_of(ptr, num_groups, place):
@@ -24,7 +26,7 @@ def _group_of(ptr, num_groups, place):
     return low
 
 
-@triton.jit
+@kernel
 def forward(
     query, key, value, groups, ptr, tiles, source, target, log_weight, out, lse, scale, scale_rest, query_step,
     query_head, key_step, key_head, value_step, value_head, out_step, out_head, num_targets, num_groups, heads,
@@ -97,7 +99,7 @@ def forward(
     tl.store(lse + node * heads + h, logs, mask=here)
 
 
-@triton.jit
+@kernel
 def backward_targets(
     query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_query, grad_weight,
     scale, scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
@@ -168,7 +170,7 @@ def backward_targets(
     tl.store(q_at, acc.to(grad_query.dtype.element_ty), mask=of_keys)
 
 
-@triton.jit
+@kernel
 def backward_sources(
     query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_key, grad_value, scale,
     scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,

@@ -6,11 +6,12 @@ is added atomically, so that results are the same each time. ``scale`` comes in 
 single precision only.
 """
 
-import triton
 import triton.language as tl
 
+from pyg_match.ops.gpu import kernel
 
-@triton.jit
+
+@kernel
 def forward(
     query, key, value, rowptr, col, bias, keep, out, lse, scale, scale_rest, query_step, query_head, key_step, key_head,
     value_step, value_head, out_step, out_head, bias_head, heads, channels, value_channels, REAL: tl.constexpr,
@@ -64,7 +65,7 @@ def forward(
     tl.store(lse + row * heads + h, logs, mask=h < heads)
 
 
-@triton.jit
+@kernel
 def backward_targets(
     query, key, value, rowptr, col, bias, keep, out, lse, grad, grad_lse, grad_query, grad_score, common, scale,
     scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, out_step, out_head, grad_step,
@@ -122,7 +123,7 @@ def backward_targets(
     tl.store(q_at, (acc * factor).to(grad_query.dtype.element_ty), mask=of_keys)
 
 
-@triton.jit
+@kernel
 def backward_sources(
     query, key, value, colptr, target, perm, bias, keep, lse, grad, common, grad_key, grad_value, scale, scale_rest,
     query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head, grad_key_step,
@@ -179,7 +180,7 @@ def backward_sources(
     tl.store(v_at, of_value.to(grad_value.dtype.element_ty), mask=of_values)
 
 
-@triton.jit
+@kernel
 def scores(
     query, key, rowptr, col, out, scale, scale_rest, query_step, query_head, key_step, key_head, edges, heads, channels,
     REAL: tl.constexpr, H: tl.constexpr, C: tl.constexpr, E: tl.constexpr,
@@ -203,7 +204,7 @@ def scores(
         tl.store(at, score, mask=here[:, None] & (h < heads)[None, :])
 
 
-@triton.jit
+@kernel
 def gather(
     weight, value, rowptr, col, perm, out, scale, scale_rest, value_step, value_head, out_step, out_head, edges, heads,
     channels, REAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_PERM: tl.constexpr, ADDS: tl.constexpr,
