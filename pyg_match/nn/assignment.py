@@ -10,6 +10,7 @@ from torch_geometric.utils import scatter
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
+from pyg_match.nn.padded_images import LEAST, PaddedImages
 from pyg_match.ops import EdgeSet, edge_scores
 from pyg_match.ops.csr import EdgesLike
 
@@ -79,6 +80,20 @@ class DualSoftmaxAssignment(nn.Module):
         out[:-1, -1] = unmatched[:count0]
         out[-1, :-1] = unmatched[count0:]
         return out
+
+    def padded(self, x: Tensor, images: PaddedImages) -> Tensor:
+        """The dense log assignments of all pairs at once, from the descriptors of all nodes."""
+        projected = (self.lin(x) / self.channels**0.25)[images.rows]
+        matchable = self.matchability(x)[images.rows]
+        similarity = projected[::2] @ projected[1::2].transpose(1, 2)
+        similarity = similarity.masked_fill(~images.both, LEAST)
+        certain = F.logsigmoid(matchable)
+        inner = (
+            2 * similarity
+            - (similarity.logsumexp(2) - certain[::2]).unsqueeze(2)
+            - (similarity.logsumexp(1) - certain[1::2]).unsqueeze(1)
+        )
+        return images.with_dustbins(inner, F.logsigmoid(-matchable), x.new_zeros(()))
 
     def on_edges(
         self,
@@ -172,6 +187,23 @@ class SinkhornAssignment(nn.Module):
             potential0 = mass0 - (scores + potential1.unsqueeze(0)).logsumexp(1)
             potential1 = mass1 - (scores + potential0.unsqueeze(1)).logsumexp(0)
         return scores + potential0.unsqueeze(1) + potential1.unsqueeze(0)
+
+    def padded(self, x: Tensor, images: PaddedImages) -> Tensor:
+        """The dense log assignments of all pairs at once, from the descriptors of all nodes."""
+        projected = self.lin(x)[images.rows]
+        similarity = projected[::2] @ projected[1::2].transpose(1, 2) / math.sqrt(self.channels)
+        scores = images.with_dustbins(similarity, self.dustbin.expand(images.rows.shape), self.dustbin)
+        places = torch.arange(scores.size(1), device=x.device)
+        sizes = images.sizes.unsqueeze(2)
+        real0, real1 = (places <= sizes).unbind(1)
+        other = sizes.flip(1).clamp(min=1).to(scores.dtype).log()
+        mass0, mass1 = torch.where(places == sizes, other, 0).unbind(1)
+        potential0, potential1 = torch.zeros_like(mass0), torch.zeros_like(mass1)
+        for _ in range(self.iterations):
+            # What is behind the dustbins would count for as much as they do.
+            potential0 = (mass0 - (scores + potential1.unsqueeze(1)).logsumexp(2)).masked_fill(~real0, 0)
+            potential1 = (mass1 - (scores + potential0.unsqueeze(2)).logsumexp(1)).masked_fill(~real1, 0)
+        return scores + potential0.unsqueeze(2) + potential1.unsqueeze(1)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, iterations={self.iterations})"

@@ -150,8 +150,8 @@ class GraphMatcher(Freezable):
     ) -> MatcherOutput:
         """Match a pair or a batch of pairs.
 
-        With a prepared pair, nothing is read back from a GPU, unless the configuration needs it: for an assignment of
-        all to all, for early exit and pruning, for scales, or for ``redraw_after`` with ``mask_mode="zero"``.
+        With a prepared pair, nothing is read back from a GPU, unless the configuration needs it: for early exit and
+        pruning, for scales, or for ``redraw_after`` with ``mask_mode="zero"``.
 
         Args:
             pair: Keypoints of both images, with edges or complete; or what :meth:`prepare` has made of them, of which
@@ -329,7 +329,7 @@ class GraphMatcher(Freezable):
         checks_values = not self.training if checks_values is None else checks_values
         found = assign(self.assignment_head(i), x, graph, on_edges, self.config)
         if checks_values:
-            check_assignments(i, found.dense or [] if found.edges is None else [found.edges])
+            check_assignments(i, found.numbers())
         return found
 
     def assignment_head(self, i: int) -> Any:

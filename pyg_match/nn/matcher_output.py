@@ -33,6 +33,7 @@ class MatcherOutput:
             :func:`~pyg_match.nn.orthogonality_penalty`, the mean over layers; for the loss. ``None`` without scales.
         num_layers: Number of layers that each pair ran.
         depth: Number of layers that each keypoint took part in.
+        assignment: What ``log_assignment`` are parts of, where all pairs stopped after the same layer.
 
     Shapes:
         - **matches**, **scores**, **depth:** :math:`(N)` for the nodes of all pairs
@@ -53,6 +54,7 @@ class MatcherOutput:
     cross_edge_index: Optional[Tensor] = None
     descriptors: Optional[list[Tensor]] = None
     orthogonality: Optional[Tensor] = None
+    assignment: Optional[LayerAssignment] = None
 
     def pair_matches(self, index: int = 0) -> tuple[Tensor, Tensor]:
         """Matches and scores of one pair.
@@ -98,6 +100,7 @@ class MatcherOutput:
         self.scores[graph.nodes] = scores.to(self.scores.dtype)
         of_edges: Any = (self.cross_edge_index, self.edge_log_assignment)
         if assignment.edges is None:
+            self.assignment = assignment if len(graph.pairs) == self.num_layers.numel() else None
             for pair, log_assignment in zip(graph.pairs, assignment.dense or (), strict=True):
                 self.log_assignment[pair] = log_assignment  # type: ignore[index]
         elif redrawn:

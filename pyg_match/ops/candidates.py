@@ -44,6 +44,11 @@ def waits_for_counts(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def prefers_batches(device: torch.device) -> bool:
+    """Whether launches take longer there than padding to the largest of a batch, so that loops do not pay."""
+    return device.type != "cpu"
+
+
 @torch.no_grad()
 def masked_candidate_edges(x: Tensor, offsets: Tensor, most: int, k: int) -> tuple[CSR, Tensor]:
     """The edges of :func:`candidate_edges` in both directions, in a fixed number of places.

@@ -17,12 +17,10 @@ from pyg_match.training.config import LossConfig
 
 @dataclass
 class _Assignment:
-    """The assignment after one layer, dense or on edges, in single precision."""
+    """The assignment after one layer, dense or on edges that no mask forbids, in single precision."""
 
-    dense: Optional[list[Tensor]]
-    edges: Optional[Tensor]
+    found: LayerAssignment
     matchability: Optional[Tensor]  # logits; None for a head without them
-    edge_index: Optional[Tensor] = None  # what ``edges`` is of
 
 
 class Objective(nn.Module):
@@ -117,8 +115,7 @@ class Objective(nn.Module):
             layers = (last,)
         graph = PairGraph.from_data(batch)
         # The matcher has assigned all to all already, unless it assigns on edges.
-        found_dense = output.log_assignment if output.edge_log_assignment is None else None
-        final = self._assign(last, descriptors[last], graph, found_dense)
+        final = self._assign(last, descriptors[last], graph, output.assignment)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
         parts: dict[str, list[tuple[float, Tensor]]] = {
             "assignment": [],
@@ -165,32 +162,35 @@ class Objective(nn.Module):
         return torch.stack(some).sum() if some else torch.zeros(())
 
     def _assign(
-        self, i: int, x: Tensor, graph: PairGraph, dense: Optional[list[Tensor]] = None
+        self, i: int, x: Tensor, graph: PairGraph, found: Optional[LayerAssignment] = None
     ) -> _Assignment:
-        """The assignment after layer ``i``; of edges, those that no mask forbids."""
-        if dense is None:
+        """The assignment after layer ``i``, unless it was found before."""
+        if found is None:
             on_edges = self._on_edges and graph.cross_edges.groups is None
             found = self.matcher.assign(i, x, graph, on_edges)
-        else:
-            found = LayerAssignment(graph.counts, dense=dense)
         head = self.matcher.assignment_head(i)
         matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None
         edges, edge_index, allowed = found.edges, found.edge_index, graph.cross_edge_mask
         if edges is not None and edge_index is not None and allowed is not None:
-            edges, edge_index = edges[allowed], edge_index[:, allowed]
-        return _Assignment(found.dense, edges, matchability, edge_index)
+            found = found._replace(edges=edges[allowed], edge_index=edge_index[:, allowed])
+        return _Assignment(found, matchability)
 
     def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
-        if assignment.dense is not None:
-            partnered, alone = losses.dense_log_likelihoods(assignment.dense, batch.y)
-            return partnered, alone, batch.y
+        found = assignment.found
+        if found.padded is not None and found.images is not None:
+            return *losses.padded_log_likelihoods(found.padded, found.images, batch.y), batch.y
+        if found.dense is not None:
+            return *losses.dense_log_likelihoods(found.dense, batch.y), batch.y
         partner = losses.partner_nodes(batch.y, batch.num_keypoints)
         return losses.edge_log_likelihoods(*_edges(assignment), partner)
 
     @torch.no_grad()
     def _decide(self, assignment: _Assignment, batch: KeypointPair) -> Tensor:
-        if assignment.dense is not None:
-            return losses.dense_decisions(assignment.dense)
+        found = assignment.found
+        if found.padded is not None and found.images is not None:
+            return losses.padded_decisions(found.padded, found.images)
+        if found.dense is not None:
+            return losses.dense_decisions(found.dense)
         log_assignment, edges, matchability = _edges(assignment)
         return losses.edge_decisions(log_assignment, edges, nn.functional.logsigmoid(-matchability))
 
@@ -204,8 +204,11 @@ class Objective(nn.Module):
         with torch.no_grad():
             truth = teacher(batch if self._teacher_edges else without_edges(batch), return_descriptors=True)
         if w.distill_assignment:
-            if final.dense is not None:
-                divergence = losses.assignment_distillation(final.dense, truth.log_assignment)
+            ours, theirs = final.found, truth.assignment.padded
+            if ours.padded is not None and ours.images is not None and theirs is not None:
+                divergence = losses.padded_distillation(ours.padded, theirs, ours.images)
+            elif ours.dense is not None:
+                divergence = losses.assignment_distillation(ours.dense, truth.log_assignment)
             else:
                 log_assignment, edges, matchability = _edges(final)
                 divergence = losses.edge_assignment_distillation(
@@ -258,5 +261,5 @@ def supervised_layers(spec: str | int, depth: int, generator: torch.Generator) -
 
 def _edges(assignment: _Assignment) -> tuple[Tensor, Tensor, Tensor]:
     """Log assignment of the edges, the edges themselves, and matchability."""
-    found: Any = (assignment.edges, assignment.edge_index, assignment.matchability)
+    found: Any = (assignment.found.edges, assignment.found.edge_index, assignment.matchability)
     return found
