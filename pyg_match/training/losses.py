@@ -1,5 +1,7 @@
 """Losses over a batch of pairs, each a mean over keypoints within a pair first and left per pair."""
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,15 +11,20 @@ from pyg_match.nn.assignment import segment_logsumexp
 from pyg_match.nn.padded_images import PaddedImages
 
 
-def pair_of_nodes(num_keypoints: Tensor) -> Tensor:
+def pair_of_nodes(num_keypoints: Tensor, num_nodes: Optional[int] = None) -> Tensor:
     """The number of the pair that each node belongs to, :math:`(N)`.
+
+    Args:
+        num_keypoints: Numbers of keypoints of the images of each pair.
+        num_nodes: Number of nodes, which is read from the device if it is not told.
 
     Example:
         >>> pair_of_nodes(torch.tensor([[1, 2], [1, 0]]))
         tensor([0, 0, 0, 1])
     """
     counts = num_keypoints.sum(1)
-    return torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts)
+    pairs = torch.arange(counts.numel(), device=counts.device)
+    return torch.repeat_interleave(pairs, counts, output_size=num_nodes)
 
 
 def partner_nodes(y: Tensor, num_keypoints: Tensor) -> Tensor:
@@ -36,7 +43,8 @@ def partner_nodes(y: Tensor, num_keypoints: Tensor) -> Tensor:
         tensor([ 2, -1,  0])
     """
     counts = num_keypoints.flatten()
-    start = (counts.cumsum(0) - counts).view(-1, 2).flip(1).flatten().repeat_interleave(counts)
+    start = (counts.cumsum(0) - counts).view(-1, 2).flip(1).flatten()
+    start = start.repeat_interleave(counts, output_size=y.numel())
     return torch.where(y >= 0, y + start, y)
 
 
@@ -289,7 +297,8 @@ def edge_assignment_distillation(
         - **output:** :math:`(B)`
     """
     source, target = cross_edge_index[0], cross_edge_index[1]
-    count, pair = alone.numel(), pair_of_nodes(num_keypoints)
+    count = alone.numel()
+    pair = pair_of_nodes(num_keypoints, count)
     # The distribution of one node after another, over the keypoints of the other image and the dustbin.
     each = [p for matrix in teacher for p in (matrix[:-1].softmax(1), matrix[:, :-1].softmax(0).t())]
     probability = torch.cat([p.flatten() for p in each]).to(edge_log_assignment.dtype)
@@ -340,5 +349,6 @@ def descriptor_distillation(
 
 def _mean(value: Tensor, mask: Tensor, pair: Tensor, num_pairs: int) -> Tensor:
     """The mean over the masked nodes of each pair, 0 where there are none."""
-    total = value.new_zeros(num_pairs).index_add(0, pair[mask], value[mask])
-    return total / torch.bincount(pair[mask], minlength=num_pairs).clamp(min=1)
+    total = value.new_zeros(num_pairs).index_add(0, pair, torch.where(mask, value, 0))
+    count = value.new_zeros(num_pairs).index_add(0, pair, mask.to(value.dtype))
+    return total / count.clamp(min=1)

@@ -99,21 +99,21 @@ class Objective(nn.Module):
             batch: Pairs with labels ``y``.
             layers: Layers after which the assignment is supervised; the last one must be among them.
         """
-        output = self.matcher(batch, return_descriptors=True)
-        with torch.autocast(
-            batch.pos.device.type, enabled=False
-        ):  # sums over many keypoints in full precision
-            return self._losses(batch, output, layers)
+        prepared = self.matcher.prepare(batch)
+        output = self.matcher(prepared, return_descriptors=True)
+        # Sums over many keypoints in full precision.
+        with torch.autocast(batch.pos.device.type, enabled=False):
+            return self._losses(batch, prepared.graph, output, layers)
 
     def _losses(
-        self, batch: KeypointPair, output: MatcherOutput, layers: tuple[int, ...]
+        self, batch: KeypointPair, graph: PairGraph, output: MatcherOutput, layers: tuple[int, ...]
     ) -> dict[str, Tensor]:
         w, counts = self.weights, batch.num_keypoints
         descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
-        pair, num_pairs, last = losses.pair_of_nodes(counts), counts.size(0), len(descriptors) - 1
+        pair = losses.pair_of_nodes(counts, batch.y.numel())
+        num_pairs, last = counts.size(0), len(descriptors) - 1
         if len(self.matcher.assignments) == 1:
             layers = (last,)
-        graph = PairGraph.from_data(batch)
         # The matcher has assigned all to all already, unless it assigns on edges.
         final = self._assign(last, descriptors[last], graph, output.assignment)
         decided = self._decide(final, batch) if w.confidence and len(self.matcher.assignments) > 1 else None
@@ -219,7 +219,8 @@ class Objective(nn.Module):
                     batch.num_keypoints,
                 )
             # Where nothing is to be matched, the teacher's matches are wrong.
-            related = torch.zeros_like(divergence).index_fill_(0, pair[batch.y >= 0], 1.0)
+            related = torch.zeros_like(divergence).index_add(0, pair, (batch.y >= 0).to(divergence.dtype))
+            related = related.clamp(max=1)
             found["distill_assignment"] = (related * divergence).sum() / related.sum().clamp(min=1)
         if w.distill_descriptors:
             found["distill_descriptors"] = losses.descriptor_distillation(

@@ -10,6 +10,7 @@ from pyg_match.nn import DualSoftmaxAssignment, GraphMatcher, SinkhornAssignment
 from pyg_match.nn.assignment import mutual_matches
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.padded_images import LEAST, PaddedImages
+from pyg_match.ops import candidates
 from pyg_match.training import LossConfig, Objective, losses
 from pyg_match.transforms import graph_from_recipe
 
@@ -162,3 +163,19 @@ def test_all_to_all_never_waits(batches, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "tolist", lambda _: pytest.fail("a tensor comes to the host"))
         with NeverWaits():
             model(prepared)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"redraw_after": 1, "redraw_k": 4, "assign_on_edges": True}], ids=str
+)
+def test_losses_never_wait(options, batches, monkeypatch):
+    monkeypatch.setattr(candidates, "waits_for_counts", lambda _: True)
+    objective = Objective(GraphMatcher(**SHAPE, **options), LossConfig(matchability=0.5))
+    batch = batch_of((24, 6), (9, 2))
+    prepared = objective.matcher.prepare(batch)
+    output = objective.matcher(prepared, return_descriptors=True)
+    with NeverWaits():
+        found = objective._losses(batch, prepared.graph, output, (0, 2))
+    assert set(found) == {"assignment", "confidence", "matchability", "total"}
+    found["total"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
