@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
 from pyg_match import Matcher, precision, transforms
-from pyg_match.nn import GraphMatcher, pair_graph
+from pyg_match.nn import GraphMatcher, layer_assignment, pair_graph
 from pyg_match.ops import (
     attention_operators,
     candidates,
@@ -42,6 +42,7 @@ def other_device(monkeypatch):
     monkeypatch.setattr(precision, "_WITHOUT_DOUBLE", {"cpu"})
     monkeypatch.setattr(knn, "_has_tree", lambda _: False)
     monkeypatch.setattr(candidates, "waits_for_counts", lambda _: True)
+    monkeypatch.setattr(layer_assignment, "prefers_batches", lambda _: True)
     monkeypatch.setattr(edge_lists, "available", lambda: False)
     for module in (diverse, largest, undirected):
         monkeypatch.setattr(module, "library", lambda: None)
@@ -99,8 +100,8 @@ def test_training(other_device):
     graph = Compose([transforms.KNNGraph(4, loop=True), transforms.CandidateEdges(3)])
     matcher = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=2, assign_on_edges=True)
     with other_device:
-        pair = graph(random_pair(12, 9))
-        pair.y = torch.full((21,), -1)
+        pair = graph(Batch.from_data_list([random_pair(12, 9), random_pair(5, 7)]))
+        pair.y = torch.full((33,), -1)
         losses = Objective(matcher, LossConfig())(pair, (0, 1))
         losses["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in matcher.parameters() if p.grad is not None)

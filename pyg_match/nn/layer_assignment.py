@@ -87,7 +87,7 @@ def assign(head: Any, x: Tensor, graph: PairGraph, on_edges: bool, config: Match
         return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
     again = config.checkpointed and torch.is_grad_enabled() and not is_hooked(head)
     most = max((max(pair) for pair in graph.counts), default=0)
-    if prefers_batches(x.device) and most > 0 and not is_hooked(head):
+    if prefers_batches(x.device) and len(graph.counts) > 1 and most > 0 and not is_hooked(head):
         padded_images = PaddedImages.of(graph.offsets, x.size(0), most)
         call = partial(checkpointed, head.padded) if again else head.padded
         padded = call(x, padded_images)

@@ -156,10 +156,11 @@ def test_hooks_see_every_call(batches):
     assert len(seen) == 2
 
 
-def test_all_to_all_never_waits(batches, monkeypatch):
+@pytest.mark.parametrize("sizes", [[(24, 6), (9, 2)], [(24, 6)]], ids=str)
+def test_all_to_all_never_waits(sizes, batches, monkeypatch):
     model = GraphMatcher(**SHAPE).eval()
     with torch.no_grad():
-        prepared = model.prepare(batch_of((24, 6), (9, 2)))
+        prepared = model.prepare(batch_of(*sizes))
         monkeypatch.setattr(torch.Tensor, "tolist", lambda _: pytest.fail("a tensor comes to the host"))
         with NeverWaits():
             model(prepared)
