@@ -10,7 +10,7 @@ from torch_geometric.utils import scatter
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.conv.masked_attention_conv import MaskMode
-from pyg_match.nn.padded_images import LEAST, PaddedImages
+from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import EdgeSet, edge_scores
 from pyg_match.ops.csr import EdgesLike
 
@@ -86,7 +86,7 @@ class DualSoftmaxAssignment(nn.Module):
         projected = (self.lin(x) / self.channels**0.25)[images.rows]
         matchable = self.matchability(x)[images.rows]
         similarity = projected[::2] @ projected[1::2].transpose(1, 2)
-        similarity = similarity.masked_fill(~images.both, LEAST)
+        similarity = similarity.masked_fill(~images.both, least(x.dtype))
         certain = F.logsigmoid(matchable)
         inner = (
             2 * similarity

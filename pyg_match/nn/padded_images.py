@@ -6,14 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST = -1e30  # stands for minus infinity, of which differences and gradients would be NaN
+
+def least(dtype: torch.dtype) -> float:
+    """What stands for minus infinity, of which differences and gradients would be NaN; twice of it is still a number.
+
+    Example:
+        >>> least(torch.half)
+        -16376.0
+    """
+    return torch.finfo(dtype).min / 4
 
 
 class PaddedImages(NamedTuple):
     r"""The keypoints of :math:`B` pairs, as if all images had as many as the largest one.
 
     A log assignment of all of them is :math:`(B, M + 1, M + 1)`; row and column of the dustbin lie behind those of the
-    keypoints that a pair has, and what is behind these is :data:`LEAST`.
+    keypoints that a pair has, and what is behind these is :func:`least`.
 
     Attributes:
         rows: The node of each place; any node where there is none.
@@ -78,9 +86,10 @@ class PaddedImages(NamedTuple):
             - **corner:** a single number
             - **output:** :math:`(B, M + 1, M + 1)`
         """
-        out = F.pad(inner.masked_fill(~self.both, LEAST), (0, 1, 0, 1), value=LEAST)
+        none = least(inner.dtype)
+        out = F.pad(inner.masked_fill(~self.both, none), (0, 1, 0, 1), value=none)
         size0, size1 = self.sizes.unsqueeze(2).unbind(1)
-        edge = F.pad(dustbin.masked_fill(~self.real, LEAST), (0, 1), value=LEAST)
+        edge = F.pad(dustbin.masked_fill(~self.real, none), (0, 1), value=none)
         corners = corner.to(edge.dtype).expand_as(size0)
         column, row = edge[::2].scatter(1, size0, corners), edge[1::2].scatter(1, size1, corners)
         out = out.scatter(2, size1.unsqueeze(2).expand(-1, out.size(1), 1), column.unsqueeze(2))
@@ -120,12 +129,13 @@ class PaddedImages(NamedTuple):
             - **log_assignment:** :math:`(B, M + 1, M + 1)`
             - **output:** :math:`(N), (N)`
         """
-        inner = log_assignment[:, :-1, :-1].masked_fill(~self.both, LEAST)
+        none = least(log_assignment.dtype)
+        inner = log_assignment[:, :-1, :-1].masked_fill(~self.both, none)
         best, partner = inner.max(dim=2)
         most = inner.size(1)
         places = torch.arange(most, device=inner.device)
         # Of several rows that share the best of a column, the first one has it.
-        lost = (best != inner.detach().amax(dim=1).gather(1, partner)) | (best <= LEAST / 2)
+        lost = (best != inner.detach().amax(dim=1).gather(1, partner)) | (best <= none / 2)
         rows = places.expand_as(partner).masked_fill(lost, most)
         first = torch.full_like(partner, most).scatter_reduce(1, partner, rows, "amin")
         mutual0 = first.gather(1, partner) == places

@@ -9,7 +9,7 @@ from training_pairs import SPARSE, labelled_pair
 from pyg_match.nn import DualSoftmaxAssignment, GraphMatcher, SinkhornAssignment, layer_assignment
 from pyg_match.nn.assignment import mutual_matches
 from pyg_match.nn.layer_assignment import LayerAssignment
-from pyg_match.nn.padded_images import LEAST, PaddedImages
+from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import candidates
 from pyg_match.training import LossConfig, Objective, losses
 from pyg_match.transforms import graph_from_recipe
@@ -17,6 +17,7 @@ from pyg_match.transforms import graph_from_recipe
 COUNTS = ((5, 3), (0, 4), (2, 7), (6, 0), (0, 0), (1, 1))
 OFFSETS = torch.tensor([0, *[count for pair in COUNTS for count in pair]]).cumsum(0)
 NODES, MOST = int(OFFSETS[-1]), 7
+LEAST = least(torch.double)
 SHAPE = {"in_channels": 16, "hidden_channels": 16, "num_layers": 3, "heads": 2}
 
 
@@ -180,3 +181,13 @@ def test_losses_never_wait(options, batches, monkeypatch):
     assert set(found) == {"assignment", "confidence", "matchability", "total"}
     found["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
+def test_half_precision():
+    """A head gives what it gives in single precision, but for rounding."""
+    head = DualSoftmaxAssignment(8).half()
+    x = torch.randn(NODES, 8).half()
+    padded = head.padded(x, PaddedImages.of(OFFSETS, NODES, MOST))
+    exact = head.float().padded(x.float(), PaddedImages.of(OFFSETS, NODES, MOST))
+    for one, other in zip(matrices(padded), matrices(exact), strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=1e-2, atol=2e-2)
