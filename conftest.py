@@ -1,4 +1,4 @@
-"""Modules whose examples cannot run here: those that need a Triton that this platform, or an old torch, does not have."""
+"""Modules whose examples cannot run here: those that need a Triton which this platform, or an old torch, lacks."""
 
 from importlib.metadata import PackageNotFoundError, version
 
