@@ -11,7 +11,7 @@ from pyg_match.nn.checkpointing import checkpointed, is_hooked
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.padded_images import PaddedImages
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.ops.candidates import prefers_batches
+from pyg_match.ops.candidates import waits_for_counts
 
 
 class LayerAssignment(NamedTuple):
@@ -22,27 +22,27 @@ class LayerAssignment(NamedTuple):
         dense: The log assignment of each pair, with a last row and column for keypoints that match nothing.
         edges: The log assignment of each edge between images.
         edge_index: These edges.
-        padded: All matrices as one, of which ``dense`` are parts, where a device made them at once.
-        images: How their rows and columns are laid out.
+        padded: All matrices as one, of which ``dense`` are parts, and how its rows and columns are laid out, where a
+            device made them at once.
 
     Shapes:
         - **dense:** :math:`(N_0 + 1, N_1 + 1)` each
         - **edges:** :math:`(E)`
         - **edge_index:** :math:`(2, E)`
-        - **padded:** :math:`(B, M + 1, M + 1)`
+        - **padded:** the first one :math:`(B, M + 1, M + 1)`
     """
 
     counts: tuple[tuple[int, int], ...]
     dense: Optional[list[Tensor]] = None
     edges: Optional[Tensor] = None
     edge_index: Optional[Tensor] = None
-    padded: Optional[Tensor] = None
-    images: Optional[PaddedImages] = None
+    padded: Optional[tuple[Tensor, PaddedImages]] = None
 
     def numbers(self) -> list[Tensor]:
         """All numbers of the assignment, in as few tensors as there are."""
-        whole = self.edges if self.edges is not None else self.padded
-        return self.dense or [] if whole is None else [whole]
+        if self.edges is not None:
+            return [self.edges]
+        return self.dense or [] if self.padded is None else [self.padded[0]]
 
     def matches(self, threshold: float) -> tuple[Tensor, Tensor]:
         r"""The matched *node* of each node, -1 for none, and the scores.
@@ -55,8 +55,9 @@ class LayerAssignment(NamedTuple):
         """
         if self.edges is not None and self.edge_index is not None:
             return mutual_edges(self.edges, self.edge_index, sum(map(sum, self.counts)), threshold)
-        if self.padded is not None and self.images is not None:
-            return self.images.matches(self.padded, threshold)
+        if self.padded is not None:
+            log_assignments, images = self.padded
+            return images.matches(log_assignments, threshold)
         partners, scores, start = [], [], 0
         for log_assignment, (count0, count1) in zip(self.dense or (), self.counts, strict=True):
             matches0, matches1, *both = mutual_matches(log_assignment, threshold)
@@ -87,13 +88,13 @@ def assign(head: Any, x: Tensor, graph: PairGraph, on_edges: bool, config: Match
         return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
     again = config.checkpointed and torch.is_grad_enabled() and not is_hooked(head)
     most = max((max(pair) for pair in graph.counts), default=0)
-    if prefers_batches(x.device) and len(graph.counts) > 1 and most > 0 and not is_hooked(head):
-        padded_images = PaddedImages.of(graph.offsets, x.size(0), most)
+    if waits_for_counts(x.device) and len(graph.counts) > 1 and most > 0 and not is_hooked(head):
+        layout = PaddedImages.of(graph.offsets, x.size(0), most)
         call = partial(checkpointed, head.padded) if again else head.padded
-        padded = call(x, padded_images)
+        padded = call(x, layout)
         parts = zip(padded, graph.counts, strict=True)
         dense = [matrix[: count0 + 1, : count1 + 1] for matrix, (count0, count1) in parts]
-        return LayerAssignment(graph.counts, dense=dense, padded=padded, images=padded_images)
+        return LayerAssignment(graph.counts, dense=dense, padded=(padded, layout))
     images = x.split([count for counts in graph.counts for count in counts])
     call = partial(checkpointed, head) if again else head
     dense = [call(x0, x1) for x0, x1 in zip(images[::2], images[1::2], strict=True)]

@@ -40,12 +40,10 @@ def candidate_edges(x: Tensor, ptr: Sequence[int], k: int, symmetric: bool = Tru
 
 
 def waits_for_counts(device: torch.device) -> bool:
-    """Whether a result of data-dependent size, as that of :func:`candidate_edges`, would synchronise the device."""
-    return device.type != "cpu"
+    """Whether the host runs ahead of the device.
 
-
-def prefers_batches(device: torch.device) -> bool:
-    """Whether launches take longer there than padding to the largest of a batch, so that loops do not pay."""
+    A result of data-dependent size, as that of :func:`candidate_edges`, stops it, and a loop over pairs slows it down.
+    """
     return device.type != "cpu"
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from pyg_match.nn.assignment import segment_logsumexp
-from pyg_match.nn.padded_images import PaddedImages
 
 
 def pair_of_nodes(num_keypoints: Tensor, num_nodes: Optional[int] = None) -> Tensor:
@@ -73,17 +72,6 @@ def dense_log_likelihoods(log_assignment: list[Tensor], y: Tensor) -> tuple[Tens
         ]
         alone += [matrix[:-1, -1], matrix[-1, :-1]]
     return torch.cat(partnered), torch.cat(alone)
-
-
-def padded_log_likelihoods(log_assignment: Tensor, images: PaddedImages, y: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The same as :func:`dense_log_likelihoods` for all pairs at once.
-
-    Shapes:
-        - **log_assignment:** :math:`(B, M + 1, M + 1)`
-        - **y**, **output:** :math:`(N)`
-    """
-    partnered = torch.where(y >= 0, images.at(log_assignment, y.clamp(min=0)), 0)
-    return partnered, images.at(log_assignment, images.others())
 
 
 def edge_log_likelihoods(
@@ -214,17 +202,6 @@ def dense_decisions(log_assignment: list[Tensor]) -> Tensor:
     return torch.cat(decisions)
 
 
-def padded_decisions(log_assignment: Tensor, images: PaddedImages) -> Tensor:
-    r"""The same as :func:`dense_decisions` for all pairs at once.
-
-    Shapes:
-        - **log_assignment:** :math:`(B, M + 1, M + 1)`
-        - **output:** :math:`(N)`
-    """
-    best = images.of_nodes(log_assignment.argmax(2)[:, :-1], log_assignment.argmax(1)[:, :-1])
-    return best.masked_fill(best == images.others(), -1)
-
-
 def edge_decisions(edge_log_assignment: Tensor, cross_edge_index: Tensor, alone: Tensor) -> Tensor:
     """The most probable partner of each node by node number, -1 where having none is more probable, :math:`(N)`."""
     source, target = cross_edge_index[0], cross_edge_index[1]
@@ -260,21 +237,6 @@ def assignment_distillation(student: list[Tensor], teacher: list[Tensor]) -> Ten
             total = total + F.kl_div(q, p, reduction="sum", log_target=True)
         losses.append(total / max(ours.size(0) + ours.size(1) - 2, 1))
     return torch.stack(losses)
-
-
-def padded_distillation(student: Tensor, teacher: Tensor, images: PaddedImages) -> Tensor:
-    r"""The same as :func:`assignment_distillation` for all pairs at once.
-
-    Shapes:
-        - **student**, **teacher:** :math:`(B, M + 1, M + 1)`
-        - **output:** :math:`(B)`
-    """
-    total = student.new_zeros(student.size(0))
-    for image, dim in ((0, 2), (1, 1)):
-        p, q = teacher.log_softmax(dim), student.log_softmax(dim)
-        divergence = (p.exp() * (p - q)).sum(dim)[:, :-1]
-        total = total + divergence.masked_fill(~images.real[image::2], 0).sum(1)
-    return total / images.sizes.sum(1).clamp(min=1)
 
 
 def edge_assignment_distillation(

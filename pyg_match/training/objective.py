@@ -11,7 +11,7 @@ from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.nn import GraphMatcher, MatcherOutput
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.pair_graph import PairGraph
-from pyg_match.training import losses
+from pyg_match.training import losses, padded_losses
 from pyg_match.training.config import LossConfig
 
 
@@ -43,7 +43,8 @@ class Objective(nn.Module):
 
     Raises:
         ValueError: If descriptors shall be distilled from a teacher with fewer layers or other channels, there is no
-            matchability for its loss, or the matcher or the teacher stops early or prunes keypoints.
+            matchability for its loss, assignments shall be distilled from a teacher that assigns on edges only, or the
+            matcher or the teacher stops early or prunes keypoints.
 
     Example:
         >>> from pyg_match.data import KeypointSet
@@ -83,6 +84,16 @@ class Objective(nn.Module):
                     "loss.distill_descriptors needs a teacher with at least the layers and with the channels of the "
                     f"matcher, {ours}, got {theirs}; set it to 0"
                 )
+        if (
+            teacher is not None
+            and teacher_edges
+            and weights.distill_assignment
+            and teacher.config.assign_on_edges
+        ):
+            raise ValueError(
+                "loss.distill_assignment needs a teacher that assigns all to all, got one with assign_on_edges=True; "
+                "load it with assign_on_edges=False"
+            )
         if weights.matchability and matcher.config.assignment == "sinkhorn":
             raise ValueError(
                 f"loss.matchability = {weights.matchability} needs a matcher with matchabilities, but this one has "
@@ -177,8 +188,8 @@ class Objective(nn.Module):
 
     def _likelihoods(self, assignment: _Assignment, batch: KeypointPair) -> tuple[Tensor, Tensor, Tensor]:
         found = assignment.found
-        if found.padded is not None and found.images is not None:
-            return *losses.padded_log_likelihoods(found.padded, found.images, batch.y), batch.y
+        if found.padded is not None:
+            return *padded_losses.log_likelihoods(*found.padded, batch.y), batch.y
         if found.dense is not None:
             return *losses.dense_log_likelihoods(found.dense, batch.y), batch.y
         partner = losses.partner_nodes(batch.y, batch.num_keypoints)
@@ -187,8 +198,8 @@ class Objective(nn.Module):
     @torch.no_grad()
     def _decide(self, assignment: _Assignment, batch: KeypointPair) -> Tensor:
         found = assignment.found
-        if found.padded is not None and found.images is not None:
-            return losses.padded_decisions(found.padded, found.images)
+        if found.padded is not None:
+            return padded_losses.decisions(*found.padded)
         if found.dense is not None:
             return losses.dense_decisions(found.dense)
         log_assignment, edges, matchability = _edges(assignment)
@@ -205,8 +216,8 @@ class Objective(nn.Module):
             truth = teacher(batch if self._teacher_edges else without_edges(batch), return_descriptors=True)
         if w.distill_assignment:
             ours, theirs = final.found, truth.assignment.padded
-            if ours.padded is not None and ours.images is not None and theirs is not None:
-                divergence = losses.padded_distillation(ours.padded, theirs, ours.images)
+            if ours.padded is not None and theirs is not None:
+                divergence = padded_losses.distillation(ours.padded[0], theirs[0], ours.padded[1])
             elif ours.dense is not None:
                 divergence = losses.assignment_distillation(ours.dense, truth.log_assignment)
             else:

@@ -11,7 +11,7 @@ from pyg_match.nn.assignment import mutual_matches
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import candidates
-from pyg_match.training import LossConfig, Objective, losses
+from pyg_match.training import LossConfig, Objective, losses, padded_losses
 from pyg_match.transforms import graph_from_recipe
 
 COUNTS = ((5, 3), (0, 4), (2, 7), (6, 0), (0, 0), (1, 1))
@@ -29,7 +29,7 @@ def images():
 @pytest.fixture
 def batches(monkeypatch):
     """As on a device that prefers them."""
-    monkeypatch.setattr(layer_assignment, "prefers_batches", lambda _: True)
+    monkeypatch.setattr(layer_assignment, "waits_for_counts", lambda _: True)
 
 
 def matrices(padded):
@@ -90,14 +90,14 @@ def test_losses(images):
     y[:5], y[5:8] = torch.tensor([2, -1, 0, -2, 1]), torch.tensor([2, 4, 0])
     y = torch.where(images.others() > 0, y, -1)
     for found, expected in zip(
-        losses.padded_log_likelihoods(as_padded(ours), images, y),
+        padded_losses.log_likelihoods(as_padded(ours), images, y),
         losses.dense_log_likelihoods(ours, y),
         strict=True,
     ):
         torch.testing.assert_close(found, expected.double())
-    assert torch.equal(losses.padded_decisions(as_padded(ours), images), losses.dense_decisions(ours))
+    assert torch.equal(padded_losses.decisions(as_padded(ours), images), losses.dense_decisions(ours))
     student = as_padded(ours).requires_grad_()
-    divergence = losses.padded_distillation(student, as_padded(theirs), images)
+    divergence = padded_losses.distillation(student, as_padded(theirs), images)
     torch.testing.assert_close(divergence, losses.assignment_distillation(ours, theirs))
     (gradient,) = torch.autograd.grad(divergence.sum(), student)
     assert bool(torch.isfinite(gradient).all()) and float(gradient.abs().sum()) > 0
@@ -121,7 +121,7 @@ def test_training(options, monkeypatch):
     objective = Objective(model, weights, teacher.requires_grad_(False))
     results = []
     for prefers in (False, True):
-        monkeypatch.setattr(layer_assignment, "prefers_batches", lambda _, prefers=prefers: prefers)
+        monkeypatch.setattr(layer_assignment, "waits_for_counts", lambda _, prefers=prefers: prefers)
         model.zero_grad()
         found = objective(batch_of((24, 6), (9, 2), (15, 0)), (0, 2))
         found["total"].backward()
@@ -142,7 +142,7 @@ def test_matcher(options, monkeypatch):
     batch = Batch.from_data_list([random_pair(*size) for size in ((30, 25), (3, 1), (0, 7), (12, 40))])
     with torch.no_grad():
         expected = model(batch)
-        monkeypatch.setattr(layer_assignment, "prefers_batches", lambda _: True)
+        monkeypatch.setattr(layer_assignment, "waits_for_counts", lambda _: True)
         found = model(batch)
     assert torch.equal(found.matches, expected.matches) and bool((found.matches >= 0).any())
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)

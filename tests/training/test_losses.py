@@ -210,6 +210,15 @@ def test_teacher_of_another_shape_is_refused():
         Objective(GraphMatcher(**SHAPE), weights, teacher)
 
 
+def test_a_teacher_on_edges_is_refused():
+    weights = LossConfig(distill_assignment=1.0)
+    teacher = GraphMatcher(**SHAPE, assign_on_edges=True)
+    with pytest.raises(ValueError, match="assigns all to all, got one with assign_on_edges=True"):
+        Objective(GraphMatcher(**SHAPE), weights, teacher, teacher_edges=True)
+    found = Objective(GraphMatcher(**SHAPE), weights, teacher)(batch_of(2, CompleteGraph()), (2,))
+    assert float(found["distill_assignment"]) > 0
+
+
 def test_the_first_layers_of_a_deeper_teacher_are_imitated():
     weights = LossConfig(distill_assignment=1.0, distill_descriptors=1.0)
     teacher = GraphMatcher(**{**SHAPE, "num_layers": 5}).eval()
