@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch_geometric.data import Batch
 from torch_geometric.transforms import Compose
 
-from pyg_match import Matcher, precision, transforms
+from pyg_match import Matcher, transforms
 from pyg_match.nn import GraphMatcher, layer_assignment, pair_graph
 from pyg_match.ops import (
     attention_operators,
@@ -20,6 +20,7 @@ from pyg_match.ops import (
     edge_lists,
     knn,
     largest,
+    precision,
     undirected,
 )
 from pyg_match.training import Objective
@@ -42,7 +43,7 @@ def other_device(monkeypatch):
     monkeypatch.setattr(precision, "_WITHOUT_DOUBLE", {"cpu"})
     monkeypatch.setattr(knn, "_has_tree", lambda _: False)
     monkeypatch.setattr(candidates, "waits_for_counts", lambda _: True)
-    monkeypatch.setattr(layer_assignment, "prefers_batches", lambda _: True)
+    monkeypatch.setattr(layer_assignment, "waits_for_counts", lambda _: True)
     monkeypatch.setattr(edge_lists, "available", lambda: False)
     for module in (diverse, largest, undirected):
         monkeypatch.setattr(module, "library", lambda: None)

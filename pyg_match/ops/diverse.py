@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops.native.library import kernel, library
+from pyg_match.ops.precision import widest
 from pyg_match.ops.team import run_together
-from pyg_match.precision import widest
 
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 _TASKS = 4  # for each thread

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
 from pyg_match.ops.knn_batched import batched_knn
 from pyg_match.ops.largest import largest_indices
-from pyg_match.precision import widest
+from pyg_match.ops.precision import widest
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 

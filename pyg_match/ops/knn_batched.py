@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pyg_match.precision import widest
+from pyg_match.ops.precision import widest
 
 _ELEMENTS = 1 << 23  # distances held at once: 64 MiB, and several times that for ranking them
 

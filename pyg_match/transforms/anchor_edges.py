@@ -12,7 +12,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
-from pyg_match.precision import widest
+from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
 from pyg_match.transforms.store import carried, store_edges, store_values

@@ -12,7 +12,7 @@ from pyg_match.checks import one_of, real_number, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.diverse import diverse_choice
 from pyg_match.ops.knn import KNNBackend, knn_graph
-from pyg_match.precision import widest
+from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.store import store_edges
 

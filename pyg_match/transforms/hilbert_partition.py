@@ -9,7 +9,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from pyg_match.checks import check_points, whole_number
-from pyg_match.precision import widest
+from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.store import store_values
 
