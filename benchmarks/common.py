@@ -161,20 +161,12 @@ class Bench:
         now = foreign_seconds()
         return None if used is None or now is None else max(0.0, now - used) / (time.perf_counter() - start)
 
-    def _exponents(self) -> list[Row]:
-        """The exponent of N for each peer and kind of row."""
-        timing = {"n", "peer", "note", "memory", "peak", "launched", *Timing.__dataclass_fields__}
-        kinds = [({k: v for k, v in row.items() if k not in timing}, row["peer"]) for row in self.rows]
-        unique = {json.dumps(kind): kind for kind in kinds}.values()
-        rows = [{"peer": p, "labels": kind, "exponent": exponent(self.rows, p, **kind)} for kind, p in unique]
-        return [row for row in rows if row["exponent"] is not None]
-
     def finish(self, targets: Sequence[Target], **more: Any) -> None:
         """Print the targets, exponents, and whether others kept the machine busy; write :meth:`record`."""
         others = self.others()
         if others is not None and others > BUSY:
             print(f"\nOther processes kept {others:.2f} cores busy meanwhile: do not trust these figures.")
-        for row in self._exponents():
+        for row in exponents(self.rows):
             print(
                 f"exponent of N from 1024 on: {row['exponent']:.2f}  {row['peer']} {_labels(row['labels'])}"
             )
@@ -197,7 +189,7 @@ class Bench:
             "settings": settings,
             "cores_used_by_others": self.others(),
             "rows": self.rows,
-            "exponents": self._exponents(),
+            "exponents": exponents(self.rows),
             **more,
             "targets": [target.record() for target in targets],
         }
@@ -320,6 +312,15 @@ def exponent(rows: Iterable[Row], peer: str, start: int = 1024, **labels: Any) -
     if len({x for x, _ in points}) < 2:
         return None
     return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def exponents(rows: Sequence[Row]) -> list[Row]:
+    """The exponent of N for each peer and kind of row."""
+    timing = {"n", "peer", "note", "memory", "peak", "launched", *Timing.__dataclass_fields__}
+    kinds = [({k: v for k, v in row.items() if k not in timing}, row["peer"]) for row in rows]
+    unique = {json.dumps(kind): kind for kind in kinds}.values()
+    found = [{"peer": p, "labels": kind, "exponent": exponent(rows, p, **kind)} for kind, p in unique]
+    return [row for row in found if row["exponent"] is not None]
 
 
 # --- memory ---------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import parser, write_json
+from common import exponents, parser, write_json
 from gpu_accuracy import accuracy
 from gpu_clock import GPUBench, told
 from gpu_live import live
@@ -72,7 +72,8 @@ def merge(files: Sequence[Path], out: Path) -> None:
     found = targets(rows, first["settings"]["pairs"], errors)
     command = " && ".join(dict.fromkeys(record["command"] for record in records))
     merged = {**first, "command": command, "rows": rows, "errors": errors, "failed": failed}
-    write_json(out, {**merged, "targets": [target.record() for target in found]})
+    merged |= {"exponents": exponents(rows), "targets": [target.record() for target in found]}
+    write_json(out, merged)
     print(*found, f"written: {out}", sep="\n")
 
 

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 from common import Bench, Call, Row
@@ -131,8 +130,7 @@ def capture(call: Call, calls: int) -> Call:
     with torch.cuda.graph(graph):
         for _ in range(calls):
             call()
-    replay: Any = graph.replay
-    return replay  # type: ignore[no-any-return]
+    return graph.replay
 
 
 def told(error: Exception) -> str:

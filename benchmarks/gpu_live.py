@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from common import Call
 from gpu_clock import GPUBench
-from gpu_matchers import SPARSE
+from gpu_matchers import SPARSE, step
 from torch.utils.data import DataLoader
 
 from pyg_match.datasets import HomographyWarps, SyntheticHomographies
 from pyg_match.datasets.live_pairs import LivePairs
-from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import read_metadata
-from pyg_match.training import LossConfig, Objective
 from pyg_match.transforms import graph_from_recipe
 
 
@@ -39,21 +37,10 @@ def live(bench: GPUBench) -> None:
         )
         batches = iter(loader)
         items = next(batches)
-        model = GraphMatcher.from_pretrained(SPARSE, bfloat16=True, assign_on_edges=False)
-        objective = Objective(model.to(bench.device).train(), LossConfig())
-        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-5, foreach=True)
-        last = model.config.num_layers - 1
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            batch = pairs.batch(next(batches), bench.device)
-            objective(batch, (last - 4, last - 2, last))["total"].backward()
-            optimizer.step()
-
         for name, call in (
             ("photos", lambda: next(batches)),
             ("views, keypoints and edges", lambda: pairs.batch(items, bench.device)),
-            ("all of it", step),
+            ("all of it", step(bench.device, True, lambda: pairs.batch(next(batches), bench.device))),
         ):
             seconds = _wall(call, bench)
             bench.rows.append({**labels, "peer": name, "processes": processes, "seconds": seconds})
