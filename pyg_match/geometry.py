@@ -258,6 +258,7 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
 
 
 def to_array(values: ArrayLike) -> Array:
+    """Numbers as a user gave them, of any shape in double precision; TypeError if they are no real numbers."""
     if isinstance(values, Tensor):
         if values.is_complex() or values.is_meta:
             raise TypeError(f"expected a tensor of real numbers, got {values.dtype} on {values.device}")
@@ -336,8 +337,7 @@ def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
     from kornia.geometry.epipolar import sampson_epipolar_distance
 
     q0, q1, matrix = (torch.from_numpy(np.ascontiguousarray(v))[None] for v in (p0, p1, F))
-    distance: Array = sampson_epipolar_distance(q0, q1, matrix, squared=False)[0].numpy()
-    return distance
+    return np.asarray(sampson_epipolar_distance(q0, q1, matrix, squared=False)[0].numpy())
 
 
 def _on_a_line(points0: Array, points1: Array, threshold: float) -> bool:

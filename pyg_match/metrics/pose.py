@@ -27,6 +27,7 @@ def pose_error(R: ArrayLike, t: ArrayLike, T_0to1: ArrayLike) -> tuple[Array, Ar
         - **output:** :math:`(*), (*)` ``float64``
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If the shapes do not fit.
 
     Source: the protocol of SuperGlue (https://arxiv.org/abs/1911.11763), appendix.
@@ -43,9 +44,9 @@ def pose_error(R: ArrayLike, t: ArrayLike, T_0to1: ArrayLike) -> tuple[Array, Ar
         shapes = ", ".join(str(list(values.shape)) for values in (rotation, translation, motion))
         raise ValueError(f"expected poses of shapes [*, 3, 3], [*, 3] and [*, 4, 4], got {shapes}")
     known, direction = motion[..., :3, :3], motion[..., :3, 3]
-    trace = (rotation * known).sum(axis=(-2, -1))
-    length = np.linalg.norm(translation, axis=-1) * np.linalg.norm(direction, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        trace = (rotation * known).sum(axis=(-2, -1))
+        length = np.linalg.norm(translation, axis=-1) * np.linalg.norm(direction, axis=-1)
         cosine = (translation * direction).sum(axis=-1) / length
     return _angle((trace - 1) / 2), _angle(cosine)
 

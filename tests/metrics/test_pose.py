@@ -59,6 +59,7 @@ def test_stacks_equal_single_poses_and_tensors_arrays():
         np.testing.assert_array_equal(array.ravel(), tensor)
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_is_no_estimate_is_infinitely_wrong():
     R, t, motion = poses(1)
     R, t, motion = R[0], t[0], motion[0]
