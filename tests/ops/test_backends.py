@@ -93,7 +93,7 @@ def test_listed_edges(device, shape, hub, with_bias, mask_mode):
     compare(*outputs, 1e-12)
 
 
-@pytest.mark.parametrize("widths", [(4, 4), (3, 20)])
+@pytest.mark.parametrize("widths", [(4, 4), (3, 20), (80, 8)])
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize(("weighted", "ordered"), [(True, False), (False, False), (True, True)])
 def test_dense_groups(device, widths, listed, weighted, ordered):
