@@ -2,11 +2,18 @@
 
     python benchmarks/training_memory.py
 
-A step of `aliked-sparse` in its own graph with gradients of all weights, of pairs of random keypoints. Memory is the
-peak of a new process beyond what it has before the step.
+A step of `aliked-sparse` in its own graph with gradients of all weights, of pairs of random keypoints. Every way runs in
+a process of its own, as PyTorch reads whether it is to use huge pages once. Memory is the peak of a new process beyond
+what it has before the step.
 """
 
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +27,12 @@ from pyg_match.training import LossConfig, Objective
 from pyg_match.transforms import graph_from_recipe
 
 WEIGHTS = "aliked-sparse"
+# Whether a step computes again what is quick to compute, and the environment of its process.
+WAYS: dict[str, tuple[bool, Mapping[str, str]]] = {
+    "plain": (False, {}),
+    "checkpointed": (True, {}),
+    "checkpointed, huge pages": (True, {"THP_MEM_ALLOC_ENABLE": "1"}),
+}
 
 
 def batch_of(pairs: int, count: int) -> KeypointPair:
@@ -54,22 +67,46 @@ def prepared(pairs: int, count: int, checkpointed: bool) -> tuple[Call, Call]:
     return step(1, 16, checkpointed), step(pairs, count, checkpointed)
 
 
+_call: Call
+
+
+def prepare_step(threads: int, *arguments: int) -> None:
+    """Keep a step in this process, which :func:`run_step` runs."""
+    global _call
+    torch.set_num_threads(threads)
+    _call = step(*arguments)
+
+
+def run_step() -> None:
+    """Run the step of this process."""
+    _call()
+
+
+def remote_step(stack: ExitStack, environment: Mapping[str, str], *arguments: int) -> Call:
+    """A step in a new process, as a call of this one."""
+    context = multiprocessing.get_context("spawn")
+    pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=context))
+    with patch.dict(os.environ, environment):
+        pool.submit(prepare_step, *arguments).result()
+    return lambda: pool.submit(run_step).result()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time both in turn, then measure the memory of each."""
     options = parser(__doc__, sizes=(1024,))
     options.add_argument("--pairs", type=int, default=2, help="of a step (%(default)s)")
     args = options.parse_args(arguments)
     bench = Bench(__file__, args, arguments)
-    modes = {"plain": False, "checkpointed": True}
     for count in args.sizes:
-        labels = {"n": count, "pairs": args.pairs}
-        peers: dict[str, Callable[[], Call | str]] = {
-            name: lambda count=count, again=again: step(args.pairs, count, again)
-            for name, again in modes.items()
-        }
-        bench.time(labels, peers)
-        for name, again in modes.items():
-            bytes_ = peak_memory(prepared, args.threads, args.pairs, count, again)
+        with ExitStack() as stack:
+            peers: dict[str, Callable[[], Call | str]] = {
+                name: partial(remote_step, stack, environment, args.threads, args.pairs, count, again)
+                for name, (again, environment) in WAYS.items()
+            }
+            bench.time({"n": count, "pairs": args.pairs}, peers)
+        for name, (again, environment) in WAYS.items():
+            with patch.dict(os.environ, environment):
+                bytes_ = peak_memory(prepared, args.threads, args.pairs, count, again)
             row = next(row for row in bench.rows if row["peer"] == name and row["n"] == count)
             row["memory"] = bytes_
             print(f"  {name:34}{bytes_ / 2**20:10.0f} MiB", flush=True)

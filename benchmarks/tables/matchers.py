@@ -108,16 +108,17 @@ def by_size(summary: list[dict[str, Any]], peer: str, key: str, form: str) -> st
 
 
 def training_memory(folder: Path) -> tuple[str, list[Results]] | None:
-    """Time and memory of a step of training, with everything kept and with some of it computed again."""
+    """Time and memory of a step of training in each way, as the columns of a table."""
     results = read(folder, "training_memory")
     if results is None:
         return None
     rows: list[Row] = results["rows"]
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
     lines = []
     for n, pairs in dict.fromkeys((row["n"], row["pairs"]) for row in rows):
         cells = []
-        for peer in ("plain", "checkpointed"):
+        for peer in peers:
             row = next(row for row in rows if (row["n"], row["pairs"], row["peer"]) == (n, pairs, peer))
             cells.append(f"{row['seconds']:.2f} s, {row['memory'] / 2**20:,.0f} MiB")
         lines.append([f"{pairs} pairs of {n:,} keypoints", *cells])
-    return table(["a step", "plain", "checkpointed"], lines), [results]
+    return table(["a step", *peers], lines), [results]

@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -773,6 +774,7 @@ def test_training_memory(load, tmp_path):
     out = tmp_path / "memory.json"
     load("training_memory").main([*FAST, "--sizes", "300", "--pairs", "1", "--out", str(out)])
     rows = {row["peer"]: row for row in read(out)["rows"]}
-    assert set(rows) == {"plain", "checkpointed"}
+    assert set(rows) == {"plain", "checkpointed", "checkpointed, huge pages"}
     # Of 300 keypoints, layers keep several times as much as the gradients of the weights need.
     assert 0 < rows["checkpointed"]["memory"] < 0.9 * rows["plain"]["memory"]
+    assert "THP_MEM_ALLOC_ENABLE" not in os.environ
