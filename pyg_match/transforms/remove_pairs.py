@@ -6,6 +6,7 @@ from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
@@ -112,7 +113,7 @@ class RemovePairs(BaseTransform):
                 raise ValueError("edges of anchors must be listed for pairs to be removed, got listed=False")
             plain = check_edge_index(key, edge_index, num_nodes_of(data))
             allowed = ~self._forbidden(data, plain[0], plain[1])
-            order = plain[1].argsort(stable=True)
+            order = _order_by_target(edge_index, plain[1])
             allowed = allowed[order]
             if self.mode == "drop":
                 _take_edges(data, key, plain, order[allowed])
@@ -186,6 +187,13 @@ def _limit(name: str, value: Optional[float]) -> Optional[float]:
 def _unordered(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:
     source, target = source.long(), target.long()
     return torch.minimum(source, target) * num_nodes + torch.maximum(source, target)
+
+
+def _order_by_target(edge_index: Tensor, target: Tensor) -> Tensor:
+    """The edges in the order of their targets, which most edge sets have already."""
+    if isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col:
+        return torch.arange(target.numel(), device=target.device)
+    return target.argsort(stable=True)
 
 
 def _outside(value: Tensor, lowest: Optional[float], highest: Optional[float]) -> Tensor:

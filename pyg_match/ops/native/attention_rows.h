@@ -5,12 +5,6 @@
 
 #define EIGHT 8  // scalar products that are taken at a time
 
-INLINE REAL NAME(total)(VEC x) {
-  REAL sum = 0;
-  for (int i = 0; i < LANES; i++) sum += x[i];
-  return sum;
-}
-
 #if TABLE_IS_HALF  // bfloat16 is the upper half of single precision
 
 INLINE REAL NAME(widen)(TABLE x) {
@@ -234,7 +228,8 @@ static void NAME(sum_rows)(const struct job *job, const REAL *weight, const tabl
 
 #if REAL_BYTES == 4
 
-// Replaces scores by exp(min(score - top, 0)); returns their sum.
+// Replaces scores by exp(min(score - top, 0)); returns their sum. What lies less than a vector behind them is
+// read and written as it is.
 INLINE REAL NAME(exponentials)(REAL *score, int64_t count, REAL top) {
   VEC sum = {0};
   int64_t e = 0;
@@ -243,14 +238,13 @@ INLINE REAL NAME(exponentials)(REAL *score, int64_t count, REAL top) {
     NAME(store)(x, score + e);
     sum += x;
   }
-  REAL total = NAME(total)(sum);
   if (e < count) {
-    VEC x = {0};
-    for (int64_t i = e; i < count; i++) x[i - e] = score[i] - top;
-    x = NAME(power)(x);
-    for (int64_t i = e; i < count; i++) total += score[i] = x[i - e];
+    const INTS within = NAME(places)(count - e);
+    const VEC given = NAME(load)(score + e), x = NAME(power)(given - top);
+    NAME(store)(NAME(where)(within, x, given), score + e);
+    sum += NAME(where)(within, x, (VEC){0});
   }
-  return total;
+  return NAME(total)(sum);
 }
 
 #else
@@ -266,17 +260,19 @@ INLINE REAL NAME(exponentials)(REAL *score, int64_t count, REAL top) {
 
 #endif
 
+// The largest score that is a number. What lies less than a vector behind them is read.
 INLINE REAL NAME(largest)(const REAL *score, int64_t count) {
   VEC highest = NAME(spread)(-INFINITY);
-  REAL top = -INFINITY;
   int64_t e = 0;
   for (; e + LANES <= count; e += LANES) {
     VEC x = NAME(load)(score + e);
     highest = NAME(where)(x > highest, x, highest);
   }
-  for (int i = 0; i < LANES; i++) top = highest[i] > top ? highest[i] : top;
-  for (; e < count; e++) top = score[e] > top ? score[e] : top;
-  return top;
+  if (e < count) {
+    VEC x = NAME(load)(score + e);
+    highest = NAME(where)(NAME(places)(count - e) & (x > highest), x, highest);
+  }
+  return NAME(highest)(highest);
 }
 
 INLINE int NAME(any_nan)(const REAL *score, int64_t count) {

@@ -27,10 +27,16 @@ struct choice {
 
 #define KIND f32
 #define REAL float
+#define REAL_BYTES 4
+#define INT int32_t
 #include "diverse_kinds.h"
 #undef KIND
 #undef REAL
+#undef REAL_BYTES
+#undef INT
 
 #define KIND f64
 #define REAL double
+#define REAL_BYTES 8
+#define INT int64_t
 #include "diverse_kinds.h"

@@ -1,9 +1,6 @@
 // The choice for one type of descriptors (REAL). Included by diverse.c.
 
-#define VEC NAME(vec)
-#define LANES (int64_t)(WIDTH / sizeof(REAL))
-
-typedef REAL VEC __attribute__((vector_size(WIDTH), aligned(sizeof(REAL)), may_alias));
+#include "vectors.h"
 
 struct NAME(memory) {
   REAL *near;     // what the distance costs; never falls along the pool
@@ -24,16 +21,11 @@ static void NAME(compare_four)(const REAL *a, const REAL *b, int64_t width, REAL
   REAL rest[FOUR] = {0};
   int64_t c = 0;
   for (; c + LANES <= width; c += LANES)
-    for (int i = 0; i < FOUR; i++) sum[i] += *(const VEC *)(a + c) * *(const VEC *)(b + i * width + c);
+    for (int i = 0; i < FOUR; i++) sum[i] += NAME(load)(a + c) * NAME(load)(b + i * width + c);
   for (; c < width; c++)
     for (int i = 0; i < FOUR; i++) rest[i] += a[c] * b[i * width + c];
-  REAL lanes[FOUR][LANES];
-  for (int i = 0; i < FOUR; i++) *(VEC *)lanes[i] = sum[i];
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < FOUR; i++)
-      for (int lane = 0; lane < half; lane++) lanes[i][lane] += lanes[i][lane + half];
   for (int i = 0; i < FOUR; i++) {
-    rest[i] += lanes[i][0];
+    rest[i] += NAME(total)(sum[i]);
     worst[i] = NAME(larger)(worst[i], NAME(size_of)(rest[i]));
   }
 }
@@ -145,5 +137,6 @@ void EXPORT(choose)(struct choice *job) {
   free(m.distance), free(m.offsets), free(m.known), free(m.order);
 }
 
-#undef VEC
 #undef LANES
+#undef VEC
+#undef INTS
