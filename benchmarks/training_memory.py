@@ -2,9 +2,9 @@
 
     python benchmarks/training_memory.py
 
-A step of `aliked-sparse` in its own graph with gradients of all weights, of pairs of random keypoints. Every way runs in
-a process of its own, as PyTorch reads whether it is to use huge pages once. Memory is the peak of a new process beyond
-what it has before the step.
+A step of `aliked-sparse` in its own graph with gradients of all weights, of pairs of random keypoints. Each way runs in
+a process of its own, as PyTorch looks only once whether it is to use huge pages. Memory is the peak of a new process
+beyond what it has before the step.
 """
 
 import multiprocessing

@@ -13,6 +13,7 @@ from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import EdgeSet, edge_scores
 from pyg_match.ops.csr import EdgesLike
+from pyg_match.ops.segments import segment_logsumexp
 
 _ROWS = 64  # of a dense assignment that a cache holds
 
@@ -125,7 +126,7 @@ class DualSoftmaxAssignment(nn.Module):
             similarity = similarity.masked_fill(~edge_mask, -torch.inf)
         certain = F.logsigmoid(self.matchability(x))
         source, target = csr.listed()
-        normaliser = segment_logsumexp(similarity, target, x.size(0))
+        normaliser = segment_logsumexp(csr.sorted(similarity), csr.rowptr)
         # A source that sees nobody chooses nobody.
         normaliser = normaliser.masked_fill(normaliser == -math.inf, math.inf) - certain
         out = 2 * similarity - normaliser[source] - normaliser[target]
@@ -232,20 +233,6 @@ def _logsumexp(src: Tensor, dim: int) -> Tensor:
     """The same as torch's for finite numbers, in fewer passes."""
     top = src.amax(dim, keepdim=True)
     return (src - top).exp_().sum(dim).log_().add_(top.squeeze(dim))
-
-
-def segment_logsumexp(src: Tensor, index: Tensor, num_segments: int) -> Tensor:
-    r"""The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
-
-    Shapes:
-        - **src**, **index:** :math:`(E)`
-        - **output:** :math:`(S)`
-    """
-    top = scatter(src.detach(), index, dim_size=num_segments, reduce="max")
-    top = top.masked_fill(top == -torch.inf, 0.0)
-    total = scatter((src - top[index]).exp(), index, dim_size=num_segments, reduce="sum")
-    empty = total == 0
-    return (total.masked_fill(empty, 1.0).log() + top).masked_fill(empty, -torch.inf)
 
 
 def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

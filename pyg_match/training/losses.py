@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from pyg_match.nn.assignment import segment_logsumexp
+from pyg_match.ops.segments import segment_logsumexp
 
 
 def pair_of_nodes(num_keypoints: Tensor, num_nodes: Optional[int] = None) -> Tensor:
@@ -275,7 +275,9 @@ def edge_assignment_distillation(
     nodes = torch.arange(count, device=target.device)
     logits, index = torch.cat([edge_log_assignment, alone]), torch.cat([target, nodes])
     rest = (1 - scatter(p, target, dim_size=count, reduce="sum")).clamp(min=0)
-    q = logits - segment_logsumexp(logits, index, count)[index]
+    order = index.argsort(stable=True)
+    ptr = torch.searchsorted(index[order], torch.arange(count + 1, device=index.device))
+    q = logits - segment_logsumexp(logits[order], ptr)[index]
     p = torch.cat([p, rest])
     divergence = scatter(torch.xlogy(p, p) - p * q, index, dim_size=count, reduce="sum")
     return _mean(divergence, torch.ones_like(nodes, dtype=torch.bool), pair, num_keypoints.size(0))
