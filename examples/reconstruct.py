@@ -10,7 +10,9 @@ and `to-colmap`, and the model for COLMAP in `sparse`. Features and matches that
 Where cameras are known, in lines of `name K[9] world_to_camera[16]`, poses are compared with them: for each pair of
 photos the angle between the estimated and the known relative rotation, and between the directions from one camera to
 the other, which do not depend on how models are aligned. A photo that is not registered counts as wrong by 180 degrees.
-`--compare` does all after the features a second time with other weights for the same detector.
+`--compare` does all after the features a second time with other weights for the same detector. Verification and the
+mapper draw at random: `--repeats` does all after the matches again with other seeds. The pose error is the median of
+all models then, and what else is told is of the first one.
 """
 
 import argparse
@@ -53,12 +55,12 @@ def write_pair_list(features: Path, target: Path, method: str, top_k: int) -> in
         return write_pairs(target, retrieval_pairs(opened, top_k))
 
 
-def reconstruct(database: Path, images: Path, target: Path) -> Any:
+def reconstruct(database: Path, images: Path, target: Path, seed: int) -> Any:
     """The model with the most photos, written to a folder; ``None`` if there is none."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed = 0
+    options.random_seed = seed
     placed = itertools.count(3)  # images, after the first two
     with spinner("mapping") as say:
         models = pycolmap.incremental_mapping(
@@ -84,9 +86,9 @@ def read_cameras(path: Path) -> Poses:
 
 
 def poses_of(model: Any) -> Poses:
-    """Poses from world to camera, [4, 4], of the registered images."""
+    """Poses from world to camera, [4, 4], of the registered images; of none without a model."""
     poses = {}
-    for image in model.images.values():
+    for image in () if model is None else model.images.values():
         if image.has_pose:
             poses[image.name] = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
     return poses
@@ -106,30 +108,44 @@ def pose_errors(estimated: Poses, known: Poses) -> np.ndarray:
     return errors
 
 
+def from_matches(
+    args: argparse.Namespace, matches: Path, name: str, seed: int
+) -> tuple[Any, int, float, float]:
+    """The model, the number of images that may be in it, and the seconds of verification and of mapping."""
+    out: Path = args.out
+    database = out / f"{name}.db"
+    start = time.perf_counter()
+    written = write_colmap(
+        out / "features.h5",
+        matches,
+        database,
+        args.images,
+        camera_mode=args.camera_mode,
+        seed=seed,
+        progress=True,
+    )
+    verified = time.perf_counter()
+    model = reconstruct(database, args.images, out / "sparse" / name, seed)
+    return model, written.num_images, verified - start, time.perf_counter() - verified
+
+
 def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     """Match, verify and reconstruct with some weights, print what came out of it, and return it."""
     out: Path = args.out
     name = Path(weights).stem
-    matches, database = out / f"matches-{name}.h5", out / f"{name}.db"
+    matches = out / f"matches-{name}.h5"
     seconds = {}
     start = time.perf_counter()
     summary = match_pairs(
         out / "features.h5", out / "pairs.txt", matches, weights, args.device, progress=True
     )
     seconds["match"] = time.perf_counter() - start
-    start = time.perf_counter()
-    written = write_colmap(
-        out / "features.h5", matches, database, args.images, camera_mode=args.camera_mode, progress=True
-    )
-    seconds["verify"] = time.perf_counter() - start
-    start = time.perf_counter()
-    model = reconstruct(database, args.images, out / "sparse" / name)
-    seconds["map"] = time.perf_counter() - start
+    model, images, seconds["verify"], seconds["map"] = from_matches(args, matches, name, 0)
     registered = 0 if model is None else model.num_reg_images()
-    result: dict[str, Any] = {"weights": weights, "pairs": summary.num_pairs, "images": written.num_images}
+    result: dict[str, Any] = {"weights": weights, "pairs": summary.num_pairs, "images": images}
     result |= {"registered": registered, "seconds": {k: round(v, 1) for k, v in seconds.items()}}
     print(f"\n{weights}")
-    print(f"registered    {registered} of {written.num_images} images")
+    print(f"registered    {registered} of {images} images")
     if model is not None:
         result |= {"points": model.num_points3D(), "observations": model.compute_num_observations()}
         result["track_length"] = model.compute_mean_track_length()
@@ -137,11 +153,15 @@ def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
         print(f"points        {result['points']}, seen in {result['track_length']:.1f} images each")
         print(f"reprojection  {result['reprojection_error']:.2f} px")
     if args.cameras is not None:
-        rotation, direction = pose_errors(
-            {} if model is None else poses_of(model), read_cameras(args.cameras)
-        )
+        known = read_cameras(args.cameras)
+        rotation, direction = pose_errors(poses_of(model), known)
         worse = np.maximum(rotation, direction)
-        result["pose_error"] = float(np.median(worse))
+        result["pose_errors"] = [float(np.median(worse))]
+        start = time.perf_counter()
+        for seed in range(1, args.repeats):
+            again = from_matches(args, matches, f"{name}-{seed}", seed)[0]
+            result["pose_errors"] += [float(np.median(pose_errors(poses_of(again), known).max(0)))]
+        result["pose_error"] = float(np.median(result["pose_errors"]))
         result["pairs_within_5_degrees"] = float((worse < 5).mean())
         result["rotation_error"], result["direction_error"] = (
             float(np.median(rotation)),
@@ -151,7 +171,13 @@ def from_features(args: argparse.Namespace, weights: str) -> dict[str, Any]:
             f"pose error    median {np.median(worse):.3f} degrees (rotation {np.median(rotation):.3f}, direction "
             f"{np.median(direction):.3f}), {(worse < 5).mean():.1%} of pairs within 5, worst {worse.max():.2f}"
         )
-    print("seconds       " + " ".join(f"{stage}={value:.1f}" for stage, value in seconds.items()))
+        if args.repeats > 1:
+            result["seconds"]["repeat"] = round(time.perf_counter() - start, 1)
+            print(
+                f"              median of {args.repeats} models {result['pose_error']:.3f} degrees, "
+                f"from {min(result['pose_errors']):.3f} to {max(result['pose_errors']):.3f}"
+            )
+    print("seconds       " + " ".join(f"{stage}={value}" for stage, value in result["seconds"].items()))
     return result
 
 
@@ -169,8 +195,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--resize", type=int, default=1024, help="longer side for detection (%(default)s)")
     parser.add_argument("--camera-mode", default="single", choices=CAMERA_MODES, help="(%(default)s)")
     parser.add_argument("--cameras", type=Path, help="known cameras")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="models to compare with the known cameras (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(arguments)
+    if args.repeats < 1 or (args.repeats > 1 and args.cameras is None):
+        parser.error(f"--repeats must be 1, or more with --cameras to compare with, got {args.repeats}")
     args.out.mkdir(parents=True, exist_ok=True)
     pycolmap.logging.minloglevel = pycolmap.logging.WARNING.value
     start = time.perf_counter()

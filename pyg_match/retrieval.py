@@ -101,5 +101,7 @@ def _learn_words(read: Callable[[int], Tensor], num_images: int, num_words: int,
     descriptors = np.concatenate(sample)
     if len(descriptors) < num_words:
         raise ValueError(f"'num_words' must be at most the {len(descriptors)} descriptors, got {num_words}")
-    kmeans = MiniBatchKMeans(num_words, random_state=seed, batch_size=4096, n_init=3).fit(descriptors)
+    kmeans = MiniBatchKMeans(num_words, random_state=seed % (1 << 32), batch_size=4096, n_init=3).fit(
+        descriptors
+    )
     return torch.from_numpy(np.asarray(kmeans.cluster_centers_, dtype=np.float32))

@@ -28,3 +28,8 @@ def test_most_similar_do_not_depend_on_how_many_are_compared_at_once(monkeypatch
     monkeypatch.setattr(retrieval, "_CHUNK", 20)
     monkeypatch.setattr(retrieval, "_WIDENED", 4)
     assert similar_images(images.__getitem__, 9, top_k=2, num_words=5) == expected
+
+
+def test_seeds_may_be_large():
+    images = torch.randn(5, 30, 6, generator=torch.Generator().manual_seed(0))
+    assert similar_images(images.__getitem__, 5, top_k=2, num_words=5, seed=1 << 62)

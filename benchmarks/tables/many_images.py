@@ -86,15 +86,17 @@ def scenes(folder: Path) -> tuple[str, list[Results]] | None:
     results = read(folder, "reconstruction")
     if results is None:
         return None
+    repeats = results["settings"].get("repeats", 1)
     lines = []
     for row in results["rows"]:
-        stages = row["stages"]
+        stages, errors = row["stages"], row.get("pose_errors", [row["pose_error"]])
         lines.append(
             [f"{row['scene']}, {row['peer']}", f"{row['registered']} of {row['images']}", f"{row['points']:,}",
-             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", f"{row['pairs_within_5_degrees']:.0%}",
+             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", f"{min(errors):.3f} to {max(errors):.3f}",
+             f"{row['pairs_within_5_degrees']:.0%}",
              f"{stages['match']:.0f} / {stages['verify']:.0f} / {stages['map']:.0f}"]
         )  # fmt: skip
     header = ["scene, matcher", "photos registered", "points", "reprojection, px", "pose error, degrees"]
-    header += ["pairs within 5 degrees"]
+    header += [f"of {repeats} models", "pairs within 5 degrees"]
     header += ["seconds: matching / verification / mapping"]
     return table(header, lines), [results]

@@ -46,8 +46,8 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether hooks see the calls of a module, which they are to see once."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether hooks see the calls of a module or of parts of it, which they are to see once."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def _without_cache(device_type: str) -> AbstractContextManager[Any]:

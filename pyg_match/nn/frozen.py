@@ -44,7 +44,8 @@ class Freezable(nn.Module):
 
         Without gradients it is faster then and gives the same up to rounding. Layers that have hooks or are not what
         they were made as stay as they are. :meth:`train` and loading weights undo it. A model whose weights have been
-        changed in place since refuses to run until it is frozen anew.
+        changed in place since refuses to run until it is frozen anew, and hooks that are registered on parts of layers
+        since are not called until then.
 
         Args:
             cuda_graphs: Whether a GPU records its launches as CUDA graphs, which is faster for a pair at a time. Pairs
@@ -88,9 +89,17 @@ class Freezable(nn.Module):
         super()._apply(fn, recurse)
         return self if self._frozen is None else self.freeze(cuda_graphs=self.recorded is not None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        changed = self._frozen is not None and self._frozen != weight_state(self)
+        return {
+            **self.__dict__,
+            "_frozen": [] if changed else self._frozen,
+        }  # no weights are like those of []
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"recorded": None, **state})
-        self._frozen = None if self._frozen is None else weight_state(self)  # weights of copies are new
+        if self._frozen:
+            self._frozen = weight_state(self)  # weights of copies are new
 
 
 def _thawed(model: Freezable, _: Any = None) -> None:

@@ -89,7 +89,7 @@ class AttentionBlock(nn.Module):
         attention = {"edge_bias": edge_bias, "edge_mask": edge_mask, "rotation": rotation, "x_value": x_value}
         if self.frozen is not None:
             return self.frozen(self, x, edge_index, extra, **attention)
-        if self.checkpointed and torch.is_grad_enabled() and not is_hooked(self.conv):
+        if self.checkpointed and torch.is_grad_enabled() and not any(map(is_hooked, self.children())):
             return checkpointed(self._formula, x, edge_index, extra, **attention)
         return self._formula(x, edge_index, extra, **attention)
 

@@ -41,7 +41,8 @@ class PreparedPair:
         redrawn = config.redraw_after is not None
         if redrawn and graph.cross_edge_mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
-        if config.assign_on_edges and not redrawn:
+        # A pair may stop before its edges are drawn anew.
+        if config.assign_on_edges and (not redrawn or config.depth_confidence is not None):
             graph.check_both_ways(config.mask_mode == "remove")
         size = torch.as_tensor(pair.image_size, device=pair.pos.device)[pair.image_batch]
         wide = torch.promote_types(pair.pos.dtype, torch.float)

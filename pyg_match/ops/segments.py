@@ -10,7 +10,7 @@ _SEGMENTED = ("cpu", "cuda")  # devices for which torch has an operator of segme
 def segment_logsumexp(src: Tensor, ptr: Tensor) -> Tensor:
     r"""The logarithm of the summed exponentials of each segment; ``-inf`` for empty ones.
 
-    On a GPU it is the same on every call, which sums by index are not.
+    On a GPU it is the same on every call, which sums by index are not. Numbers in half precision are summed in single.
 
     Args:
         src: The numbers, one segment after another.
@@ -29,13 +29,17 @@ def segment_logsumexp(src: Tensor, ptr: Tensor) -> Tensor:
     segments = torch.arange(count, device=ptr.device)
     index = segments.repeat_interleave(ptr.diff(), output_size=src.numel())
 
+    # That operator has no derivatives of torch.func.
+    segmented = src.device.type in _SEGMENTED and not torch._C._are_functorch_transforms_active()
+
     def reduce(values: Tensor, kind: str) -> Tensor:
-        if values.device.type in _SEGMENTED:
+        if segmented:
             return segment(values, ptr, kind)
         return scatter(values, index, dim_size=count, reduce=kind)
 
-    top = reduce(src.detach(), "max")
+    wide = src.to(torch.promote_types(src.dtype, torch.float))
+    top = reduce(wide.detach(), "max")
     top = top.masked_fill(top == -torch.inf, 0.0)
-    total = reduce((src - top[index]).exp(), "sum")
+    total = reduce((wide - top[index]).exp(), "sum")
     empty = total == 0
-    return (total.masked_fill(empty, 1.0).log() + top).masked_fill(empty, -torch.inf)
+    return (total.masked_fill(empty, 1.0).log() + top).masked_fill(empty, -torch.inf).to(src.dtype)

@@ -88,7 +88,7 @@ def calibrate(
     if len(pairs) == 0:
         raise ValueError("calibration needs validation pairs, got none")
     was_training = matcher.training
-    matcher.eval()
+    matcher.train().eval()  # not frozen, as its weights are changed
     if teacher is not None:
         teacher.eval()
     try:

@@ -16,6 +16,7 @@ from pyg_match.files import is_file, user_path
 from pyg_match.nn import GraphMatcher
 from pyg_match.spinner import spinner
 from pyg_match.training.config import TrainingConfig
+from pyg_match.training.result import write_matcher
 
 _RIDGE = 1e-4  # on the moments of hidden features, as a share of their mean square
 
@@ -65,7 +66,7 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
     if sum(pair.num_nodes or 0 for pair in pairs) == 0:
         raise ValueError(f"narrowing needs pairs with keypoints, got none in {len(pairs)} pairs")
     small = GraphMatcher(replace(config, ffn_channels=ffn_channels)).to(next(matcher.parameters())).eval()
-    wide = copy.deepcopy(matcher).eval()  # which hooks do no harm to
+    wide = copy.deepcopy(matcher).train().eval()  # not frozen, and hooks do no harm to it
     wide.config = replace(
         config, depth_confidence=None, width_confidence=None
     )  # all layers see all keypoints
@@ -204,10 +205,13 @@ def narrow_from_settings(
     check_detectors(config)
     matcher = make_matcher(config).eval()
     # A few pairs tell which channels matter; those of photos need not be looked for.
-    config = replace(config, data=replace(config.data, related=0, live=False))
+    data = replace(config.data, related=0, live=False)
+    if data.photo_pairs is None:
+        data = replace(data, photo_warps=None, num_photo_pairs=None)
+    config = replace(config, data=data)
     with tempfile.TemporaryDirectory() as folder:
         pairs, _ = make_datasets(config, images, config.data.cache or folder)
         pairs.prepare(progress=True)
         with spinner(f"narrowing on {len(pairs):,} pairs"):
             small = narrow(matcher, ffn_channels, pairs)
-    small.save(file, metadata={"graph": config.graph, "extractor": config.data.extractor})
+    write_matcher(file, config, small)

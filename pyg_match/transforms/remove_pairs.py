@@ -14,6 +14,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import one_of, real_number, shown
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import carried, store_edges, store_values
 
@@ -137,7 +138,8 @@ class RemovePairs(BaseTransform):
                 _unordered(source, target, num_nodes), _unordered(pairs[0], pairs[1], num_nodes)
             )
         if self.min_distance is not None or self.max_distance is not None:
-            distance = (data.pos[source] - data.pos[target]).norm(dim=1)
+            pos = widest(data.pos)
+            distance = (pos[source] - pos[target]).norm(dim=1)
             forbidden |= _outside(distance, self.min_distance, self.max_distance)
         if self.min_similarity is not None or self.max_similarity is not None:
             similarity = _cosine(data.x.detach(), source, target)
@@ -207,7 +209,7 @@ def _outside(value: Tensor, lowest: Optional[float], highest: Optional[float]) -
 
 def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """The cosine of the descriptors at both ends of each edge, some edges at a time."""
-    x = torch.nn.functional.normalize(x, dim=1)
+    x = torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float)), dim=1)
     step = max(1, _CHUNK_ELEMENTS // max(1, x.size(1)))
     parts = zip(source.split(step), target.split(step), strict=True)
     return torch.cat([(x[s] * x[t]).sum(1) for s, t in parts])

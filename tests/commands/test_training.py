@@ -49,6 +49,11 @@ def test_train_export_match(run, images, tmp_path):
     assert result.exit_code == 0 and "saved" in result.stdout, result.output
     assert "CandidateEdges(k=4" in repr(Matcher.from_pretrained(narrowed).transform)
     assert Matcher.from_pretrained(narrowed).matcher.config.ffn_channels == 12
+    # Pairs of photos are not looked for, so that what concerns them is no matter.
+    photos_of_scenes = ("data.related=5", "data.num_photo_pairs=3", f"teacher={exported}")
+    more = [word for setting in photos_of_scenes for word in ("--set", setting)]
+    result = run(*arguments, "12", *changes, *more)
+    assert result.exit_code == 0, result.output
     result = run(*arguments, "99", *changes)
     assert result.exit_code == 1 and "between 1 and the 32 of the matcher, got 99" in result.output
     result = run("narrow", tmp_path / "narrow.pt", "--images", photos, "--ffn-channels", "8", *changes)

@@ -76,3 +76,17 @@ def test_a_scene_is_reconstructed(example, shared_data, tmp_path, capsys):
     # What is there is not computed again.
     (again,) = example.main([*words, "--max-keypoints", "512", "--resize", "640"])
     assert again["seconds"]["match"] < result["seconds"]["match"] / 2
+    assert again["pose_errors"] == result["pose_errors"] == [result["pose_error"]]
+    (several,) = example.main([*words, "--max-keypoints", "512", "--resize", "640", "--repeats", "3"])
+    errors = several["pose_errors"]
+    assert errors[0] == result["pose_error"] and len(set(errors)) == 3
+    assert several["pose_error"] == sorted(errors)[1]
+    assert f"from {min(errors):.3f} to {max(errors):.3f}" in capsys.readouterr().out
+
+
+def test_models_are_repeated_only_for_known_cameras(example, tmp_path, capsys):
+    for repeats in ("0", "2"):
+        with pytest.raises(SystemExit):
+            example.main([str(tmp_path), "--out", str(tmp_path / "out"), "--repeats", repeats])
+        assert "--repeats must be 1, or more with --cameras" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

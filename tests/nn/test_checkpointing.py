@@ -160,6 +160,24 @@ def test_other_matchers(options):
         assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "layers.0.self_attn.lin_out",
+        "layers.0.cross_attn.ffn.1",
+        "layers.0.self_attn.conv.lin_value",
+        "assignments.0.lin",
+    ],
+)
+def test_hooks_see_parts_of_a_layer_once(part):
+    model, calls = both()[1], []
+    model.get_submodule(
+        part.replace("assignments.0", f"assignments.{len(model.assignments) - 1}")
+    ).register_forward_hook(lambda *_: calls.append(1))
+    model(random_pair(9, 8)).log_assignment[0].sum().backward()
+    assert len(calls) == 1
+
+
 def test_hooks_see_a_layer_once():
     """Those of a recording too, with gradients asked for while it lasts."""
     pair, found = random_pair(20, 15), []

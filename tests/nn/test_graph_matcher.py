@@ -625,6 +625,11 @@ def test_assignment_on_edges_needs_them_both_ways():
     one_way.cross_edge_index = sorted_edges(torch.tensor([[0, 1, 2], [6, 7, 8]]), 12)
     with pytest.raises(ValueError, match="3 of 3 have none back"):
         matcher(one_way)
+    # Edges that are drawn anew have all of them, but a pair may stop before.
+    redrawn = {"assign_on_edges": True, "redraw_after": 0, "redraw_k": 2}
+    assert torch.isfinite(small(**redrawn)(one_way).scores).all()
+    with pytest.raises(ValueError, match="3 of 3 have none back"):
+        small(**redrawn, depth_confidence=0.5)(one_way)
 
 
 def test_sizes_that_do_not_fit():
@@ -640,3 +645,17 @@ def test_sizes_that_do_not_fit():
             small()(wrong)
     with pytest.raises(ValueError, match=r"'filter_threshold' must be in \[0, 1\], got 90"):
         small(filter_threshold=90)
+
+
+def test_copies_of_frozen_matchers_know_that_weights_have_changed():
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small().float().freeze()
+    with torch.no_grad():
+        matcher.layers[0].self_attn.lin_out.bias[1] += 1.0
+        for other in (copy.deepcopy(matcher), pickle.loads(pickle.dumps(matcher))):
+            for again in (other, copy.deepcopy(other)):
+                with pytest.raises(RuntimeError, match="weights have changed since freeze"):
+                    again(pair)
+            expected = small().float()
+            expected.load_state_dict(matcher.state_dict())
+            assert torch.equal(other.train().eval()(pair).scores, expected(pair).scores)

@@ -457,3 +457,26 @@ def test_widths_in_a_list_and_whole_biases():
     assert torch.allclose(conv(x, edges, edge_bias=bias), conv(x, edges), atol=1e-6)
     with pytest.raises(TypeError, match="'x' must be a tensor of node features, got NoneType"):
         conv((x, None), edges)
+
+
+def test_edges_that_name_their_targets_are_refused_in_the_other_direction():
+    x, edge_index = torch.randn(4, 8), torch.tensor([[0, 1, 2], [1, 2, 3]])
+    forms = [
+        to_csr(edge_index, 4),
+        to_torch_csr_tensor(edge_index.flip(0), size=(4, 4)),
+        Blocks((0, 4), (0,), (4,)),
+    ]
+    conv = MaskedAttentionConv(8, 8, flow="target_to_source")
+    for form in forms:
+        with pytest.raises(ValueError, match=r"says which nodes are targets, .* got 'target_to_source'"):
+            conv(x, form)
+        assert MaskedAttentionConv(8, 8)(x, form).shape == (4, 8)
+    assert (conv(x, edge_index)[3] == 0).all()
+
+
+def test_other_aggregations_of_complete_graphs():
+    x = torch.randn(5, 8)
+    for aggr in ("mean", "max"):
+        conv = MaskedAttentionConv(8, 8, aggr=aggr)
+        everyone = torch.cartesian_prod(torch.arange(5), torch.arange(5)).t().flip(0)
+        torch.testing.assert_close(conv(x, Blocks((0, 5), (0,), (5,))), conv(x, everyone))

@@ -241,3 +241,19 @@ def test_other_aggregations_are_not_fused():
     graph = scales(data)[0]
     conv = PartitionGCNConv(16, 8, aggr="mean")
     assert torch.allclose(conv(data.x, graph), conv(data.x, graph.as_tensor()), atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.half])
+def test_more_neighbours_than_half_precision_counts(half):
+    """Every node sees all of 3,000; with positions, some of them thousands of pixels apart."""
+    count = 3000
+    edge_index = torch.stack([torch.arange(count), torch.zeros(count, dtype=torch.long)])
+    x, pos = torch.randn(count, 8), torch.rand(count, 2) * 3000
+    conv = PartitionGCNConv(8, 8)
+    for places in (None, pos):
+        expected = conv(x, edge_index, pos=places)
+        given = None if places is None else places.to(half)
+        found = conv.to(half)(x.to(half), edge_index, pos=given).float()
+        conv.float()
+        assert torch.isfinite(found).all()
+        assert (found - expected).norm() < 0.03 * expected.norm()

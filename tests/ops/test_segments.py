@@ -20,3 +20,13 @@ def test_segments_against_a_loop(devices, monkeypatch):
     (wanted,) = torch.autograd.grad(expected[1] + 2 * expected[3], src)
     torch.testing.assert_close(grad, wanted, rtol=1e-12, atol=1e-300)
     assert segments.segment_logsumexp(src[:0], torch.zeros(1, dtype=torch.long)).shape == (0,)
+    for half in (torch.bfloat16, torch.half):  # of which neither can count to 3,000
+        many = segments.segment_logsumexp(torch.zeros(3000, dtype=half), torch.tensor([0, 3000]))
+        assert many.dtype == half and abs(float(many) - math.log(3000)) < 0.02
+
+
+def test_segments_have_derivatives_forward():
+    ptr, src = torch.tensor([0, 2, 2, 5]), torch.randn(5, dtype=torch.double)
+    jacobian = torch.func.jacfwd(lambda src: segments.segment_logsumexp(src, ptr)[::2])(src)
+    expected = torch.block_diag(src[:2].softmax(0)[None], src[2:].softmax(0)[None])
+    torch.testing.assert_close(jacobian, expected)

@@ -127,3 +127,10 @@ def test_what_cannot_be_compared_stays(matchers, held_out):
     assert calibrate(sinkhorn, related, matchers[0].eval()).temperature == 1.0
     with pytest.raises(ValueError, match="needs validation pairs, got none"):
         calibrate(matcher, [])
+
+
+def test_a_frozen_matcher_is_calibrated(matchers, held_out):
+    plain, frozen = copy.deepcopy(matchers[0]), copy.deepcopy(matchers[0]).freeze()
+    assert repr(calibrate(frozen, held_out)) == repr(calibrate(plain, held_out))
+    for one, other in zip(frozen.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

@@ -110,3 +110,10 @@ def test_impossible_widths_are_refused(matcher, pairs, count):
 def test_pairs_are_needed(matcher):
     with pytest.raises(ValueError, match="got none in 0 pairs"):
         narrow(matcher, 8, [])
+
+
+def test_a_frozen_matcher_is_narrowed(matcher, pairs):
+    expected = narrow(matcher, 20, pairs)
+    found = narrow(matcher.freeze(), 20, pairs)
+    for one, other in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

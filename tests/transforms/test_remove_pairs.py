@@ -140,3 +140,13 @@ def test_attributes_that_are_missing():
     data.pos = None
     with pytest.raises(TypeError, match="the data lacks 'pos'"):
         RemovePairs(max_distance=0.5)(data)
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.half])
+def test_whole_and_short_numbers(kind):
+    pos, x = torch.tensor([[0, 0], [400, 0], [900, 0]]), torch.eye(3)[[0, 0, 1]]
+    data = CompleteGraph()(Data(pos=pos.to(kind), x=x.to(kind)))
+    near = keep(data, lambda s, t: {s, t} != {0, 2})
+    assert edge_set(RemovePairs(max_distance=500.0)(data).edge_index) == near
+    alike = keep(data, lambda s, t: s == t or {s, t} == {0, 1})
+    assert edge_set(RemovePairs(min_similarity=0.5)(data).edge_index) == alike

@@ -156,10 +156,16 @@ class MaskedAttentionConv(MessagePassing):
         x_value = (
             x_source if x_value is None else check_features((x_value, x_value), self.lin_value.weight)[0]
         )
+        names_targets = isinstance(edge_index, (CSR, Blocks, Anchored, EdgeSet)) or is_sparse(edge_index)
+        if names_targets and self.flow != "source_to_target":
+            raise ValueError(
+                f"{type(edge_index).__name__} says which nodes are targets, as flow 'source_to_target' has it, "
+                f"got {self.flow!r}"
+            )
         if isinstance(edge_index, (Blocks, Anchored)):
             edge_index = EdgeSet.of(edge_index, x_target.size(0), x_source.size(0), x_source.device)
         # Complete graphs are to agree with dense matchers to the last bits.
-        exact = isinstance(edge_index, EdgeSet) and edge_index.is_dense
+        exact = isinstance(edge_index, EdgeSet) and edge_index.is_dense and self.aggr in ("add", "sum")
         query, key, value = self._project(x_source, x_target, rotation, x_value, exact)
         if isinstance(edge_bias, Tensor):
             edge_bias = edge_bias.unsqueeze(-1) if edge_bias.dim() == 1 else edge_bias

@@ -158,9 +158,11 @@ class PartitionGCNConv(MessagePassing):
                     f"'edge_weight' must be on the device of 'x', {x.device}, got {weight.device}"
                 )
         if pos is not None:
-            near = distance_weights(pos, torch.stack([source, target])).to(x.dtype)
+            near = distance_weights(pos, torch.stack([source, target]))
             weight = near if weight is None else near * weight
-        weight = x.new_ones(target.numel()) if weight is None else weight.to(x.dtype)
+        # Half precision counts to a few hundred only.
+        wide = torch.promote_types(x.dtype, torch.float)
+        weight = x.new_ones(target.numel(), dtype=wide) if weight is None else weight.to(wide)
         degree = weight.new_zeros(size[1]).index_add(0, target, weight)
         loop = degree.new_zeros(size[1])
         if self.add_self_loops:
@@ -170,11 +172,13 @@ class PartitionGCNConv(MessagePassing):
         scale = scale_source = _inverse_root(degree)
         if bipartite:
             scale_source = _inverse_root(weight.new_zeros(size[0]).index_add(0, source, weight))
-        weight = scale_source[source] * weight * scale[target]
+        weight = (scale_source[source] * weight * scale[target]).to(x.dtype)
         if self.flow == "target_to_source":
             size = (size[1], size[0])
         out: Tensor = self.propagate(edge_index, x=x, weight=weight, size=size)
-        return out + (loop * scale.square()).unsqueeze(-1) * x if self.add_self_loops else out
+        if not self.add_self_loops:
+            return out
+        return out + (loop * scale.square()).to(x.dtype).unsqueeze(-1) * x
 
     def _listed(self, edge_index: Adj, weight: OptTensor, size: tuple[int, int]) -> tuple[Tensor, OptTensor]:
         """Edges with their weights; an EdgeIndex only if they can be multiplied without messages."""
@@ -234,7 +238,11 @@ def distance_weights(pos: Union[Tensor, PairTensor], edge_index: Tensor) -> Tens
         tensor([0.6065])
     """
     source, target = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
-    pos_source, pos_target = (pos, pos) if isinstance(pos, Tensor) else pos
+    # Squares of pixels are too large for half precision.
+    pos_source, pos_target = (
+        p.to(torch.promote_types(p.dtype, torch.float))
+        for p in ((pos, pos) if isinstance(pos, Tensor) else pos)
+    )
     square = (pos_source[source] - pos_target[target]).square().sum(dim=-1)
     zero = square.new_zeros(pos_target.size(0))
     total = zero.index_add(0, target, square)
