@@ -92,11 +92,11 @@ def scenes(folder: Path) -> tuple[str, list[Results]] | None:
         stages, errors = row["stages"], row.get("pose_errors", [row["pose_error"]])
         lines.append(
             [f"{row['scene']}, {row['peer']}", f"{row['registered']} of {row['images']}", f"{row['points']:,}",
-             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", f"{min(errors):.3f} to {max(errors):.3f}",
+             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", *([f"{min(errors):.3f} to {max(errors):.3f}"] if repeats > 1 else []),
              f"{row['pairs_within_5_degrees']:.0%}",
              f"{stages['match']:.0f} / {stages['verify']:.0f} / {stages['map']:.0f}"]
         )  # fmt: skip
     header = ["scene, matcher", "photos registered", "points", "reprojection, px", "pose error, degrees"]
-    header += [f"of {repeats} models", "pairs within 5 degrees"]
+    header += [*([f"of {repeats} models"] if repeats > 1 else []), "pairs within 5 degrees"]
     header += ["seconds: matching / verification / mapping"]
     return table(header, lines), [results]

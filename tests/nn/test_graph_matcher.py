@@ -626,7 +626,7 @@ def test_assignment_on_edges_needs_them_both_ways():
     with pytest.raises(ValueError, match="3 of 3 have none back"):
         matcher(one_way)
     # Edges that are drawn anew have all of them, but a pair may stop before.
-    redrawn = {"assign_on_edges": True, "redraw_after": 0, "redraw_k": 2}
+    redrawn = {"assign_on_edges": True, "redraw_after": 1, "redraw_k": 2}
     assert torch.isfinite(small(**redrawn)(one_way).scores).all()
     with pytest.raises(ValueError, match="3 of 3 have none back"):
         small(**redrawn, depth_confidence=0.5)(one_way)
