@@ -90,9 +90,10 @@ def scenes(folder: Path) -> tuple[str, list[Results]] | None:
     lines = []
     for row in results["rows"]:
         stages, errors = row["stages"], row.get("pose_errors", [row["pose_error"]])
+        spread = [f"{min(errors):.3f} to {max(errors):.3f}"] if repeats > 1 else []
         lines.append(
             [f"{row['scene']}, {row['peer']}", f"{row['registered']} of {row['images']}", f"{row['points']:,}",
-             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", *([f"{min(errors):.3f} to {max(errors):.3f}"] if repeats > 1 else []),
+             f"{row['reprojection_error']:.2f}", f"{row['pose_error']:.3f}", *spread,
              f"{row['pairs_within_5_degrees']:.0%}",
              f"{stages['match']:.0f} / {stages['verify']:.0f} / {stages['map']:.0f}"]
         )  # fmt: skip

@@ -1,3 +1,4 @@
+import copy
 import importlib
 import json
 import math
@@ -625,7 +626,7 @@ def test_interrupted(load, tmp_path):
     assert row["same_file"] and row["pairs"] == 15 and 0 < row["gib_of_one_pair"] < row["gib"] + 0.1
 
 
-def test_tables_of_many_images(load):
+def test_tables_of_many_images(load, tmp_path):
     readme, folder = load("readme"), FOLDER / "results"
     records = {
         name: json.loads((folder / f"{name}.json").read_text()) for name in ("many_pairs", "reconstruction")
@@ -645,6 +646,12 @@ def test_tables_of_many_images(load):
         assert f"| {row['pose_error']:.3f} |" in line and line.startswith(
             f"| {row['scene']}, {row['peer']} |"
         )
+    repeated = copy.deepcopy(records["reconstruction"])
+    repeated["settings"]["repeats"] = 3
+    repeated["rows"][0] |= {"pose_errors": [0.25, 0.5, 0.3], "pose_error": 0.3}
+    (tmp_path / "reconstruction.json").write_text(json.dumps(repeated))
+    header, _, line, *_ = readme.many_images.scenes(tmp_path)[0].splitlines()
+    assert "| of 3 models |" in header and "| 0.300 | 0.250 to 0.500 |" in line
 
 
 def stand_in(load, monkeypatch):
