@@ -52,7 +52,8 @@ class ShardFolder:
     def locked(self) -> Iterator[bool]:
         """Keep other processes of this machine out that ask the same; ``False`` if the folder is gone by then."""
         try:
-            file = (self.folder / _SETTINGS).open("rb")
+            # NFS locks only what may be written to.
+            file = (self.folder / _SETTINGS).open("r+b")
         except FileNotFoundError:
             yield False
             return
