@@ -92,7 +92,7 @@ def remote_step(stack: ExitStack, environment: Mapping[str, str], *arguments: in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time both in turn, then measure the memory of each."""
+    """Time all ways in turn, then measure the memory of each."""
     options = parser(__doc__, sizes=(1024,))
     options.add_argument("--pairs", type=int, default=2, help="of a step (%(default)s)")
     args = options.parse_args(arguments)

@@ -90,16 +90,14 @@ class Freezable(nn.Module):
         return self if self._frozen is None else self.freeze(cuda_graphs=self.recorded is not None)
 
     def __getstate__(self) -> dict[str, Any]:
+        # A copy of what refuses to run refuses, too: no weights are those of an empty list.
         changed = self._frozen is not None and self._frozen != weight_state(self)
-        return {
-            **self.__dict__,
-            "_frozen": [] if changed else self._frozen,
-        }  # no weights are like those of []
+        return {**self.__dict__, "_frozen": [] if changed else self._frozen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"recorded": None, **state})
-        if self._frozen:
-            self._frozen = weight_state(self)  # weights of copies are new
+        if self._frozen:  # weights of copies are new
+            self._frozen = weight_state(self)
 
 
 def _thawed(model: Freezable, _: Any = None) -> None:

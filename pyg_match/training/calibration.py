@@ -69,7 +69,7 @@ def calibrate(
     F-score is taken. Without a teacher the threshold stays.
 
     Args:
-        matcher: The matcher, whose weights and ``filter_threshold`` are changed.
+        matcher: The matcher, whose weights and ``filter_threshold`` are changed. One that is frozen is so no more.
         pairs: Pairs with labels ``y`` and edges. Precision is that of pairs with a ``homography`` that is not NaN.
         teacher: A matcher to compare with, at its own threshold.
         teacher_edges: Whether the teacher sees the edges of the pair, instead of complete graphs.

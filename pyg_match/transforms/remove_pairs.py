@@ -14,7 +14,6 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import one_of, real_number, shown
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
-from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import carried, store_edges, store_values
 
@@ -138,7 +137,7 @@ class RemovePairs(BaseTransform):
                 _unordered(source, target, num_nodes), _unordered(pairs[0], pairs[1], num_nodes)
             )
         if self.min_distance is not None or self.max_distance is not None:
-            pos = widest(data.pos)
+            pos = data.pos.to(torch.promote_types(data.pos.dtype, torch.float))
             distance = (pos[source] - pos[target]).norm(dim=1)
             forbidden |= _outside(distance, self.min_distance, self.max_distance)
         if self.min_similarity is not None or self.max_similarity is not None:

@@ -79,7 +79,10 @@ def test_a_scene_is_reconstructed(example, shared_data, tmp_path, capsys):
     assert again["pose_errors"] == result["pose_errors"] == [result["pose_error"]]
     (several,) = example.main([*words, "--max-keypoints", "512", "--resize", "640", "--repeats", "3"])
     errors = several["pose_errors"]
-    assert errors[0] == result["pose_error"] and len(set(errors)) == 3
+    assert errors[0] == result["pose_error"] and len(errors) == 3
+    assert {path.name for path in (tmp_path / "sparse").iterdir()} == {
+        f"aliked-sparse{seed}" for seed in ("", "-1", "-2")
+    }
     assert several["pose_error"] == sorted(errors)[1]
     assert f"from {min(errors):.3f} to {max(errors):.3f}" in capsys.readouterr().out
 

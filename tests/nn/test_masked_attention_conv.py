@@ -468,7 +468,7 @@ def test_edges_that_name_their_targets_are_refused_in_the_other_direction():
     ]
     conv = MaskedAttentionConv(8, 8, flow="target_to_source")
     for form in forms:
-        with pytest.raises(ValueError, match=r"says which nodes are targets, .* got 'target_to_source'"):
+        with pytest.raises(ValueError, match=r"name their targets, .* got 'target_to_source'"):
             conv(x, form)
         assert MaskedAttentionConv(8, 8)(x, form).shape == (4, 8)
     assert (conv(x, edge_index)[3] == 0).all()

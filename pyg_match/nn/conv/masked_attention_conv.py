@@ -159,8 +159,8 @@ class MaskedAttentionConv(MessagePassing):
         names_targets = isinstance(edge_index, (CSR, Blocks, Anchored, EdgeSet)) or is_sparse(edge_index)
         if names_targets and self.flow != "source_to_target":
             raise ValueError(
-                f"{type(edge_index).__name__} says which nodes are targets, as flow 'source_to_target' has it, "
-                f"got {self.flow!r}"
+                f"edges as {type(edge_index).__name__} name their targets, for which 'flow' must be "
+                f"'source_to_target', got {self.flow!r}"
             )
         if isinstance(edge_index, (Blocks, Anchored)):
             edge_index = EdgeSet.of(edge_index, x_target.size(0), x_source.size(0), x_source.device)
