@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyg_match.nn.checkpointing import is_hooked
 from pyg_match.nn.conv.masked_attention_conv import MaskedAttentionConv
 from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.matcher_layer import AttentionBlock
@@ -116,7 +117,7 @@ def freeze(model: nn.Module) -> None:
             module.frozen = FrozenBlock(module) if _is_plain(module) else None
         elif isinstance(module, MaskedAttentionConv):
             lins = [lin for lin in (module.lin_query, module.lin_key, module.lin_value) if lin is not None]
-            plain = all(type(lin) is Projection and not _has_hooks(lin) for lin in lins)
+            plain = all(type(lin) is Projection and not is_hooked(lin) for lin in lins)
             # Queries that are keys as well are read again.
             module.in_place = plain and module.lin_key is not None
         elif type(module) is Projection:
@@ -198,10 +199,6 @@ def _is_plain(block: AttentionBlock) -> bool:
     """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
     layers: list[nn.Module] = [block.lin_out, *block.ffn]
     return len(layers) == len(_LAYERS) and all(
-        type(layer) is kind and not _has_hooks(layer) and not (kind is nn.Linear and layer.bias is None)
+        type(layer) is kind and not is_hooked(layer) and not (kind is nn.Linear and layer.bias is None)
         for layer, kind in zip(layers, _LAYERS, strict=True)
     )
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
+from pyg_match.nn.checkpointing import is_hooked
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.matcher_config import MatcherConfig
 from pyg_match.nn.matcher_output import MatcherOutput
@@ -166,11 +167,8 @@ def _suits(model: nn.Module, prepared: PreparedPair) -> bool:
     drawn = config.redraw_after is None or largest >= config.redraw_k
     if not (given and small and drawn and _never_waits(config)) or rounded:
         return False
-    return not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or (isinstance(module, MaskedAttentionConv) and not module.fuses(graph.edges))
-        for module in model.modules()
+    return not is_hooked(model) and all(
+        module.fuses(graph.edges) for module in model.modules() if isinstance(module, MaskedAttentionConv)
     )
 
 

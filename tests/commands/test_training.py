@@ -51,9 +51,11 @@ def test_train_export_match(run, images, tmp_path):
     assert Matcher.from_pretrained(narrowed).matcher.config.ffn_channels == 12
     # Pairs of photos are not looked for, so that what concerns them is no matter.
     photos_of_scenes = ("data.related=5", "data.num_photo_pairs=3", f"teacher={exported}")
+    photos_of_scenes += ("data.extractor_options={edge_threshold: 12.0}",)
     more = [word for setting in photos_of_scenes for word in ("--set", setting)]
     result = run(*arguments, "12", *changes, *more)
     assert result.exit_code == 0, result.output
+    assert Matcher.from_pretrained(narrowed).extractor.edge_threshold == 12
     result = run(*arguments, "99", *changes)
     assert result.exit_code == 1 and "between 1 and the 32 of the matcher, got 99" in result.output
     result = run("narrow", tmp_path / "narrow.pt", "--images", photos, "--ffn-channels", "8", *changes)
