@@ -9,14 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Union
 
-_HOST = re.sub(r"\W", "-", socket.gethostname())
+
+def _host() -> str:
+    """This machine, or the container of it in which the numbers of processes count."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not on Linux
+        numbers = ""
+    return re.sub(r"\W+", "-", f"{socket.gethostname()} {numbers}").strip("-")
+
+
+_HOST = _host()
 _TEMPORARY = re.compile(r".+\.(?P<host>[\w-]+)\.(?P<process>\d+)\.tmp")  # see temporary_name
 _ABANDONED = 3600.0  # seconds; files are written within a few
 
 
+def process_name() -> str:
+    """What no other process that shares a folder is called."""
+    return f"{_HOST}.{os.getpid()}"
+
+
 def temporary_name(path: Path) -> Path:
     """Another name for a file while it is written, which no other process that shares the folder takes."""
-    return path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
+    return path.with_name(f"{path.name}.{process_name()}.tmp")
 
 
 def sweep(folder: Union[str, Path], everything: bool = False, name: str = "") -> None:
@@ -51,6 +66,12 @@ def _runs(process: int) -> bool:
     return True
 
 
+def real_path(path: Union[str, "os.PathLike[str]"]) -> Path:
+    """A path as a user gave it; of a link the path of what it points to, there or not."""
+    path = user_path(path)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 def is_file(path: Union[str, "os.PathLike[str]"]) -> bool:
     """Whether there is such a file; also of a name that no file can have, such as one too long."""
     return os.path.isfile(user_path(path))
@@ -72,12 +93,13 @@ def whole_file(path: Union[str, Path]) -> Iterator[IO[bytes]]:
 def whole_path(path: Union[str, Path]) -> Iterator[Path]:
     """The name of a file to write, which takes the place of ``path`` when the block ends.
 
-    A crash at any moment leaves the old file or the new one; an error leaves the old one and nothing else.
+    A crash at any moment leaves the old file or the new one; an error leaves the old one and nothing else. Of a link,
+    the file that it points to is written.
 
     Raises:
         OSError: If it cannot be written, for example onto a full disk; it says whether there is an old file.
     """
-    path = user_path(path)
+    path = real_path(path)
     temporary = temporary_name(path)
     try:
         with _replacing(path, temporary):
@@ -137,4 +159,14 @@ def shown_name(path: Union[str, Path]) -> str:
         >>> shown_name("photos/a.jpg")
         'a.jpg'
     """
-    return os.fsencode(Path(path).name).decode(errors="replace")
+    return shown_path(Path(path).name)
+
+
+def shown_path(path: Union[str, Path]) -> str:
+    """A path to be shown, with marks in the place of what is not UTF-8.
+
+    Example:
+        >>> shown_path("photos/a.jpg")
+        'photos/a.jpg'
+    """
+    return os.fsencode(path).decode(errors="replace")

@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from pyg_match import files
 from pyg_match.files import _HOST, is_file, sweep, temporary_name, write_whole
+from pyg_match.folders import walk
 
 
 def test_names_that_no_file_can_have(tmp_path):
@@ -52,3 +54,51 @@ def test_what_others_write_now_is_left_alone(tmp_path):
     assert not notes.exists() and own.exists()
     write_whole(tmp_path / "whole", b"content")
     assert (tmp_path / "whole").read_bytes() == b"content"
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/ns/pid"), reason="the system does not count processes apart"
+)
+def test_containers_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    """No process has the number 10**30 here; of another container that cannot be told."""
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
+    other = files._host()
+    assert other != _HOST
+    (tmp_path / f"f.{other}.{10**30}.tmp").write_text("")
+    (tmp_path / f"f.{_HOST}.{10**30}.tmp").write_text("")
+    os.utime(tmp_path / f"f.{_HOST}.{10**30}.tmp", (time.time() - 7200,) * 2)
+    sweep(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [f"f.{other}.{10**30}.tmp"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+def test_the_file_that_a_link_points_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "link", tmp_path / "disk/file"
+    link.symlink_to(target)
+    for content in (b"first", b"second"):
+        write_whole(link, content)
+        assert link.is_symlink() and target.read_bytes() == content
+    assert [file.name for file in (tmp_path / "disk").iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+def test_links_to_folders_above_are_not_followed(tmp_path):
+    for name in ("a", "b", "a/deep"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a/photo").write_text("")
+    (tmp_path / "a/deep/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/over").symlink_to(tmp_path / "b")
+    (tmp_path / "b/back").symlink_to(tmp_path / "a")
+    (tmp_path / "broken").symlink_to(tmp_path / "absent")
+    found = [(folder.relative_to(tmp_path).as_posix(), names) for folder, _, names in walk(tmp_path)]
+    assert found == [
+        (".", ["broken"]),
+        ("a", ["photo"]),
+        ("a/deep", []),
+        ("a/over", []),
+        ("b", []),
+        ("b/back", ["photo"]),
+        ("b/back/deep", []),
+    ]
+    assert list(walk(tmp_path / "absent")) == []

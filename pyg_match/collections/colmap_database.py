@@ -12,7 +12,7 @@ import numpy as np
 import pycolmap
 
 from pyg_match.checks import one_of
-from pyg_match.collections.exif import exif_orientation, to_file
+from pyg_match.collections.exif import exif_orientation, size_in_file, to_file
 from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.match_sources import Matches, open_matches
@@ -82,8 +82,8 @@ def write_colmap(
 
     Raises:
         FileNotFoundError: If there are no such features, matches, pairs or images.
-        ValueError: If one of them cannot be used, an image has another size than its features say, or an option is
-            unknown.
+        ValueError: If one of them cannot be used, an image has another size than its features say, the database has
+            other keypoints or matches, or an option is unknown.
     """
     one_of("camera_mode", camera_mode, CAMERA_MODES)
     database, images = user_path(database), user_path(images)
@@ -171,11 +171,11 @@ class _Writer:
         """Keypoints of an image as COLMAP reads it, counted from the corner of its first pixel."""
         keypoints = self._features.read(name)
         camera = self._cameras[self._images[name].camera_id]
-        size = tuple(int(side) for side in keypoints.image_size.view(-1).tolist())
+        size = (int(keypoints.image_size[0, 0]), int(keypoints.image_size[0, 1]))
         points, in_file = keypoints.pos.numpy(), (camera.width, camera.height)
-        # This package turns photos upright before it looks at them; COLMAP and hloc do not.
-        orientation = exif_orientation(self._folder / name) if self._features.upright else 1
-        if size != (in_file if orientation < 5 else in_file[::-1]):
+        # This package turns photos upright before it looks at them; COLMAP does not.
+        orientation = self._features.orientation(name) or exif_orientation(self._folder / name)
+        if size_in_file(*size, orientation) != in_file:
             raise ValueError(
                 f"{name!r} has {in_file[0]} x {in_file[1]} pixels as COLMAP reads it, but its features are of an image "
                 f"of {size[0]} x {size[1]}"
@@ -189,6 +189,8 @@ class _Writer:
             numbers = [self._images[name].image_id for name in pair[:2]]
             matches = not self._database.exists_matches(*numbers)
             geometry = self._options is not None and not self._database.exists_two_view_geometry(*numbers)
+            if not matches:
+                self._check_same(numbers, pair)
             if matches or geometry:
                 chosen.setdefault(frozenset(pair[:2]), (pair, matches, geometry))
             else:
@@ -206,6 +208,21 @@ class _Writer:
                 if matches:
                     self._database.write_matches(*numbers, pair[2].astype(np.uint32))
         summary.num_pairs += len(todo)
+
+    def _check_same(self, numbers: list[int], pair: Matches) -> None:
+        """Refuse a pair of which the database has other matches.
+
+        Raises:
+            ValueError: If it has.
+        """
+        stored, found = (
+            np.asarray(matches).astype(np.int64)
+            for matches in (self._database.read_matches(*numbers), pair[2])
+        )
+        if not np.array_equal(stored[np.lexsort(stored.T)], found[np.lexsort(found.T)]):
+            raise ValueError(
+                f"the database has other matches of {pair[0]!r} and {pair[1]!r}; write to another one"
+            )
 
     def _geometry(self, pair: Matches, needed: bool) -> Any:
         """The geometry of a pair, if needed; indices of keypoints are checked in any case."""

@@ -11,6 +11,8 @@ from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.data import KeypointSet
 
 _SAMPLES = 64  # images whose numbers a digest looks at
+# Databases of old versions do not tell.
+_SIFT = (pycolmap.FeatureExtractorType.SIFT, pycolmap.FeatureExtractorType.UNDEFINED)
 
 
 class ColmapFeatures(FeatureFile):
@@ -50,7 +52,7 @@ class ColmapFeatures(FeatureFile):
         if not self._database.exists_descriptors(image.image_id):
             raise ValueError("the database has its keypoints, but no descriptors")
         stored = self._database.read_descriptors(image.image_id)
-        is_sift = stored.type in (pycolmap.FeatureExtractorType.SIFT, pycolmap.FeatureExtractorType.UNDEFINED)
+        is_sift = stored.type in _SIFT
         descriptors = np.asarray(stored.data if is_sift else stored.to_float().data, dtype=np.float32)
         if is_sift:  # roots of shares in bytes, rounded
             descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
@@ -62,6 +64,20 @@ class ColmapFeatures(FeatureFile):
             image_size=(camera.width, camera.height),
             **{key: torch.from_numpy(value) for key, value in shape.items()},
         )
+
+    def detectors(self) -> tuple[str, ...]:
+        """See :meth:`FeatureFile.detectors`; that of the first image that has descriptors."""
+        described = (
+            i.image_id for i in self._images.values() if self._database.exists_descriptors(i.image_id)
+        )
+        first = next(described, None)
+        if first is None:
+            return ()
+        kind = self._database.read_descriptors(first).type
+        if kind in _SIFT:
+            return ("sift", "rootsift")
+        name = kind.name.lower()
+        return ("aliked",) if name.startswith("aliked") else (name,)
 
     def digest(self) -> str:
         # The bytes of a database change whenever COLMAP opens it.

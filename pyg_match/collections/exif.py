@@ -3,16 +3,29 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _ORIENTATION = 274  # tag of EXIF
 
 
 def exif_orientation(path: Path) -> int:
     """How a photo lies in its file, from 1 to 8; 1 for upright, and for images that do not tell."""
-    with Image.open(path) as image:
-        value = image.getexif().get(_ORIENTATION, 1)
+    try:
+        with Image.open(path) as image:
+            value = image.getexif().get(_ORIENTATION, 1)
+    except UnidentifiedImageError:  # which OpenCV may read, as it is
+        return 1
     return value if value in range(1, 9) else 1
+
+
+def size_in_file(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Width and height in its file of a photo that was turned upright, or the other way round.
+
+    Example:
+        >>> size_in_file(3, 4, orientation=6)
+        (4, 3)
+    """
+    return (width, height) if orientation < 5 else (height, width)
 
 
 def to_file(points: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
@@ -32,9 +45,78 @@ def to_file(points: np.ndarray, orientation: int, width: int, height: int) -> np
         >>> to_file(np.array([[0.0, 0.0]]), 3, width=4, height=3).tolist()
         [[3.0, 2.0]]
     """
-    x, y = points.T if orientation < 5 else points[:, ::-1].T
+    return _mirrored(points if orientation < 5 else points[:, ::-1], orientation, width, height)
+
+
+def to_upright(points: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
+    """Points of a photo in the pixels of its file, once it is turned upright; the inverse of :func:`to_file`.
+
+    Args:
+        points: See :func:`to_file`.
+        orientation: See :func:`exif_orientation`.
+        width: Width of the image in the file.
+        height: Height of the image in the file.
+
+    Shapes:
+        - **points:** :math:`(N, 2)`
+        - **output:** :math:`(N, 2)`
+
+    Example:
+        >>> to_upright(np.array([[0.0, 0.0]]), 6, width=4, height=3).tolist()
+        [[2.0, 0.0]]
+    """
+    points = _mirrored(points, orientation, width, height)
+    return points if orientation < 5 else points[:, ::-1]
+
+
+def angle_to_file(angles: np.ndarray, orientation: int) -> np.ndarray:
+    """Directions in a photo that was turned upright, as they are in its file.
+
+    Args:
+        angles: Angles in radians from the x axis towards the y axis.
+        orientation: See :func:`exif_orientation`.
+
+    Shapes:
+        - **angles:** :math:`(N)`
+        - **output:** :math:`(N)`
+
+    Example:
+        >>> angle_to_file(np.array([0.0]), orientation=4).tolist()
+        [0.0]
+    """
+    return _angles(to_file(_directions(angles), orientation, 1, 1)) if orientation > 1 else angles
+
+
+def angle_to_upright(angles: np.ndarray, orientation: int) -> np.ndarray:
+    """Directions in the file of a photo, once it is turned upright; the inverse of :func:`angle_to_file`.
+
+    Args:
+        angles: See :func:`angle_to_file`.
+        orientation: See :func:`exif_orientation`.
+
+    Shapes:
+        - **angles:** :math:`(N)`
+        - **output:** :math:`(N)`
+
+    Example:
+        >>> angle_to_upright(np.array([0.0]), orientation=4).tolist()
+        [0.0]
+    """
+    return _angles(to_upright(_directions(angles), orientation, 1, 1)) if orientation > 1 else angles
+
+
+def _mirrored(points: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
+    x, y = points.T
     if orientation in (2, 3, 7, 8):
         x = width - 1 - x
     if orientation in (3, 4, 6, 7):
         y = height - 1 - y
     return np.stack([x, y], axis=1)
+
+
+def _directions(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _angles(directions: np.ndarray) -> np.ndarray:
+    return np.arctan2(directions[:, 1], directions[:, 0])

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
+import cv2
 
 from pyg_match._version import __version__
+from pyg_match.collections.exif import exif_orientation
+from pyg_match.collections.file_lock import locked
 from pyg_match.collections.hloc_features import (
     SETTINGS,
     HlocFeatures,
@@ -24,11 +25,11 @@ from pyg_match.collections.shard_files import check_settings
 from pyg_match.data import KeypointSet
 from pyg_match.datasets.sources import describe_module, find_images
 from pyg_match.features import SIFT, Extractor
-from pyg_match.files import sweep, user_path, whole_path
+from pyg_match.files import process_name, real_path, shown_path, sweep, whole_path
 
 _PART = 32  # images of a part, which is what an interrupted run loses at most
-# Of images that are none, or are too large for the memory.
-_FAILURES = (OSError, ValueError, TypeError, MemoryError, torch.cuda.OutOfMemoryError)
+# Of images that are none, or are too large for the memory, of which torch tells by a RuntimeError.
+_FAILURES = (OSError, ValueError, TypeError, MemoryError, RuntimeError, cv2.error)
 
 
 @dataclass
@@ -75,33 +76,39 @@ def extract_features(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If no image can be used, or the file was made with other settings.
+        ValueError: If no image can be used, the file was made with other settings, or another process extracts features
+            to it.
         OSError: If features cannot be written. What is finished stays, and the same call goes on from there.
     """
-    output = user_path(output)
+    output = real_path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
     paths, names = find_images(images)
     settings = {"extractor": _described(extractor), "resize": resize, "half": half, "version": __version__}
-    parts = _Parts(output, settings)
-    done = parts.names()
-    missing = [(path, name) for path, name in zip(paths, names, strict=True) if name not in done]
-    summary = ExtractSummary(output, len(done))
-    with ProgressReport("images", len(names), shown=progress) as report:
-        report.skip(len(names) - len(missing))
-        for start in range(0, len(missing), _PART):
-            chosen = missing[start : start + _PART]
-            sets = dict(_extract(extractor, chosen, resize, summary.failed))
-            if sets:
-                parts.write(sets, isinstance(extractor, SIFT))
-            summary.extracted += len(sets)
-            report.advance(len(chosen))
-        summary.seconds = report.seconds
-    summary.num_images += summary.extracted
-    if summary.num_images == 0:
-        name, reason = next(iter(summary.failed.items()))
-        raise ValueError(f"none of the {len(names)} images can be used; {name!r}: {reason}")
-    parts.merge()
+    with _parts(output, settings) as parts:
+        done = parts.names()
+        summary = ExtractSummary(output, len(done))
+        missing = []
+        for path, name in zip(paths, names, strict=True):
+            if shown_path(name) != name:
+                summary.failed[shown_path(name)] = "the file cannot hold its name, which is not UTF-8"
+            elif name not in done:
+                missing.append((path, name))
+        with ProgressReport("images", len(names), shown=progress) as report:
+            report.skip(len(names) - len(missing))
+            for start in range(0, len(missing), _PART):
+                chosen = missing[start : start + _PART]
+                found = list(_extract(extractor, chosen, resize, summary.failed))
+                if found:
+                    parts.write(found, isinstance(extractor, SIFT))
+                summary.extracted += len(found)
+                report.advance(len(chosen))
+            summary.seconds = report.seconds
+        summary.num_images += summary.extracted
+        if summary.num_images == 0:
+            name, reason = next(iter(summary.failed.items()))
+            raise ValueError(f"none of the {len(names)} images can be used; {name!r}: {reason}")
+        parts.merge()
     return summary
 
 
@@ -111,32 +118,59 @@ def _described(extractor: Extractor) -> str:
     return f"{extractor!r} {hashlib.sha256(description.encode()).hexdigest()[:12]}"
 
 
+class _Found(NamedTuple):
+    """The features of an image, upright, and how it lies in its file."""
+
+    name: str
+    keypoints: KeypointSet
+    orientation: int
+
+
 def _extract(
     extractor: Extractor, images: list[tuple[Path, str]], resize: int | None, failed: dict[str, str]
-) -> Iterator[tuple[str, KeypointSet]]:
-    """Names and features of images, those left out that are none."""
+) -> Iterator[_Found]:
+    """Features of images, those left out that are none."""
+    paths = [path for path, _ in images]
     try:
-        yield from zip(
-            [name for _, name in images],
-            extractor.extract_batch([path for path, _ in images], resize=resize),
-            strict=True,
-        )
+        sets = extractor.extract_batch(paths, resize=resize)
+        orientations = [exif_orientation(path) for path in paths]
+    except _FAILURES:  # one of them
+        pass
+    else:
+        yield from map(_Found, [name for _, name in images], sets, orientations)
         return
-    except _FAILURES:
-        pass  # one of them
     for path, name in images:
         try:
-            yield name, extractor.extract(path, resize=resize)
+            yield _Found(name, extractor.extract(path, resize=resize), exif_orientation(path))
         except _FAILURES as error:
             failed[name] = str(error) or type(error).__name__
+
+
+@contextmanager
+def _parts(output: Path, settings: Mapping[str, Any]) -> Iterator["_Parts"]:
+    """The parts of a file, which only one process writes at a time."""
+    folder = output.with_name(f"{output.name}.parts")
+    folder.mkdir(exist_ok=True)
+    lock = folder / "lock"
+    lock.touch()
+    with locked(lock, wait=False) as alone:
+        if not alone:
+            raise ValueError(
+                f"another process extracts features to {output}; wait for it or choose another output"
+            )
+        try:
+            yield _Parts(output, folder, settings)
+        finally:
+            with suppress(OSError):  # parts of an interrupted call are in the folder
+                lock.unlink()
+                folder.rmdir()
 
 
 class _Parts:
     """A file of features that is put together from parts, each of which is a whole file."""
 
-    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
-        self.output = output
-        self.folder = output.with_name(f"{output.name}.parts")
+    def __init__(self, output: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.output, self.folder = output, folder
         self._settings = json.dumps(dict(settings), sort_keys=True)
         sweep(self.folder)
         sweep(output.parent, name=output.name)
@@ -160,17 +194,17 @@ class _Parts:
                 names.update(features.names())
         return names
 
-    def write(self, sets: Mapping[str, KeypointSet], is_sift: bool) -> None:
+    def write(self, found: list[_Found], is_sift: bool) -> None:
         """Keep the features of some images."""
-        self.folder.mkdir(exist_ok=True)
         count = sum(1 for _ in self.folder.glob("*.h5"))
-        part = self.folder / f"{count:08d}-{os.getpid()}.h5"  # another process may do the same
+        # Where the file system has no locks, another process may do the same.
+        part = self.folder / f"{count:08d}-{process_name()}.h5"
         with whole_path(part) as temporary, new_hdf5(temporary) as file:
             file.attrs[SETTINGS] = self._settings
-            for name, keypoints in sets.items():
+            for name, keypoints, orientation in found:
                 longer = int(keypoints.image_size.max())
                 uncertainty = 1.0 if self._resize is None else longer / self._resize
-                write_keypoint_set(file, name, keypoints, self._half, uncertainty, is_sift)
+                write_keypoint_set(file, name, keypoints, self._half, uncertainty, is_sift, orientation)
 
     def merge(self) -> None:
         """Put all parts into the file, and delete them."""
@@ -188,5 +222,3 @@ class _Parts:
         for path in files:
             if path != self.output:
                 path.unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it
-            self.folder.rmdir()

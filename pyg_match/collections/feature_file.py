@@ -10,12 +10,13 @@ from typing import Self
 import numpy as np
 import torch
 
+from pyg_match.collections.exif import angle_to_upright, size_in_file, to_upright
 from pyg_match.data import KeypointSet
 
 _SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a file that its digest looks at, and bytes of each
 
 # hloc's names, of which a later one counts where there are several.
-_OPTIONAL = {"scores": "score", "keypoint_scores": "score", "scales": "scale", "oris": "orientation"}
+_OPTIONAL = {"scores": "score", "keypoint_scores": "score", "scales": "scale"}
 
 
 class FeatureFile(ABC):
@@ -25,11 +26,9 @@ class FeatureFile(ABC):
 
     Attributes:
         path: Where the features are.
-        upright: Whether photos were turned upright by their EXIF data before keypoints were found.
     """
 
     path: Path
-    upright: bool = False
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -63,6 +62,18 @@ class FeatureFile(ABC):
                 raise ValueError("it has no 'image_size', by which positions are normalized")
         return keypoints
 
+    def orientation(self, name: str) -> int | None:
+        """How the photo that keypoints are of lies in its file, from 1 to 8 as in EXIF.
+
+        It is 1 for keypoints in the pixels of the file, and ``None`` for those of a photo that was turned upright if
+        only the photo tells.
+        """
+        return 1
+
+    def detectors(self) -> tuple[str, ...]:
+        """Names of the detectors of which one has found the keypoints; none if the file does not tell."""
+        return ()
+
     def digest(self) -> str:
         """A digest of the size of the file and of samples of it, the same for a copy."""
         return sampled_digest(self.path)
@@ -92,19 +103,29 @@ def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"it lacks {missing[0]!r}, got {', '.join(arrays)}")
 
 
-def keypoint_set(arrays: Mapping[str, np.ndarray], descriptors: np.ndarray) -> KeypointSet:
-    """The features of an image of arrays by hloc's names.
+def keypoint_set(
+    arrays: Mapping[str, np.ndarray], descriptors: np.ndarray, orientation: int = 1
+) -> KeypointSet:
+    """The features of an image, upright, of arrays by hloc's names.
 
     Args:
-        arrays: See :func:`check_arrays`.
+        arrays: See :func:`check_arrays`; angles are in degrees.
         descriptors: The descriptors, one row for each keypoint.
+        orientation: How the photo lies in its file, in whose pixels the arrays are; see :func:`.exif.exif_orientation`.
 
     Shapes:
         - **descriptors:** :math:`(N, D)`
     """
     optional = {name: _float(arrays[key]) for key, name in _OPTIONAL.items() if key in arrays}
-    size = arrays["image_size"].reshape(-1).tolist()
-    return KeypointSet(pos=_float(arrays["keypoints"]), x=_float(descriptors), image_size=size, **optional)
+    if "oris" in arrays:
+        angles = np.deg2rad(np.asarray(arrays["oris"], dtype=np.float32))
+        optional["orientation"] = _float(angle_to_upright(angles, orientation))
+    position, size = _float(arrays["keypoints"]), tuple(arrays["image_size"].reshape(-1).tolist())
+    if orientation > 1:
+        width, height = size
+        position = _float(to_upright(position.numpy(), orientation, width, height))
+        size = size_in_file(width, height, orientation)
+    return KeypointSet(pos=position, x=_float(descriptors), image_size=size, **optional)
 
 
 def _float(array: np.ndarray) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Features in hloc's HDF5 layout: a group for each image."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,13 @@ import h5py
 import numpy as np
 import torch
 
+from pyg_match.collections.exif import angle_to_file, size_in_file, to_file
 from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set
 from pyg_match.data import KeypointSet
+from pyg_match.features.by_name import EXTRACTORS
 
 SETTINGS = "pyg_match"  # attribute of files that this package wrote
+ORIENTATION = "orientation"  # attribute of their keypoints
 
 
 class HlocFeatures(FeatureFile):
@@ -20,7 +24,10 @@ class HlocFeatures(FeatureFile):
 
     The group of an image, which is nested where its name has slashes, holds the datasets ``keypoints``
     :math:`(N, 2)` in pixels of the original image, ``descriptors`` :math:`(D, N)`, ``keypoint_scores`` or ``scores``
-    :math:`(N)`, ``image_size`` :math:`(2)`, and for SIFT ``scales`` and ``oris`` :math:`(N)`.
+    :math:`(N)`, ``image_size`` :math:`(2)`, and for SIFT ``scales`` and ``oris`` :math:`(N)`, the latter in degrees.
+
+    Positions and angles are those of the image as it lies in its file. Those that this package found in a photo that
+    EXIF turns are read as of the upright photo; the attribute ``orientation`` of ``keypoints`` tells how it lies.
 
     Args:
         path: The file.
@@ -32,7 +39,7 @@ class HlocFeatures(FeatureFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_hdf5(path)
-        self.upright = SETTINGS in self._file.attrs
+        self._is_own = SETTINGS in self._file.attrs
 
     def names(self) -> list[str]:
         names: list[str] = []
@@ -55,7 +62,35 @@ class HlocFeatures(FeatureFile):
         group = self._file[name]
         datasets = {key: np.asarray(item) for key, item in group.items() if isinstance(item, h5py.Dataset)}
         check_arrays(datasets)
-        return keypoint_set(datasets, datasets["descriptors"].T)
+        orientation = self.orientation(name)
+        if orientation is None and "oris" in datasets:
+            datasets["oris"] = np.rad2deg(datasets["oris"].astype(np.float32))
+        return keypoint_set(datasets, datasets["descriptors"].T, orientation or 1)
+
+    def orientation(self, name: str) -> int | None:
+        """See :meth:`FeatureFile.orientation`."""
+        stored = self._file[name]["keypoints"].attrs.get(ORIENTATION)
+        if stored is not None:
+            return int(stored)
+        # Version 0.2.0 of this package wrote upright positions, and angles in radians.
+        return None if self._is_own else 1
+
+    def detectors(self) -> tuple[str, ...]:
+        """See :meth:`FeatureFile.detectors`."""
+        described = str(self.settings().get("extractor", ""))
+        name = described.partition("(")[0].lower()
+        return (name,) if name in EXTRACTORS else ()
+
+    def settings(self) -> dict[str, Any]:
+        """What the features were made with; empty if this package did not make them.
+
+        Raises:
+            ValueError: If that is damaged.
+        """
+        try:
+            return dict(json.loads(self._file.attrs.get(SETTINGS, "{}")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged: its attribute {SETTINGS!r} holds {error}") from error
 
     def copy(self, name: str, target: Any) -> None:
         """Copy the features of an image as they are to an open :class:`h5py.File` that has none of it."""
@@ -76,32 +111,40 @@ def write_keypoint_set(
     half: bool = False,
     uncertainty: float = 1.0,
     is_sift: bool = False,
+    orientation: int = 1,
 ) -> None:
     """Write the features of an image in hloc's layout.
 
     Args:
         file: The open :class:`h5py.File`.
         name: Name of the image.
-        keypoints: Its features.
+        keypoints: Its features, in the pixels of the upright photo.
         half: Whether keypoints are written in half precision as by hloc, with which pixels beyond 1,024 are off by up
             to half a pixel. All else is in half precision anyway.
         uncertainty: Length in pixels of the original image of a pixel of the one that was looked at.
         is_sift: Whether scores are named ``scores`` and there are ``scales`` and ``oris``, as hloc has it for SIFT.
+        orientation: How the photo lies in its file, in whose pixels the features are written, as hloc does.
     """
+    width, height = keypoints.image_size.view(2).long().tolist()
+    size = size_in_file(width, height, orientation)
+    position = _numpy(keypoints.pos)
+    if orientation > 1:
+        position = to_file(position, orientation, *size)
     arrays: dict[str, np.ndarray] = {
-        "keypoints": _numpy(keypoints.pos, np.float16 if half else np.float32),
-        "descriptors": _numpy(keypoints.x, np.float16).T,
-        "image_size": keypoints.image_size.view(2).cpu().numpy().astype(np.int64),
+        "keypoints": _half(position) if half else position,
+        "descriptors": _half(_numpy(keypoints.x)).T,
+        "image_size": np.array(size, dtype=np.int64),
     }
     if "score" in keypoints:
-        arrays["scores" if is_sift else "keypoint_scores"] = _numpy(keypoints.score, np.float16)
+        arrays["scores" if is_sift else "keypoint_scores"] = _half(_numpy(keypoints.score))
     if is_sift:
-        arrays["scales"] = _numpy(keypoints.scale, np.float16)
-        arrays["oris"] = _numpy(keypoints.orientation, np.float16)
+        arrays["scales"] = _half(_numpy(keypoints.scale))
+        arrays["oris"] = _half(np.rad2deg(angle_to_file(_numpy(keypoints.orientation), orientation)))
     group = file.create_group(name)
     for key, array in arrays.items():
         group.create_dataset(key, data=array)
     group["keypoints"].attrs["uncertainty"] = uncertainty
+    group["keypoints"].attrs[ORIENTATION] = orientation
 
 
 def open_hdf5(path: Path) -> Any:
@@ -179,6 +222,10 @@ def _damage(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _numpy(tensor: torch.Tensor, dtype: Any) -> np.ndarray:
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()
+
+
+def _half(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what becomes infinite is refused when it is read
-        return tensor.detach().cpu().numpy().astype(dtype)
+        return array.astype(np.float16)

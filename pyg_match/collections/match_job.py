@@ -9,13 +9,14 @@ import torch
 
 from pyg_match._version import __version__
 from pyg_match.checks import usable_device, whole_number
+from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.matching import PairMatches, match_images
 from pyg_match.collections.plan import Shard
 from pyg_match.collections.shard_files import ShardFolder
 from pyg_match.data import KeypointSet
 from pyg_match.nn import GraphMatcher
-from pyg_match.pretrained import read_metadata, weights_digest
+from pyg_match.pretrained import detector_of, read_metadata, weights_digest
 from pyg_match.transforms import graph_from_recipe
 from pyg_match.weight_registry import DETECTORS
 
@@ -35,6 +36,7 @@ class MatchJob:
         batch_keypoints: Most keypoints of a batch that is more than one pair. By default 4,096 on a CPU, where more are
             no faster, and 131,072 elsewhere.
         options: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
+        made_with: What :meth:`ShardFolder.prepare` gave, which shards are marked with.
 
     Raises:
         ValueError: If ``batch_keypoints`` is no positive whole number.
@@ -46,6 +48,7 @@ class MatchJob:
     device: str = "cpu"
     batch_keypoints: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    made_with: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_keypoints is not None:
@@ -70,6 +73,19 @@ class MatchJob:
     def most_keypoints(self) -> int:
         """Most keypoints of a batch."""
         return self.batch_keypoints or _BATCH_KEYPOINTS["cpu" if self.on_cpu else "other"]
+
+
+def check_detector(features: FeatureFile, weights: str) -> None:
+    """Refuse keypoints of another detector than the one that a matcher was trained with.
+
+    Raises:
+        ValueError: If they are, as far as both files tell.
+    """
+    expected, found = detector_of(weights), features.detectors()
+    if expected is not None and found and expected not in found:
+        raise ValueError(
+            f"{features.path} holds keypoints of {' or '.join(found)}, but {weights} was trained with {expected}"
+        )
 
 
 class ShardMatcher:
@@ -122,7 +138,7 @@ class ShardMatcher:
 
     def write(self, shard: Shard, matches: PairMatches) -> None:
         """Keep the matches of a shard."""
-        self.shards.write(shard.number, shard.names, matches)
+        self.shards.write(shard.number, shard.names, matches, self.job.made_with)
 
     def close(self) -> None:
         """Close the features."""

@@ -77,8 +77,15 @@ class _Shards(MatchSource):
 
     def __init__(self, folder: Path, features: FeatureFile) -> None:
         self._shards = ShardFolder(folder)
-        super().__init__(features, folder, self._shards.settings())
-        self._headers = [self._shards.header(number) for number in self._shards.numbers()]
+        settings = self._shards.settings()
+        super().__init__(features, folder, settings)
+        numbers = self._shards.numbers()
+        if len(numbers) != settings.get("shards", len(numbers)):
+            raise ValueError(
+                f"only {len(numbers)} of {settings['shards']} shards in {folder} are finished; match the other pairs "
+                "first"
+            )
+        self._headers = [self._shards.header(number) for number in numbers]
 
     def names(self) -> set[str]:
         return {name for names, _ in self._headers for name in names if self._known(name)}

@@ -7,13 +7,14 @@ import numpy as np
 
 from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set, sampled_digest
 from pyg_match.data import KeypointSet
+from pyg_match.folders import walk
 
 
 class NpzFeatures(FeatureFile):
     r"""Features of other tools as arrays: the image ``a/b.jpg`` has the file ``a/b.jpg.npz``.
 
     Each file holds ``keypoints`` :math:`(N, 2)`, ``descriptors`` :math:`(N, D)` or :math:`(D, N)`, ``image_size``, and
-    perhaps ``scores``, ``scales`` and ``oris``.
+    perhaps ``scores``, ``scales`` and ``oris``, the latter in degrees.
 
     Args:
         path: The folder.
@@ -23,8 +24,9 @@ class NpzFeatures(FeatureFile):
         self.path = path
 
     def names(self) -> list[str]:
-        files = (file.relative_to(self.path).as_posix() for file in self.path.rglob("*.npz"))
-        return sorted(name.removesuffix(".npz") for name in files)
+        files = (Path(folder, name) for folder, _, names in walk(self.path) for name in names)
+        names = (file.relative_to(self.path).as_posix() for file in files if file.suffix == ".npz")
+        return sorted(name.removesuffix(".npz") for name in names)
 
     def num_keypoints(self, name: str) -> int | None:
         return len(self._arrays(name, "keypoints")["keypoints"]) if self._file(name).is_file() else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyg_match.checks import whole_number
 from pyg_match.collections.feature_file import FeatureFile
-from pyg_match.files import user_path, whole_file
+from pyg_match.files import shown_path, user_path, whole_file
 
 Pair = tuple[str, str]
 
@@ -89,21 +89,34 @@ def listed_pairs(path: str | Path, features: FeatureFile) -> Iterator[Pair]:
             yield first, second
 
 
+def check_listable(names: Iterable[str]) -> None:
+    """Refuse names of images that a list of pairs cannot hold.
+
+    Raises:
+        ValueError: If a name is empty, has a space in it or is not UTF-8.
+
+    Example:
+        >>> check_listable(["left/a.jpg", "b.jpg"])
+    """
+    for name in names:
+        if not name or re.search(r"\s", name) or shown_path(name) != name:
+            raise ValueError(
+                f"a list of pairs cannot hold the name {shown_path(name)!r}, as it has a space or is not UTF-8; rename "
+                "the image"
+            )
+
+
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> int:
     """Write a list of pairs, whole or not at all, and return their number.
 
     Raises:
-        ValueError: If a name has a space in it, which a list cannot hold; or if there is no pair.
+        ValueError: If a list cannot hold a name, or if there is no pair.
         OSError: If it cannot be written.
     """
     count = 0
     with whole_file(path) as file:
         for first, second in pairs:
-            for name in (first, second):
-                if re.search(r"\s", name) or not name:
-                    raise ValueError(
-                        f"a list of pairs cannot hold the name {name!r}, as it has a space; rename the image"
-                    )
+            check_listable((first, second))
             file.write(f"{first} {second}\n".encode())
             count += 1
         if count == 0:

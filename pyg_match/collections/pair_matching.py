@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.hloc_features import new_hdf5
 from pyg_match.collections.hloc_matches import HlocMatches, HlocMatchesWriter
-from pyg_match.collections.match_job import MatchJob, ShardMatcher
+from pyg_match.collections.match_job import MatchJob, ShardMatcher, check_detector
 from pyg_match.collections.matching import one_core_each
 from pyg_match.collections.plan import PairPlan, Shard
 from pyg_match.collections.progress import ProgressReport
 from pyg_match.collections.shard_files import ShardFolder, check_settings
-from pyg_match.files import sweep, user_path, whole_path
+from pyg_match.files import real_path, sweep, user_path, whole_path
 from pyg_match.spinner import spinner
 
 _AHEAD = 2  # shards that are read before they are matched
@@ -75,7 +75,7 @@ def match_pairs(
         block: Images of a block; a shard has at most its square of pairs.
         part: ``(i, n)`` matches only the ``i``-th of ``n`` equal shares of the shards, as for arrays of jobs, and does
             not put them together. Calls for all shares may run at the same time; another call without ``part`` then
-            puts all together.
+            puts all together, on a machine with or without their device.
         keep_shards: Whether to leave the matches in shards, which :class:`~pyg_match.collections.ShardFolder` reads.
         ray: Address of a Ray cluster that does the work, ``"local"`` for one on this machine.
         progress: Whether to report progress on standard error.
@@ -83,10 +83,11 @@ def match_pairs(
 
     Raises:
         FileNotFoundError: If there are no such features, pairs or weights.
-        ValueError: If one of them cannot be used, or the output was made of others.
+        ValueError: If one of them cannot be used, the features are of another detector than the weights, or the output
+            was made of others.
         OSError: If matches cannot be written. What is finished stays, and the same call goes on from there.
     """
-    output = user_path(output)
+    output = real_path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
     number, count = part
@@ -95,14 +96,24 @@ def match_pairs(
     shards = _shards_of(output)
     job = MatchJob(user_path(features), shards.folder, str(weights), device, batch_keypoints, options)
     with open_features(job.features) as collection:
+        check_detector(collection, job.weights)
         with spinner("planning pairs", shown=progress):
             plan = PairPlan(user_path(pairs), collection, block)
-        settings = {"features": collection.digest(), "pairs": plan.digest, "block": block, **job.settings()}
+        settings = {
+            "features": collection.digest(),
+            "pairs": plan.digest,
+            "block": block,
+            "shards": plan.num_shards,
+            **job.settings(),
+        }
         summary = MatchSummary(output, plan.num_pairs, plan.repeated, plan.left_out, plan.missing)
         if output.exists() and not keep_shards:
             _check_written(output, settings)
             return summary
-        shards.prepare(settings)
+        with suppress(FileNotFoundError):  # there are no shards
+            if len(shards.numbers()) == plan.num_shards:
+                settings = _matched_at(shards.settings(), settings)
+        job = replace(job, made_with=shards.prepare(settings))
         finished = set(shards.numbers())
         mine = (shard for shard in plan if shard.number % count == number - 1)
         with ProgressReport("pairs", -(-plan.num_pairs // count), shown=progress) as report:
@@ -124,11 +135,17 @@ def match_pairs(
 def _check_written(output: Path, settings: Mapping[str, Any]) -> None:
     """See that a file of matches is the one to write, and delete shards of it that a killed process has left."""
     with HlocMatches(output) as written:
+        settings = _matched_at(written.settings, settings)
         check_settings(output, written.settings, settings)
     shards = _shards_of(output)
     with suppress(FileNotFoundError, ValueError):
         check_settings(shards.folder, shards.settings(), settings)
         shards.delete()
+
+
+def _matched_at(written: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the device on which all was matched, which need not be here to put shards together."""
+    return {**settings, **{name: written[name] for name in ("device", "batch_keypoints") if name in written}}
 
 
 def _shards_of(output: Path) -> ShardFolder:

@@ -1,8 +1,9 @@
 """Finished shards: a file of matches for each."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from pyg_match.collections.file_lock import locked
 from pyg_match.collections.matching import PairMatches
 from pyg_match.digest import array_digest
 from pyg_match.files import sweep, user_path, write_whole
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 _SETTINGS = "settings.json"
 
@@ -26,7 +23,7 @@ class ShardFolder:
     """A folder of finished shards. A file that is there is whole, whatever happens to the process that wrote it.
 
     A shard is a safetensors file with the arrays of :class:`~pyg_match.collections.matching.PairMatches`; its metadata
-    holds the names of its images.
+    holds the names of its images, and a digest of the settings that it was made with.
 
     Args:
         folder: The folder; :meth:`prepare` makes it.
@@ -35,8 +32,8 @@ class ShardFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = user_path(folder)
 
-    def prepare(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder, or see that what it holds was made with the same settings.
+    def prepare(self, settings: Mapping[str, Any]) -> str:
+        """Make the folder, or see that what it holds was made with the same settings; their digest, for shards.
 
         Raises:
             ValueError: If it was not.
@@ -44,23 +41,23 @@ class ShardFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
         file = self.folder / _SETTINGS
-        if not file.exists() or not self.numbers():
+        there, started = file.exists(), bool(self.numbers())  # in this order, as the file is deleted last
+        if started and not (there or file.exists()):
+            raise ValueError(
+                f"{self.folder} has shards, but no {_SETTINGS}; delete it or choose another output"
+            )
+        if not started:
             write_whole(file, json.dumps(dict(settings), sort_keys=True).encode())
         check_settings(self.folder, self.settings(), settings)
+        return self.made_with()
 
-    @contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Keep other processes of this machine out that ask the same; ``False`` if the folder is gone by then."""
-        try:
-            # NFS locks only what may be written to.
-            file = (self.folder / _SETTINGS).open("r+b")
-        except FileNotFoundError:
-            yield False
-            return
-        with file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield (self.folder / _SETTINGS).exists()
+    def locked(self) -> AbstractContextManager[bool]:
+        """Keep other processes out that ask the same; ``False`` if the folder is gone by then."""
+        return locked(self.folder / _SETTINGS)
+
+    def made_with(self) -> str:
+        """The digest of the settings, which shards have."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:32]
 
     def settings(self) -> dict[str, Any]:
         """What the shards were made with.
@@ -86,14 +83,25 @@ class ShardFolder:
         files = (file.stem for file in self.folder.glob("*.safetensors"))
         return sorted(int(stem) for stem in files if stem.isdecimal())
 
-    def write(self, number: int, names: tuple[str, ...], matches: PairMatches) -> None:
+    def write(self, number: int, names: tuple[str, ...], matches: PairMatches, made_with: str) -> None:
         """Keep a shard.
 
+        Args:
+            number: Its number.
+            names: The names of its images.
+            matches: Its matches.
+            made_with: What :meth:`prepare` gave.
+
         Raises:
+            ValueError: If others have begun to write shards of other settings here.
             OSError: If it cannot be written; nothing of it is left behind then.
         """
+        if made_with != self.made_with():
+            raise ValueError(
+                f"another process writes shards with other settings to {self.folder}; choose another output"
+            )
         arrays = vars(matches)
-        metadata = {"names": json.dumps(names), "digest": array_digest(arrays)}
+        metadata = {"names": json.dumps(names), "digest": array_digest(arrays), "made_with": made_with}
         write_whole(self.file(number), save(arrays, metadata))
 
     def read(self, number: int) -> tuple[list[str], PairMatches]:
@@ -108,6 +116,7 @@ class ShardFolder:
                 metadata = shard.metadata() or {}
             if metadata.get("digest") != array_digest(arrays):
                 raise ValueError("its numbers do not agree with their digest")
+            self._check(metadata)
             return json.loads(metadata["names"]), PairMatches(**arrays)
 
     @contextmanager
@@ -127,7 +136,14 @@ class ShardFolder:
             ValueError: If it is damaged.
         """
         with self._damage(number), safe_open(str(self.file(number)), framework="numpy") as shard:
-            return json.loads(shard.metadata()["names"]), shard.get_slice("counts").get_shape()[0]
+            metadata = shard.metadata()
+            self._check(metadata)
+            return json.loads(metadata["names"]), shard.get_slice("counts").get_shape()[0]
+
+    def _check(self, metadata: Mapping[str, str]) -> None:
+        expected = self.made_with()
+        if metadata.get("made_with", expected) != expected:  # those of version 0.2.0 do not tell
+            raise ValueError(f"it was not made with the settings in {_SETTINGS}")
 
     def pairs(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
         """Names, matches :math:`(M, 2)` and scores :math:`(M)` of each pair of all shards."""

@@ -20,7 +20,7 @@ from pyg_match.commands.options import (
     Weights,
     chosen_device,
 )
-from pyg_match.files import user_path
+from pyg_match.files import shown_path, user_path
 from pyg_match.spinner import spinner
 
 _EXTRA = {"needs": "this command", "extra": "collections"}
@@ -95,6 +95,7 @@ def extract(
     with error_line(**_EXTRA):
         check_folder("IMAGES", images)
         check_outputs({"--out": out})
+        _warn_of_spaces(images)
         with spinner("loading weights"):
             from pyg_match.collections import extract_features
             from pyg_match.features import extractor
@@ -150,8 +151,11 @@ def pairs(
                 sequential_pairs,
                 write_pairs,
             )
+            from pyg_match.collections.pair_lists import check_listable
 
             with open_features(features) as opened:
+                if method is not PairMethod.LIST:
+                    check_listable(opened.names())
                 if source is not None:
                     chosen: Any = listed_pairs(source, opened)
                 elif method is PairMethod.RETRIEVAL:
@@ -304,6 +308,19 @@ def _check_there(what: str, path: Path) -> None:
     """
     if not os.path.exists(user_path(path)):
         raise FileNotFoundError(f"there are no {what} at {str(path)!r}")
+
+
+def _warn_of_spaces(images: Path) -> None:
+    """Say before the work which names lists of pairs cannot hold."""
+    from pyg_match.datasets.sources import find_images
+
+    spaced = [name for name in find_images(images)[1] if re.search(r"\s", name)]
+    if spaced:
+        typer.echo(
+            f"warning: lists of pairs cannot hold names with spaces, of which there are {len(spaced)}, such as "
+            f"{shown_path(spaced[0])!r}",
+            err=True,
+        )
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pyg_match.checks import shown
 from pyg_match.files import user_path
+from pyg_match.folders import walk
 
 LARGE_SEQUENCES = (  # left out by the usual protocol since their images are very large
     "i_contruction",
@@ -143,10 +144,9 @@ def read_homography(path: str | Path) -> Tensor:
 
 def _sequence_folders(root: Path) -> list[Path]:
     folders = []
-    for folder, subfolders, files in os.walk(os.path.abspath(root), followlinks=True):
-        subfolders.sort()
+    for folder, subfolders, files in walk(os.path.abspath(root)):
         if any(f"1{suffix}" in files for suffix in IMAGE_SUFFIXES):
-            folders.append(Path(folder))
+            folders.append(folder)
             subfolders.clear()
     return sorted(folders)
 

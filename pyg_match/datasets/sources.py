@@ -11,6 +11,7 @@ from torch import nn
 
 from pyg_match.checks import shown
 from pyg_match.files import user_path
+from pyg_match.folders import walk
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
@@ -38,10 +39,10 @@ def find_images(
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{shown(str(images))} is not a folder, expected a folder of images")
     found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         found += [
-            Path(folder, name)
+            folder / name
             for name in files
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]

@@ -16,6 +16,7 @@ _CLASSES: dict[str, type[Extractor]] = {
     "sift": SIFT,
     "rootsift": RootSIFT,
 }
+EXTRACTORS = tuple(_CLASSES)
 
 
 def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) -> Extractor:
@@ -35,5 +36,5 @@ def extractor(name: str, max_num_keypoints: int | None = 2048, **kwargs: Any) ->
         RootSIFT(max_num_keypoints=512)
     """
     if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(f"unknown extractor {shown(name)}; expected one of {', '.join(_CLASSES)}")
+        raise ValueError(f"unknown extractor {shown(name)}; expected one of {', '.join(EXTRACTORS)}")
     return _CLASSES[name](max_num_keypoints=max_num_keypoints, **kwargs)

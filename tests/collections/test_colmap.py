@@ -9,7 +9,14 @@ import pytest
 from hloc_files import COUNTS, write_hloc_features
 from PIL import Image, ImageOps
 
-from pyg_match.collections import HlocMatches, exhaustive_pairs, match_pairs, open_features, write_pairs
+from pyg_match.collections import (
+    HlocMatches,
+    ShardFolder,
+    exhaustive_pairs,
+    match_pairs,
+    open_features,
+    write_pairs,
+)
 from pyg_match.collections.colmap_database import write_colmap
 
 
@@ -181,6 +188,36 @@ def test_pairs_that_are_listed_twice_are_written_once(features, pairs, weights, 
     few = tmp_path / "few.txt"
     few.write_text("a.jpg b.jpg\nb.jpg a.jpg\na.jpg b.jpg\n")
     assert write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images, pairs=few).num_pairs == 1
+
+
+def test_other_matches_than_those_of_the_database_are_refused(features, pairs, weights, images, tmp_path):
+    match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    match_pairs(features, pairs, tmp_path / "n.h5", weights, filter_threshold=0.5)
+    few, turned = tmp_path / "few.txt", tmp_path / "turned.txt"
+    few.write_text("a.jpg b.jpg\n")
+    turned.write_text("b.jpg a.jpg\n")
+    write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images, few)
+    summary = write_colmap(features, tmp_path / "m.h5", tmp_path / "c.db", images, turned)
+    assert (summary.num_pairs, summary.present) == (0, 1)
+    before = read_database(tmp_path / "c.db")[2]
+    for verify in (True, False):
+        with pytest.raises(
+            ValueError, match=r"the database has other matches of 'a.jpg' and 'b.jpg'; write to another"
+        ):
+            write_colmap(features, tmp_path / "n.h5", tmp_path / "c.db", images, verify=verify)
+    after = read_database(tmp_path / "c.db")[2]
+    assert set(before) == set(after) and all(np.array_equal(before[pair], after[pair]) for pair in before)
+
+
+def test_unfinished_shards_are_refused(features, pairs, weights, images, tmp_path):
+    match_pairs(features, pairs, tmp_path / "m.h5", weights, block=2, part=(1, 2))
+    shards = tmp_path / "m.h5.shards"
+    count = len(ShardFolder(shards).numbers())
+    with pytest.raises(ValueError, match=rf"only {count} of \d+ shards in .*m\.h5\.shards are finished"):
+        write_colmap(features, shards, tmp_path / "c.db", images)
+    assert not list(tmp_path.glob("c.db*"))
+    match_pairs(features, pairs, tmp_path / "m.h5", weights, block=2, part=(2, 2))
+    assert write_colmap(features, shards, tmp_path / "c.db", images).num_pairs == 21
 
 
 def test_geometries_are_added_to_matches(features, pairs, weights, images, tmp_path):

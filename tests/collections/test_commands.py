@@ -78,6 +78,22 @@ def test_lists_of_pairs(features, tmp_path):
     assert result.exit_code == 1 and "--out would overwrite the input" in result.stderr
 
 
+def test_names_with_spaces_are_named_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(data.camera()[:100, :120]).save(tmp_path / "images/a b.png")
+    result = run(
+        "extract", tmp_path / "images", "-o", tmp_path / "f.h5", "--detector", "sift", "--device", "cpu"
+    )
+    assert (
+        result.exit_code == 0
+        and "names with spaces, of which there are 1, such as 'a b.png'" in result.stderr
+    )
+    monkeypatch.setattr("pyg_match.collections.retrieval.retrieval_pairs", None)
+    for method in ("exhaustive", "retrieval"):
+        result = run("pairs", tmp_path / "f.h5", "-o", tmp_path / "p.txt", "--method", method)
+        assert result.exit_code == 1 and "cannot hold the name 'a b.png', as it has a space" in result.stderr
+
+
 def test_what_is_left_out_is_reported(features, weights, tmp_path):
     pairs, matches = tmp_path / "p.txt", tmp_path / "m.h5"
     pairs.write_text("a.jpg b.jpg\nb.jpg a.jpg\na.jpg gone.jpg\nb.jpg gone.jpg\n")

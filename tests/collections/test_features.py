@@ -1,8 +1,11 @@
 """Reading and writing features in the layouts of hloc, COLMAP and plain arrays."""
 
+import errno
+import os
 import subprocess
 import sys
 
+import cv2
 import h5py
 import numpy as np
 import pycolmap
@@ -13,6 +16,8 @@ from PIL import Image
 from skimage import data
 
 from pyg_match.collections import extract_features, open_features
+from pyg_match.collections.exif import exif_orientation
+from pyg_match.collections.file_lock import locked
 from pyg_match.features import SIFT, extractor, load_image
 
 
@@ -42,6 +47,131 @@ def test_half_precision_and_names_of_sift_are_read(tmp_path):
         keypoints = opened.read("a.jpg")
     assert keypoints.pos.dtype == keypoints.x.dtype == torch.float
     assert keypoints.scale.tolist() == [1, 2, 3, 4, 5] and {"score", "orientation"} <= set(keypoints.keys())
+
+
+def test_angles_are_in_degrees_as_hloc_has_them(tmp_path):
+    """Those of COLMAP are radians; hloc writes them in degrees, from -180 to 180."""
+    degrees = np.array([-180, -90, 0, 45, 180], np.float16)
+    path = write_hloc_features(tmp_path / "f.h5", {"a.jpg": 5})
+    with h5py.File(path, "a") as file:
+        file["a.jpg"]["oris"] = degrees
+        arrays = {key: item[()] for key, item in file["a.jpg"].items()}
+    (tmp_path / "folder").mkdir()
+    np.savez(tmp_path / "folder/a.jpg.npz", **arrays)
+    for source in (path, tmp_path / "folder"):
+        with open_features(source) as opened:
+            assert np.allclose(opened.read("a.jpg").orientation, np.deg2rad(degrees.astype(np.float32)))
+    with h5py.File(path, "a") as file:  # as version 0.2.0 of this package wrote it
+        file.attrs["pyg_match"] = '{"version": "0.2.0"}'
+        file["a.jpg"]["oris"][...] = np.array([-3, -1, 0, 1, 3])
+    with open_features(path) as opened:
+        assert np.allclose(opened.read("a.jpg").orientation, [-3, -1, 0, 1, 3], atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photos(orientation, tmp_path):
+    """The file has positions and angles of the photo as it lies there; the matcher sees the upright one."""
+    (tmp_path / "photos").mkdir()
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(data.camera()[100:200, 150:270]).save(tmp_path / "photos/a.png", exif=exif)
+    Image.fromarray(data.camera()[100:200, 150:270]).save(tmp_path / "plain.png")
+    extract_features(tmp_path / "photos", tmp_path / "f.h5", SIFT(60), resize=None)
+    expected = SIFT(60).extract(tmp_path / "photos/a.png", resize=None)
+    with open_features(tmp_path / "f.h5") as opened:
+        upright = opened.read("a.png")
+        assert opened.orientation("a.png") == orientation
+    assert torch.allclose(upright.pos, expected.pos, atol=1e-4)
+    assert upright.image_size.tolist() == expected.image_size.tolist()
+    turn = (upright.orientation - expected.orientation).sin()  # half precision of degrees
+    assert turn.abs().max() < 3e-3 and (upright.orientation - expected.orientation).cos().min() > 0.99
+    with h5py.File(tmp_path / "f.h5") as file:
+        group = {key: item[()] for key, item in file["a.png"].items()}
+    assert group["image_size"].tolist() == [120, 100]
+    # In the file they are where the detector finds them in the file, whose angles turn with it.
+    plain = SIFT(None).extract(tmp_path / "plain.png", resize=None)
+    distance = torch.cdist(torch.from_numpy(group["keypoints"]), plain.pos)
+    angle = torch.from_numpy(np.deg2rad(group["oris"].astype(np.float32)))[:, None] - plain.orientation
+    near = (distance < 0.5) & (angle.cos() > 0.95)
+    assert near.any(dim=1).float().mean() > 0.8
+
+
+def test_files_without_pixels_that_pillow_knows_lie_as_they_are(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\x00")
+    assert exif_orientation(tmp_path / "a.tif") == 1
+
+
+def test_names_that_are_no_text_and_photos_that_are_too_large(photos, tmp_path, monkeypatch):
+    name = os.fsdecode(b"left/\xff.png")
+    (photos / "a.png").rename(photos / name)
+    (photos / "left/b c.png").rename(photos / "b.png")
+    Image.fromarray(data.coffee()[:60, :120]).save(photos / "huge.png")
+    detect = SIFT.detect
+
+    def too_large(self, image):
+        if image.size(1) == 80:
+            raise failures[0]
+        return detect(self, image)
+
+    monkeypatch.setattr(SIFT, "detect", too_large)
+    for failure in (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        cv2.error("insufficient memory"),
+    ):
+        failures = [failure]
+        target = tmp_path / f"{type(failure).__name__}.h5"
+        summary = extract_features(photos, target, SIFT(50), resize=160)
+        assert summary.num_images == 1 and list(summary.failed) == [
+            "left/\ufffd.png",
+            "broken.jpg",
+            "huge.png",
+        ]
+        assert "memory" in summary.failed["huge.png"] and "not UTF-8" in summary.failed["left/\ufffd.png"]
+        with open_features(target) as opened:
+            assert opened.names() == ["b.png"]
+
+
+def test_two_extractions_to_one_file(photos, tmp_path):
+    """The second is refused while the first is at it, and does nothing to its parts."""
+    target, refused = tmp_path / "f.h5", []
+
+    class Slow(SIFT):
+        def detect(self, image):
+            if not refused:
+                with pytest.raises(
+                    ValueError, match=r"another process extracts features to .*f\.h5; wait"
+                ) as info:
+                    extract_features(photos, target, SIFT(50), resize=160)
+                refused.append(info)
+            return super().detect(image)
+
+    assert extract_features(photos, target, Slow(50), resize=160).num_images == 2
+    assert refused and not (tmp_path / "f.h5.parts").exists()
+
+
+def test_locks_where_the_file_system_has_none(tmp_path, monkeypatch):
+    file = tmp_path / "lock"
+    with locked(file) as held:
+        assert not held
+    file.touch()
+    for number, outcome in ((errno.ENOLCK, True), (errno.ENOSYS, True), (errno.EIO, None)):
+
+        def flock(*_, number=number):
+            raise OSError(number, "no lock")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        if outcome is None:
+            with pytest.raises(OSError, match="no lock"), locked(file):
+                pass
+        else:
+            with locked(file) as held:
+                assert held
+    monkeypatch.undo()
+    with locked(file) as held, locked(file, wait=False) as other:
+        assert held and not other
+    with locked(file) as held:
+        assert held
+        file.unlink()
 
 
 def test_an_image_inside_the_group_of_another(tmp_path):

@@ -17,6 +17,7 @@ from hloc_files import COUNTS, limit_files, write_hloc_features
 
 from pyg_match.collections import (
     HlocMatches,
+    MatchJob,
     ShardFolder,
     exhaustive_pairs,
     match_pairs,
@@ -203,6 +204,83 @@ def test_other_settings_are_refused(features, pairs, weights, tmp_path):
     copy = shutil.copytree(features.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("copy"))
     with open_features(features) as one, open_features(copy / "features.h5") as other:
         assert one.digest() == other.digest()
+
+
+def test_shards_are_put_together_where_their_device_is_not(features, pairs, weights, tmp_path, monkeypatch):
+    """As of an array of jobs on GPUs, put together on another machine."""
+    output, settings = tmp_path / "m.h5", MatchJob.settings
+    with monkeypatch.context() as patch:
+        patch.setattr(MatchJob, "settings", lambda self: {**settings(self), "device": "cuda"})
+        match_pairs(features, pairs, output, weights, block=2, batch_keypoints=100, part=(1, 2))
+        with monkeypatch.context() as other:
+            other.setattr(MatchJob, "settings", settings)
+            with pytest.raises(ValueError, match=r"was made with batch_keypoints=100, now it is 4096"):
+                match_pairs(features, pairs, output, weights, block=2)
+            with pytest.raises(ValueError, match=r"was made with device='cuda', now it is 'cpu'"):
+                match_pairs(features, pairs, output, weights, block=2, batch_keypoints=100)
+        match_pairs(features, pairs, output, weights, block=2, batch_keypoints=100, part=(2, 2))
+    with pytest.raises(ValueError, match=r"was made with options="):
+        match_pairs(features, pairs, output, weights, block=2, filter_threshold=0.5)
+    for _ in range(2):
+        assert match_pairs(features, pairs, output, weights, block=2).matched == 0
+        with HlocMatches(output) as file:
+            assert (file.settings["device"], file.settings["batch_keypoints"]) == ("cuda", 100)
+    assert not (tmp_path / "m.h5.shards").exists()
+
+
+def test_shards_of_other_settings_do_not_mix(features, pairs, weights, tmp_path):
+    """A process of other settings that starts before the first shard is written stops the one before."""
+    output = tmp_path / "m.h5"
+    folder = ShardFolder(tmp_path / "m.h5.shards")
+    ours, theirs = folder.prepare({"block": 1}), folder.prepare({"block": 2})
+    match_pairs(features, pairs, tmp_path / "n.h5", weights, block=2, keep_shards=True)
+    names, matches = ShardFolder(tmp_path / "n.h5.shards").read(0)
+    with pytest.raises(
+        ValueError, match=r"another process writes shards with other settings to .*m\.h5\.shards"
+    ):
+        folder.write(0, tuple(names), matches, ours)
+    assert folder.numbers() == []
+    folder.write(0, tuple(names), matches, theirs)
+    assert folder.read(0)[0] == names and folder.header(0)[0] == names
+    with pytest.raises(ValueError, match=r"m\.h5\.shards was made with block=2, now it is 1"):
+        folder.prepare({"block": 1})
+    # Shards that were copied here.
+    shutil.copy(ShardFolder(tmp_path / "n.h5.shards").file(1), folder.file(1))
+    for look in (folder.read, folder.header):
+        with pytest.raises(
+            ValueError, match=r"00000001\.safetensors cannot be used: it was not made with the settings"
+        ):
+            look(1)
+    (folder.folder / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"m\.h5\.shards has shards, but no settings\.json; delete it"):
+        match_pairs(features, pairs, output, weights, block=2)
+
+
+def test_keypoints_of_another_detector_are_refused(features, pairs, weights, tmp_path):
+    """Descriptors of ALIKED, DISK and SIFT have the same width."""
+    with h5py.File(features, "a") as file:
+        file.attrs["pyg_match"] = json.dumps({"extractor": "DISK(max_num_keypoints=2048) 0123"})
+    with pytest.raises(
+        ValueError, match=r"features\.h5 holds keypoints of disk, but .* was trained with aliked"
+    ):
+        match_pairs(features, pairs, tmp_path / "m.h5", weights)
+    assert not list(tmp_path.glob("m.h5*"))
+    for extractor in ("ALIKED(max_num_keypoints=2048) 0123", "Mine() 0123"):
+        with h5py.File(features, "a") as file:
+            file.attrs["pyg_match"] = json.dumps({"extractor": extractor})
+        match_pairs(features, pairs, tmp_path / f"{extractor[0]}.h5", weights)
+    with h5py.File(features, "a") as file:
+        file.attrs["pyg_match"] = "{"
+    with pytest.raises(ValueError, match=r"features\.h5 is damaged: its attribute 'pyg_match'"):
+        match_pairs(features, pairs, tmp_path / "m.h5", weights)
+
+
+def test_the_file_that_a_link_points_to_is_written(features, pairs, weights, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m.h5").symlink_to(tmp_path / "disk/m.h5")
+    for matched in (21, 0):
+        assert match_pairs(features, pairs, tmp_path / "m.h5", weights).matched == matched
+        assert (tmp_path / "m.h5").is_symlink() and (tmp_path / "disk/m.h5").is_file()
 
 
 def test_damage_is_named_and_nothing_is_lost(features, pairs, weights, tmp_path):
