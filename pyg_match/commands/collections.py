@@ -3,9 +3,8 @@
 import os
 import re
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from typer.core import TyperCommand
@@ -26,24 +25,6 @@ from pyg_match.spinner import spinner
 _EXTRA = {"needs": "this command", "extra": "collections"}
 _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
 _SHOWN = 20  # names in a report
-
-
-class PairMethod(StrEnum):
-    """Ways to list pairs."""
-
-    EXHAUSTIVE = "exhaustive"
-    SEQUENTIAL = "sequential"
-    RETRIEVAL = "retrieval"
-    LIST = "list"
-
-
-class CameraMode(StrEnum):
-    """Which images share a camera."""
-
-    AUTO = "auto"
-    SINGLE = "single"
-    PER_FOLDER = "per-folder"
-    PER_IMAGE = "per-image"
 
 
 FeaturesArgument = Annotated[
@@ -80,7 +61,7 @@ def extract(
     ],
     detector: Annotated[
         Detector, typer.Option(metavar="NAME", help="aliked, disk, xfeat, sift or rootsift.")
-    ] = Detector.ALIKED,
+    ] = "aliked",
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,
     half: Annotated[
@@ -100,7 +81,7 @@ def extract(
             from pyg_match.collections import extract_features
             from pyg_match.features import extractor
 
-            found = extractor(detector.value, max_num_keypoints=max_keypoints).to(chosen_device(device))
+            found = extractor(detector, max_num_keypoints=max_keypoints).to(chosen_device(device))
         summary = extract_features(images, out, found, resize or None, half, progress=True)
     typer.echo(f"images     {summary.num_images} ({summary.extracted} new, {summary.seconds:.1f} s)")
     typer.echo(f"saved      {summary.output}")
@@ -111,8 +92,9 @@ def pairs(
     features: FeaturesArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="List of pairs to write.")],
     method: Annotated[
-        PairMethod, typer.Option(metavar="NAME", help="exhaustive, sequential, retrieval or list.")
-    ] = PairMethod.EXHAUSTIVE,
+        Literal["exhaustive", "sequential", "retrieval", "list"],
+        typer.Option(metavar="NAME", help="exhaustive, sequential, retrieval or list."),
+    ] = "exhaustive",
     window: Annotated[
         int, typer.Option(min=1, metavar="N", help="sequential: next images that each is paired with.")
     ] = 10,
@@ -139,9 +121,9 @@ def pairs(
         if source is not None:
             check_files("list of pairs", source)
         check_outputs({"--out": out}, [features, *([source] if source else [])])
-        if (source is None) == (method is PairMethod.LIST):
+        if (source is None) == (method == "list"):
             raise ValueError(
-                f"--method list and --list FILE go together, got --method {method.value} and --list {source}"
+                f"--method list and --list FILE go together, got --method {method} and --list {source}"
             )
         with spinner("listing pairs"):
             from pyg_match.collections import (
@@ -154,15 +136,15 @@ def pairs(
             from pyg_match.collections.pair_lists import check_listable
 
             with open_features(features) as opened:
-                if method is not PairMethod.LIST:
+                if method != "list":
                     check_listable(opened.names())
                 if source is not None:
                     chosen: Any = listed_pairs(source, opened)
-                elif method is PairMethod.RETRIEVAL:
+                elif method == "retrieval":
                     from pyg_match.collections.retrieval import retrieval_pairs
 
                     chosen = retrieval_pairs(opened, top_k, device=chosen_device(device))
-                elif method is PairMethod.SEQUENTIAL:
+                elif method == "sequential":
                     chosen = sequential_pairs(opened.names(), window, loop_step)
                 else:
                     chosen = exhaustive_pairs(opened.names())
@@ -264,11 +246,11 @@ def to_colmap(
         str, typer.Option(metavar="NAME", help="COLMAP's name of a camera model.")
     ] = "SIMPLE_RADIAL",
     camera_mode: Annotated[
-        CameraMode,
+        Literal["auto", "single", "per-folder", "per-image"],
         typer.Option(
             metavar="NAME", help="Images that share a camera: auto, single, per-folder or per-image."
         ),
-    ] = CameraMode.AUTO,
+    ] = "auto",
     camera_params: Annotated[
         str,
         typer.Option(metavar="X,X,...", help="Parameters of the cameras.", show_default="from EXIF"),
@@ -289,7 +271,7 @@ def to_colmap(
         from pyg_match.collections.colmap_database import write_colmap
 
         summary = write_colmap(
-            features, matches, out, images, pairs, camera_model, camera_mode.value, camera_params, verify, max_error,
+            features, matches, out, images, pairs, camera_model, camera_mode, camera_params, verify, max_error,
             progress=True,
         )  # fmt: skip
     typer.echo(f"images     {summary.num_images}")

@@ -2,9 +2,8 @@
 
 import math
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeAlias
 
 import typer
 
@@ -24,28 +23,12 @@ from pyg_match.weight_registry import check_matcher
 
 if TYPE_CHECKING:
     from pyg_match.match_result import MatchResult
-    from pyg_match.matcher import Matcher
     from pyg_match.model_selection import Geometry
 
-Images = tuple[Path, Path]
+Images: TypeAlias = tuple[Path, Path]
+Estimator: TypeAlias = Literal["poselib", "opencv"]
 
 _EDGES_DEFAULT = "as trained, all if only the other kind is given"
-
-
-class GeometryChoice(StrEnum):
-    """What to fit to the matches."""
-
-    AUTO = "auto"
-    HOMOGRAPHY = "homography"
-    FUNDAMENTAL = "fundamental"
-    NONE = "none"
-
-
-class Estimator(StrEnum):
-    """Who fits it."""
-
-    POSELIB = "poselib"
-    OPENCV = "opencv"
 
 
 def register(app: typer.Typer) -> None:
@@ -85,15 +68,15 @@ def match(
         ),
     ] = None,
     geometry: Annotated[
-        GeometryChoice,
+        Literal["auto", "homography", "fundamental", "none"],
         typer.Option(
             metavar="MODEL",
             help="Model to fit: homography, fundamental, auto for the one that the matches speak for, or none.",
         ),
-    ] = GeometryChoice.AUTO,
+    ] = "auto",
     estimator: Annotated[
         Estimator, typer.Option(metavar="NAME", help="Library that fits it: poselib or opencv.")
-    ] = Estimator.POSELIB,
+    ] = "poselib",
     threshold: Annotated[
         Optional[float],
         typer.Option(
@@ -112,9 +95,14 @@ def match(
     with error_line():
         _check(images, out, save, weights, threshold)
         with spinner("loading weights") as say:
-            changes = {} if filter_threshold is None else {"filter_threshold": filter_threshold}
-            matcher = _load(
-                weights, max_keypoints, resize, device, **changes, **_edges(neighbors, candidates)
+            from pyg_match.matcher import Matcher
+
+            changes: dict[str, Any] = (
+                {} if filter_threshold is None else {"filter_threshold": filter_threshold}
+            )
+            changes |= _edges(neighbors, candidates)
+            matcher = Matcher.from_pretrained(
+                weights, max_keypoints, resize=resize or None, device=chosen_device(device), **changes
             )
             say("finding keypoints")
             start = time.perf_counter()
@@ -123,7 +111,7 @@ def match(
             say("matching")
             result = matcher(*keypoints)
             result.seconds["extract"] += found
-            if geometry is not GeometryChoice.NONE:
+            if geometry != "none":
                 say("fitting a model")
             model = _fit(result, geometry, estimator, threshold)
             if save is not None:
@@ -168,35 +156,23 @@ def _edges(neighbors: Optional[int], candidates: Optional[int]) -> dict[str, Any
     return {"transform": Compose(steps), "redraw_after": None}
 
 
-def _load(weights: str, max_keypoints: int, resize: int, device: str, **options: Any) -> "Matcher":
-    from pyg_match.matcher import Matcher
-
-    return Matcher.from_pretrained(
-        weights,
-        max_num_keypoints=max_keypoints,
-        resize=resize or None,
-        device=chosen_device(device),
-        **options,
-    )
-
-
 def _fit(
-    result: "MatchResult", choice: GeometryChoice, estimator: Estimator, threshold: Optional[float]
+    result: "MatchResult", choice: str, estimator: Estimator, threshold: Optional[float]
 ) -> Optional["Geometry"]:
     """The model of the matches; ``None`` if none was asked for."""
     from pyg_match.model_selection import Geometry
 
-    if choice is GeometryChoice.NONE:
+    if choice == "none":
         return None
     start = time.perf_counter()
-    if choice is GeometryChoice.AUTO:
-        model = result.geometry(estimator.value, threshold)
-    elif choice is GeometryChoice.HOMOGRAPHY:
+    if choice == "auto":
+        model = result.geometry(estimator, threshold)
+    elif choice == "homography":
         threshold = 3.0 if threshold is None else threshold
-        model = Geometry("homography", *result.homography(estimator.value, threshold), threshold)
+        model = Geometry("homography", *result.homography(estimator, threshold), threshold)
     else:
         threshold = 1.0 if threshold is None else threshold
-        model = Geometry("fundamental", *result.fundamental(estimator.value, threshold), threshold)
+        model = Geometry("fundamental", *result.fundamental(estimator, threshold), threshold)
     result.seconds["geometry"] = time.perf_counter() - start
     return model
 
@@ -231,9 +207,9 @@ def _report(
     typer.echo(f"keypoints  {len(result.keypoints0)} {len(result.keypoints1)}")
     typer.echo(f"matches    {len(result.matches)}")
     if model is not None and model.kind == "none":
-        typer.echo(f"inliers    0 (no homography or fundamental matrix, {estimator.value})")
+        typer.echo(f"inliers    0 (no homography or fundamental matrix, {estimator})")
     elif model is not None:
-        told = f"{model.kind}, {estimator.value}, {model.threshold:.3g} px"
+        told = f"{model.kind}, {estimator}, {model.threshold:.3g} px"
         typer.echo(f"inliers    {int(model.inliers.sum())} ({told})")
     if save is not None:
         typer.echo(f"saved      {save}")

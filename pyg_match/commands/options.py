@@ -1,8 +1,7 @@
 """Options that several commands have."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional, TypeAlias
 
 import typer
 
@@ -40,14 +39,7 @@ Settings = Annotated[
 Photos = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")]
 
 
-class Detector(StrEnum):
-    """The detectors by name."""
-
-    ALIKED = "aliked"
-    DISK = "disk"
-    XFEAT = "xfeat"
-    SIFT = "sift"
-    ROOTSIFT = "rootsift"
+Detector: TypeAlias = Literal["aliked", "disk", "xfeat", "sift", "rootsift"]
 
 
 def chosen_device(name: str) -> Any:

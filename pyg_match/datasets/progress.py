@@ -4,6 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
@@ -15,13 +19,18 @@ def progress_bar(what: str, total: int, done: int, show: bool) -> Iterator[Calla
     if not sys.stderr.isatty():
         yield _lines(what, total, done)
         return
+    with rich_bar() as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def rich_bar() -> "Progress":
+    """A bar on standard error with what is done, of how much, and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda: bar.advance(task)
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def _lines(what: str, total: int, done: int) -> Callable[[], None]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
-from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import EdgeSet, edge_scores
+from pyg_match.ops.attention_reference import MaskMode
 from pyg_match.ops.csr import EdgesLike
 from pyg_match.ops.segments import segment_logsumexp
 

@@ -5,9 +5,9 @@ from typing import Literal, Optional
 
 from pyg_match.checks import MOST_CHANNELS, one_of
 from pyg_match.fields import convert, field_types
-from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import BranchKind
 from pyg_match.nn.value_source import ValueSteps, refresh_period
+from pyg_match.ops.attention_reference import MaskMode
 
 # The most that makes sense of what memory and time grow with.
 _MOST = {

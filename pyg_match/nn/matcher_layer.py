@@ -10,11 +10,11 @@ from torch_geometric.typing import Adj
 from pyg_match.checks import MOST_CHANNELS, whole_number
 from pyg_match.nn.checkpointing import checkpointed, is_hooked
 from pyg_match.nn.conv import MaskedAttentionConv
-from pyg_match.nn.conv.masked_attention_conv import MaskMode
 from pyg_match.nn.multi_scale_branch import MultiScaleBranch
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet
+from pyg_match.ops.attention_reference import MaskMode
 
 
 class AttentionBlock(nn.Module):

@@ -11,41 +11,6 @@ from pyg_match.ops.csr import CSR
 MaskMode = Literal["remove", "zero"]
 
 
-def reference_weights(
-    query: Tensor,
-    key: Tensor,
-    csr: CSR,
-    bias: Optional[Tensor] = None,
-    mask: Optional[Tensor] = None,
-    mask_mode: MaskMode = "remove",
-    scale: Optional[float] = None,
-) -> Tensor:
-    r"""The attention coefficients of all edges, in the order of ``csr``.
-
-    .. math::
-        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
-        \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
-
-    Args:
-        query: Queries of the targets.
-        key: Keys of the sources.
-        csr: The edges.
-        bias: Added to the scores.
-        mask: ``False`` at edges to forbid.
-        mask_mode: Whether forbidden edges are as good as absent (``"remove"``) or lose their coefficient after the
-            softmax (``"zero"``).
-        scale: The factor :math:`s`, by default :math:`1 / \sqrt{C}`.
-
-    Shapes:
-        - **query:** :math:`(T, H, C)`
-        - **key:** :math:`(S, H, C)`
-        - **bias:** :math:`(E, H)`
-        - **mask:** :math:`(E)`
-        - **output:** :math:`(E, H)`
-    """
-    return softmax_of_edges(reference_scores(query, key, csr, scale), csr, bias, mask, mask_mode)
-
-
 def softmax_of_edges(
     score: Tensor, csr: CSR, bias: Optional[Tensor], mask: Optional[Tensor], mask_mode: MaskMode
 ) -> Tensor:
@@ -74,13 +39,33 @@ def reference_attention(
     mask_mode: MaskMode = "remove",
     scale: Optional[float] = None,
 ) -> Tensor:
-    r"""The sum of the values of each target's sources, weighted by :func:`reference_weights`.
+    r"""The sum of the values of each target's sources, weighted by their coefficients.
+
+    .. math::
+        \mathbf{o}_i = \sum_{j \in \mathcal{N}(i)} \alpha_{ij} \mathbf{v}_j, \qquad
+        \alpha_{ij} = \underset{j \in \mathcal{N}(i)}{\mathrm{softmax}}
+        \left( s \langle \mathbf{q}_i, \mathbf{k}_j \rangle + b_{ij} \right)
+
+    Args:
+        query: Queries of the targets.
+        key: Keys of the sources.
+        value: Values of the sources.
+        csr: The edges.
+        bias: Added to the scores.
+        mask: ``False`` at edges to forbid.
+        mask_mode: Whether forbidden edges are as good as absent (``"remove"``) or lose their coefficient after the
+            softmax (``"zero"``).
+        scale: The factor :math:`s`, by default :math:`1 / \sqrt{C}`.
 
     Shapes:
+        - **query:** :math:`(T, H, C)`
+        - **key:** :math:`(S, H, C)`
         - **value:** :math:`(S, H, D)`
+        - **bias:** :math:`(E, H)`
+        - **mask:** :math:`(E)`
         - **output:** :math:`(T, H, D)`
     """
-    alpha = reference_weights(query, key, csr, bias, mask, mask_mode, scale)
+    alpha = softmax_of_edges(reference_scores(query, key, csr, scale), csr, bias, mask, mask_mode)
     messages = alpha.unsqueeze(-1) * value[csr.col]
     return messages.new_zeros(query.size(0), *value.shape[1:]).index_add(0, csr.target(), messages)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.data import KeypointPair
+from pyg_match.datasets.progress import rich_bar
 from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
@@ -51,16 +52,7 @@ class Monitor:
 
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else 0)
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = rich_bar()
             self._bar.start()
             self._task = self._bar.add_task("training", total=self.steps, completed=step)
 

@@ -1,7 +1,7 @@
 """Multi-head attention over the edges of a graph."""
 
 import math
-from typing import Any, Literal, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from pyg_match.nn.conv.projection import Projection, check_features, check_rotat
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, sparse_attention
 from pyg_match.ops.attention_checks import check_edge_values
+from pyg_match.ops.attention_reference import MaskMode
 from pyg_match.ops.csr import check_indices
-
-MaskMode = Literal["remove", "zero"]
 
 
 class MaskedAttentionConv(MessagePassing):
