@@ -202,6 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = parser.parse_args(arguments)
     if args.repeats < 1 or (args.repeats > 1 and args.cameras is None):
         parser.error(f"--repeats must be 1, or more with --cameras to compare with, got {args.repeats}")
+    if args.compare is not None and Path(args.compare).stem == Path(args.weights).stem:
+        parser.error(
+            f"files are named after the weights, which must differ, got {Path(args.weights).stem} twice"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     pycolmap.logging.minloglevel = pycolmap.logging.WARNING.value
     start = time.perf_counter()

@@ -66,6 +66,20 @@ def _runs(process: int) -> bool:
     return True
 
 
+def readable_folder(path: Union[str, "os.PathLike[str]"]) -> Path:
+    """A folder, as a user gave it, whose safetensors files that library can open.
+
+    Raises:
+        ValueError: If its name is not UTF-8.
+    """
+    folder = user_path(path)
+    if shown_path(folder.absolute()) != str(folder.absolute()):
+        raise ValueError(
+            f"safetensors files cannot be read from {shown_path(folder)!r}, whose name is not UTF-8"
+        )
+    return folder
+
+
 def real_path(path: Union[str, "os.PathLike[str]"]) -> Path:
     """A path as a user gave it; of a link the path of what it points to, there or not."""
     path = user_path(path)

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from pyg_match.collections.file_lock import locked
 from pyg_match.collections.matching import PairMatches
 from pyg_match.digest import array_digest
-from pyg_match.files import sweep, user_path, write_whole
+from pyg_match.files import readable_folder, sweep, write_whole
 
 _SETTINGS = "settings.json"
 
@@ -27,10 +27,13 @@ class ShardFolder:
 
     Args:
         folder: The folder; :meth:`prepare` makes it.
+
+    Raises:
+        ValueError: If its name is not UTF-8.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = user_path(folder)
+        self.folder = readable_folder(folder)
 
     def prepare(self, settings: Mapping[str, Any]) -> str:
         """Make the folder, or see that what it holds was made with the same settings; their digest, for shards.

@@ -97,7 +97,9 @@ def narrow(
         int, typer.Option(min=1, metavar="N", help="Channels to keep inside each network.")
     ],
     config: Settings = "finetune",
-    num_pairs: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at.")] = 20,
+    num_pairs: Annotated[
+        Optional[int], typer.Option(min=1, metavar="N", help="Pairs to look at.", show_default="20")
+    ] = None,
     change: Changes = None,
 ) -> None:
     """Narrow the feed-forward networks of a matcher, so that it is faster and does nearly the same."""
@@ -109,7 +111,10 @@ def narrow(
             from pyg_match.training import load_config
             from pyg_match.training.narrow import narrow_from_settings
 
-            settings = load_config(config, [*(change or []), f"data.num_pairs={num_pairs}"])
+            changes = ["data.num_pairs=20", *(change or [])]
+            settings = load_config(
+                config, changes if num_pairs is None else [*changes, f"data.num_pairs={num_pairs}"]
+            )
         check_outputs({"OUT": target}, [settings.weights or "", settings.teacher or ""])
         narrow_from_settings(settings, images, target, ffn_channels)
     typer.echo(f"saved      {target}")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from pyg_match.data import KeypointSet
 from pyg_match.digest import tensor_digest
-from pyg_match.files import replace_file, sweep, user_path
+from pyg_match.files import readable_folder, replace_file, sweep, user_path
+
+_LONGEST_STEM = 80  # letters of the name of an image in that of its features
 
 
 class FeatureCache:
@@ -30,6 +33,7 @@ class FeatureCache:
 
     Raises:
         TypeError: If the settings are not JSON values.
+        ValueError: If the name of the folder is not UTF-8.
 
     Example:
         >>> import torch
@@ -43,7 +47,7 @@ class FeatureCache:
     def __init__(
         self, folder: str | Path, extract: Callable[[Path], KeypointSet], settings: Mapping[str, Any]
     ) -> None:
-        self.folder = user_path(folder)
+        self.folder = readable_folder(folder)
         self.extract = extract
         self.settings = json.dumps(dict(settings), sort_keys=True)
         sweep(self.folder)
@@ -72,7 +76,8 @@ class FeatureCache:
         status = os.stat(path)
         key = [os.path.abspath(path), status.st_size, status.st_mtime_ns, self.settings]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        return self.folder / f"{path.stem}-{digest[:32]}.safetensors"
+        stem = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:_LONGEST_STEM]
+        return self.folder / f"{stem}-{digest[:32]}.safetensors"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r})"

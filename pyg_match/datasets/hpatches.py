@@ -158,6 +158,8 @@ def _read_sequence(folder: Path) -> list[HPatchesPair]:
     named = [(match, path) for path in files if (match := re.fullmatch(r"H_1_(\d+)", path.name))]
     homographies = _numbered("homography H_1", [(int(match[1]), path) for match, path in named])
     pairs = []
+    if 1 not in by_number:
+        raise FileNotFoundError(f"sequence '{folder}' has a link in the place of image 1 that leads nowhere")
     for k in sorted((by_number.keys() | homographies.keys()) - {0, 1}):
         if k not in by_number:
             raise FileNotFoundError(f"'{homographies[k]}' has no image {k} (.ppm, .png or .jpg) beside it")

@@ -138,7 +138,8 @@ class PhotoPairs(CachedPairs):
             raise ValueError(f"'min_inliers' must be in [0, 1], got {min_inliers}")
         self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
         if isinstance(teacher, str):
-            teacher = GraphMatcher.from_pretrained(teacher, assign_on_edges=False)
+            whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
+            teacher = GraphMatcher.from_pretrained(teacher, **whole)
         self.teacher = teacher
         if self.extractor.descriptor_dim != self.teacher.config.in_channels:
             raise ValueError(

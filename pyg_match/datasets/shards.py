@@ -13,7 +13,7 @@ from torch import Tensor
 from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.digest import tensor_digest
-from pyg_match.files import replace_file, sweep, user_path
+from pyg_match.files import readable_folder, replace_file, sweep
 
 _FORMAT = 1
 _OPEN_SHARDS = 32
@@ -39,6 +39,7 @@ class PairShards:
 
     Raises:
         TypeError: If the settings are not JSON values.
+        ValueError: If the name of the folder is not UTF-8.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class PairShards:
     ) -> None:
         self.settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
         self.fingerprint = hashlib.sha256(self.settings.encode()).hexdigest()
-        self.folder = user_path(folder) / self.fingerprint[:24]
+        self.folder = readable_folder(folder) / self.fingerprint[:24]
         self.num_pairs = num_pairs
         self.shard_size = shard_size
         self._open: OrderedDict[Path, _Shard] = OrderedDict()

@@ -24,7 +24,7 @@ from pyg_match.datasets.views import DrawnView, RenderedView, ViewPair, render_p
 if TYPE_CHECKING:
     from pyg_match.features import Extractor
 
-_POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
+POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
 
 
 class SyntheticHomographies(CachedPairs):
@@ -125,10 +125,8 @@ class SyntheticHomographies(CachedPairs):
                 f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
                 f"got {min_num_keypoints}"
             )
-        if not negative_threshold >= _POSITIVE:
-            raise ValueError(
-                f"'negative_threshold' must be at least {_POSITIVE} px, got {negative_threshold}"
-            )
+        if not negative_threshold >= POSITIVE:
+            raise ValueError(f"'negative_threshold' must be at least {POSITIVE} px, got {negative_threshold}")
         self.min_num_keypoints = min_num_keypoints
         self.negative_threshold = negative_threshold
         self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
@@ -278,7 +276,7 @@ def _labelled(
         unmatched = torch.full((count,), -1, device=set0.pos.device)
         return KeypointPair.from_sets(set0, set1, y=unmatched, homography=_nowhere())
     sizes = set0.image_size, set1.image_size
-    truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, _POSITIVE, negative_threshold)
+    truth = homography_ground_truth(set0.pos, set1.pos, homography, *sizes, POSITIVE, negative_threshold)
     return KeypointPair.from_sets(set0, set1, y=torch.cat(truth), homography=homography)
 
 

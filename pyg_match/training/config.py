@@ -10,7 +10,7 @@ from typing import Any, Literal, Optional, Union
 
 from pyg_match.checks import shown, whole_number
 from pyg_match.fields import build, check_names, mapping
-from pyg_match.files import is_file
+from pyg_match.files import is_file, user_path
 from pyg_match.nn import MatcherConfig
 from pyg_match.nn.matcher_config import MatcherShape
 from pyg_match.pretrained import check_name
@@ -75,12 +75,24 @@ class DataConfig:
             raise ValueError(
                 f"'data.validation_photos' must be between 0 and 1, got {self.validation_photos}"
             )
+        if (self.min_num_keypoints or 0) > self.max_num_keypoints:
+            raise ValueError(
+                f"'data.min_num_keypoints' must be at most 'data.max_num_keypoints' = {self.max_num_keypoints}, got "
+                f"{self.min_num_keypoints}"
+            )
         for name in ("repeats", "unrelated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'data.{name}' must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.negative_threshold < math.inf:
             raise ValueError(
                 f"'data.negative_threshold' must be a positive number of pixels, got {self.negative_threshold}"
+            )
+        from pyg_match.datasets.synthetic_homographies import POSITIVE
+
+        if self.negative_threshold < POSITIVE:
+            raise ValueError(
+                f"'data.negative_threshold' must be at least {POSITIVE} px, within which keypoints are partners, got "
+                f"{self.negative_threshold}"
             )
 
 
@@ -187,6 +199,12 @@ class TrainingConfig:
         for section, values in (("matcher.", self.matcher), ("result.", self.result)):
             check_names(values, [f.name for f in dataclasses.fields(MatcherConfig)], section)
         shape = {f.name for f in dataclasses.fields(MatcherShape)} - {"assign_on_edges"}
+        for name in ("depth_confidence", "width_confidence"):
+            if self.matcher.get(name) is not None:
+                raise ValueError(
+                    f"'matcher.{name}' must be None, as all keypoints go through all layers in training, got "
+                    f"{self.matcher[name]}; set 'result.{name}' instead"
+                )
         for name in self.result:
             if name in shape:
                 raise ValueError(f"'result.{name}' is fixed by training; set 'matcher.{name}' instead")
@@ -253,7 +271,7 @@ def _read(source: Union[str, Path]) -> dict[str, Any]:
     if str(source) in PRESETS:
         file = resources.files("pyg_match.training") / "presets" / f"{source}.yaml"
         return mapping(parse_yaml(file.read_text(encoding="utf-8"), f"preset {source}"), f"preset {source}")
-    path = Path(source)
+    path = user_path(source)
     if not is_file(path):
         raise FileNotFoundError(
             f"no settings at {shown(str(source))}; expected a YAML file or one of {', '.join(PRESETS)}"

@@ -1,6 +1,7 @@
 """Trained matchers as files to hand on."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -52,10 +53,12 @@ def export_matcher(
     """
     source, target = user_path(source).resolve(), user_path(target)
     choices = (
-        source,
-        source.with_name(source.name + ".safetensors"),
-        source / "best.safetensors",
-        source / "matcher.safetensors",  # of a run without validation
+        (
+            source / "best.safetensors",
+            source / "matcher.safetensors",
+        )  # the latter of a run without validation
+        if os.path.isdir(source)
+        else (source, source.with_name(f"{source.name}.safetensors"))
     )
     file = next((choice for choice in choices if is_file(choice)), None)
     if file is None:

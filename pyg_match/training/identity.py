@@ -1,28 +1,62 @@
 """What a run must keep in order to go on, and what is checked before it starts."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.datasets.shards import PairShards
+from pyg_match.datasets.sources import make_extractor
+from pyg_match.nn import GraphMatcher
 from pyg_match.training.checkpoint import load_checkpoint
 from pyg_match.training.config import TrainingConfig
+from pyg_match.training.result import with_result
 from pyg_match.training.schedule import batch_indices
 from pyg_match.training.start import make_matcher
+from pyg_match.transforms import graph_from_recipe
+
+_FEW = 16  # keypoints that tell whether settings fit
 
 # Settings that change nothing in the course of training; a run may go on with others.
 _FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
+# What checkpoints of earlier versions and datasets of others do not tell, which are believed.
+_DIGESTS = ("train_fingerprints", "valid_fingerprints", "teacher_digest")
 
 
 def check_before(config: TrainingConfig, checkpoint: Path, processes: int) -> None:
     """Refuse what does not fit before anything takes long: settings of the matcher and of batches, and a checkpoint.
 
     Raises:
+        TypeError: If the detector finds other keypoints than the matcher needs.
         ValueError: If settings do not fit each other, or the checkpoint is of a run with others.
     """
-    replace(make_matcher(config).config, **config.result)
+    matcher = make_matcher(config)
+    _check_fit(config, matcher, with_result(config, matcher))
     batch_indices(0, config.batch_size, config.batch_size, config.seed, config.accumulate, 0, processes)
     if checkpoint.is_file():
         check_identity(checkpoint.parent, load_checkpoint(checkpoint)["identity"], settings_of(config))
+
+
+@torch.no_grad()
+def _check_fit(config: TrainingConfig, *matchers: GraphMatcher) -> None:
+    """Let matchers match a few random keypoints as the detector finds them, on edges as the graph has them."""
+    data, generator = config.data, torch.Generator().manual_seed(0)
+    detector = make_extractor(data.extractor, data.max_num_keypoints, data.extractor_options)
+    found = detector.empty(torch.zeros(3, 1, 1))
+    sets = [
+        KeypointSet(
+            image_size=data.size,
+            **{
+                name: torch.rand(_FEW, *value.shape[1:], generator=generator) for name, value in found.items()
+            },
+        )
+        for _ in range(2)
+    ]
+    pair = graph_from_recipe(config.graph)(KeypointPair.from_sets(*sets))
+    for matcher in matchers:
+        matcher.eval()(pair)
 
 
 def check_identity(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -35,13 +69,20 @@ def check_identity(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     default = settings_of(TrainingConfig())
     for section in ("data", "loss"):
         before[section] = default[section] | before.get(section, {})
-    before = default | before
+    before = default | {name: now[name] for name in _DIGESTS if name in now} | before
     changed = sorted(key for key, value in now.items() if key not in _FREE and before.get(key) != value)
     if changed:
         raise ValueError(
             f"{out} holds a run with other settings ({', '.join(changed)}); "
             "give the old ones to go on with it, or another folder"
         )
+
+
+def fingerprints(pairs: Any) -> list[str]:
+    """What pairs that are kept on disk are made of, by dataset."""
+    parts = getattr(pairs, "parts", None) or getattr(pairs, "datasets", None) or [pairs]
+    shards = [getattr(part, "shards", None) for part in parts]
+    return [found.fingerprint for found in shards if isinstance(found, PairShards)]
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from pyg_match.datasets.cached_pairs import check_photos
 from pyg_match.datasets.live_pairs import LivePairs
+from pyg_match.datasets.sources import find_images
 from pyg_match.files import is_file, sweep, user_path, write_whole
 from pyg_match.spinner import spinner
 from pyg_match.training.checkpoint import random_state, set_random_state
@@ -109,7 +110,7 @@ def _run(
     if made_here:
         trainer.check_checkpoint()  # what does not fit is said before keypoints are found
         if fabric.is_global_zero:
-            _list_held_out(datasets[1], images, out)
+            _list_held_out(*datasets, images, out)
         if not trainer.checkpoint.is_file():
             photos = sorted({path for dataset in datasets for path in getattr(dataset, "paths", ())})
             with spinner(f"checking {len(photos):,} photos", shown=fabric.is_global_zero):
@@ -129,7 +130,7 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
     Raises:
         ValueError: If it holds the photos, or the weights or the teacher under the name of a file that a run writes.
     """
-    folder = images if isinstance(images, (str, os.PathLike)) else ""
+    folder = user_path(images) if isinstance(images, (str, os.PathLike)) else ""
     if out.is_dir() and os.path.isdir(folder) and out.samefile(folder):
         raise ValueError(f"the run would be written among the photos in {out}; choose another folder")
     written = [out / name for name in ("matcher.safetensors", "best.safetensors", "last.ckpt")]
@@ -140,9 +141,9 @@ def _check_folder(config: TrainingConfig, images: Union[str, os.PathLike[str], N
                     raise ValueError(f"the run would overwrite its {role} {file}; choose another folder")
 
 
-def _list_held_out(valid_pairs: Pairs, images: Any, out: Path) -> None:
+def _list_held_out(train_pairs: Any, valid_pairs: Any, images: Any, out: Path) -> None:
     """Write which photos training does not see, a line each, as they are called within the folder if there is one."""
-    photos: set[Path] = set(getattr(valid_pairs, "paths", ()))
+    photos = {*find_images(images)[0], *getattr(valid_pairs, "paths", ())} - set(train_pairs.paths)
     if isinstance(images, (str, os.PathLike)):
         root = os.path.abspath(user_path(images))
         photos = {Path(os.path.relpath(photo, root)) for photo in photos}

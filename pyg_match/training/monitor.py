@@ -161,8 +161,10 @@ def match_picture(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair"
     count0 = int(pair.num_keypoints[0, 0])
     sizes = [(int(width), int(height)) for width, height in pair.image_size.tolist()]
     result = MatchResult(pair.pos[:count0], pair.pos[count0:], matches, scores, sizes[0], sizes[1])
-    error = reprojection_error(result.points0, result.points1, views.homography)
-    figure = plot_matches(views.image0, views.image1, result, correct=(error < 3).numpy())
+    correct = torch.zeros(len(matches), dtype=torch.bool)
+    if not bool(views.homography.isnan().any()):  # which views of different photos have not
+        correct = reprojection_error(result.points0, result.points1, views.homography) < 3
+    figure = plot_matches(views.image0, views.image1, result, correct=correct.numpy())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     with Image.open(buffer) as image:

@@ -124,8 +124,9 @@ def _watch(
         hooks.append(
             network[3].register_forward_hook(lambda _, args, out, i=i: see(i, features.pop(i), args[0], out))
         )
-    for pair in pairs:
-        matcher(pair)
+    device = next(matcher.parameters()).device
+    for index in range(len(pairs)):
+        matcher(copy.copy(pairs[index]).to(device))
     for hook in hooks:
         hook.remove()
 
@@ -197,7 +198,7 @@ def narrow_from_settings(
         config.weights is not None
         and is_file(config.weights)
         and is_file(file)
-        and file.samefile(config.weights)
+        and file.samefile(user_path(config.weights))
     ):
         raise ValueError(
             f"narrowing would overwrite the weights {file} that it starts from; choose another file"

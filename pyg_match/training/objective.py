@@ -103,21 +103,30 @@ class Objective(nn.Module):
         self._on_edges = matcher.config.assign_on_edges and matcher.config.redraw_after is None
         self._teacher = (teacher,)  # in a tuple, so that it is neither a submodule nor saved
 
-    def forward(self, batch: KeypointPair, layers: tuple[int, ...]) -> dict[str, Tensor]:
+    def forward(
+        self, batch: KeypointPair, layers: tuple[int, ...], related_share: float | Tensor = 1.0
+    ) -> dict[str, Tensor]:
         """The losses, averaged over pairs, and their weighted sum ``total``.
 
         Args:
             batch: Pairs with labels ``y``.
             layers: Layers after which the assignment is supervised; the last one must be among them.
+            related_share: Of a part of a larger batch, how many of its pairs are related, over the mean of all parts:
+                assignments are distilled on these pairs alone.
         """
         prepared = self.matcher.prepare(batch)
         output = self.matcher(prepared, return_descriptors=True)
         # Sums over many keypoints in full precision.
         with torch.autocast(batch.pos.device.type, enabled=False):
-            return self._losses(batch, prepared.graph, output, layers)
+            return self._losses(batch, prepared.graph, output, layers, related_share)
 
     def _losses(
-        self, batch: KeypointPair, graph: PairGraph, output: MatcherOutput, layers: tuple[int, ...]
+        self,
+        batch: KeypointPair,
+        graph: PairGraph,
+        output: MatcherOutput,
+        layers: tuple[int, ...],
+        related_share: float | Tensor,
     ) -> dict[str, Tensor]:
         w, counts = self.weights, batch.num_keypoints
         descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
@@ -157,6 +166,8 @@ class Objective(nn.Module):
         if output.orthogonality is not None and w.orthogonality:
             found["orthogonality"] = output.orthogonality
         found |= self._distillation(batch, final, descriptors, pair)
+        if "distill_assignment" in found:
+            found["distill_assignment"] = found["distill_assignment"] * related_share
         found["total"] = torch.stack([getattr(w, name) * value for name, value in found.items()]).sum()
         found["total"] = found["total"] + 0 * self._idle(layers)
         return found
@@ -230,14 +241,21 @@ class Objective(nn.Module):
                     batch.num_keypoints,
                 )
             # Where nothing is to be matched, the teacher's matches are wrong.
-            related = torch.zeros_like(divergence).index_add(0, pair, (batch.y >= 0).to(divergence.dtype))
-            related = related.clamp(max=1)
+            related = related_pairs(batch).to(divergence.dtype)
             found["distill_assignment"] = (related * divergence).sum() / related.sum().clamp(min=1)
         if w.distill_descriptors:
             found["distill_descriptors"] = losses.descriptor_distillation(
                 descriptors, truth.descriptors[: len(descriptors)], pair, batch.num_keypoints.size(0)
             ).mean()
         return found
+
+
+def related_pairs(batch: KeypointPair) -> Tensor:
+    """Which pairs of a batch have something to match, 1 or 0 for each."""
+    counts = batch.num_keypoints
+    pair = losses.pair_of_nodes(counts, batch.y.numel())
+    found = torch.zeros(counts.size(0), device=pair.device).index_add(0, pair, (batch.y >= 0).float())
+    return found.clamp(max=1)
 
 
 def without_edges(batch: KeypointPair) -> KeypointPair:

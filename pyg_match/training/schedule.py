@@ -1,5 +1,6 @@
 """What depends on the number of the step alone: the data, the learning rate, the averaging of weights."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -83,6 +84,7 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
 
 
+@functools.lru_cache(maxsize=2)  # a step may see the end of one and the start of the next
 def _order(epoch: int, size: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
     order: list[int] = torch.randperm(size, generator=generator).tolist()

@@ -17,13 +17,15 @@ from torch_geometric.data import Batch
 
 from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.nn import GraphMatcher
+from pyg_match.pretrained import weights_digest
+from pyg_match.training.calibration import calibrate
 from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from pyg_match.training.config import TrainingConfig
-from pyg_match.training.identity import check_identity, settings_of
+from pyg_match.training.identity import check_identity, fingerprints, settings_of
 from pyg_match.training.monitor import Monitor
 from pyg_match.training.not_finite import stop_with_evidence
-from pyg_match.training.objective import Objective, supervised_layers
-from pyg_match.training.result import finished, write_matcher
+from pyg_match.training.objective import Objective, related_pairs, supervised_layers
+from pyg_match.training.result import with_result, write_matcher
 from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
 from pyg_match.training.start import Pairs, make_matcher
 from pyg_match.training.validation import validate
@@ -89,6 +91,10 @@ class Trainer:
         """The file that the run goes on from."""
         return self.out / "last.ckpt"
 
+    @property
+    def _best(self) -> Path:
+        return self.out / "best.safetensors"
+
     def freeze_unused(self) -> None:
         """Switch off the gradient of heads that no loss reaches, which data-parallel training would wait for."""
         config, depth = self.config, self.matcher.config.num_layers
@@ -114,6 +120,8 @@ class Trainer:
         batches = self._batches()
         try:
             if not resumed:
+                if self.fabric.is_global_zero:
+                    self._best.unlink(missing_ok=True)  # of an earlier run
                 self._validate(monitor)
             stopping = False
             while self.step < config.steps and not stopping:
@@ -200,7 +208,12 @@ class Trainer:
         values = settings_of(self.config)
         values["photos"] = [path.name for path in getattr(self.train_pairs, "paths", ())]
         values["pairs"] = len(self.train_pairs)
-        return values
+        digests = {
+            "train_fingerprints": fingerprints(self.train_pairs),
+            "valid_fingerprints": fingerprints(self.valid_pairs),
+            "teacher_digest": self.config.teacher and weights_digest(self.config.teacher),
+        }
+        return values | {name: digest for name, digest in digests.items() if digest}
 
     def _sampler(self, start: int) -> BatchSampler:
         config, fabric = self.config, self.fabric
@@ -244,12 +257,11 @@ class Trainer:
         layers = supervised_layers(config.loss.layers, self.matcher.config.num_layers, generator)
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, torch.Tensor]] = []
-        seen = []
-        for number in range(config.accumulate):
-            batch = self._on_device(next(batches))
-            seen.append(batch)
+        seen = [self._on_device(next(batches)) for _ in range(config.accumulate)]
+        shares = self._related_shares(seen)
+        for number, (batch, share) in enumerate(zip(seen, shares, strict=True)):
             with fabric.no_backward_sync(self.objective, enabled=number < config.accumulate - 1):
-                found = self.objective(batch, layers)
+                found = self.objective(batch, layers, share)
                 fabric.backward(found["total"] / config.accumulate)
             parts.append({name: value.detach() for name, value in found.items()})
         clipped: Any = fabric.clip_gradients(
@@ -274,6 +286,12 @@ class Trainer:
             self.average.load_state_dict(self.matcher.state_dict())
         return {**losses, "gradient": norm, "learning_rate": rate}
 
+    def _related_shares(self, batches: list[Any]) -> torch.Tensor:
+        """How many related pairs each part of the batch has, over the mean of all parts of all processes."""
+        counts = torch.stack([related_pairs(batch).sum() for batch in batches])
+        total: Any = self.fabric.all_reduce(counts.sum(), reduce_op="sum")
+        return counts * (len(batches) * self.fabric.world_size) / total.clamp(min=1)
+
     def _any_process(self, *wishes: bool) -> list[bool]:
         """For each wish whether some process has it: all must save, and stop, after the same step."""
         flags = torch.tensor([float(wish) for wish in wishes], device=self.fabric.device)
@@ -293,20 +311,21 @@ class Trainer:
             if metrics["recall"] > self.best:
                 self.best = metrics["recall"]
                 if not self.config.calibrate:  # what is calibrated is the result
-                    write_matcher(self.out / "best.safetensors", self.config, self.average)
+                    write_matcher(self._best, self.config, with_result(self.config, self.average))
         self.fabric.barrier()
 
     def _write_result(self, monitor: Monitor) -> Path:
         """The averaged weights, calibrated if wanted, with the options of the result."""
         path = self.out / "matcher.safetensors"
         if self.fabric.is_global_zero:
-            matcher, found = finished(self.config, self.average, self.teacher, self.valid_pairs)
-            if found is not None:
+            matcher, found = with_result(self.config, self.average), None
+            if self.config.calibrate:
+                found = calibrate(matcher, self.valid_pairs, self.teacher, self.config.teacher_edges)
                 monitor.log_calibration(self.step, self.seconds, found.to_dict())
-            write_matcher(path, self.config, matcher, half=self.config.half, calibration=found)
+            write_matcher(path, self.config, matcher, found)
             if self.config.calibrate or len(self.valid_pairs) == 0:
                 # Of an earlier run, for whose weights this result would not be taken.
-                (self.out / "best.safetensors").unlink(missing_ok=True)
+                self._best.unlink(missing_ok=True)
         self.fabric.barrier()
         return path
 

@@ -126,3 +126,18 @@ def test_the_first_call_gives_what_all_others_give(tmp_path, image):
     cache = FeatureCache(tmp_path / "cache", extract, {})
     first, second = cache(image), cache(image)
     assert set(first.keys()) == set(second.keys()) and "camera" not in first
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "a" * 240, "\u6e56", "a b"])
+def test_names_of_images(name, tmp_path):
+    extract, image = Extract(), tmp_path / f"{name}.png"
+    image.write_text("5")
+    cache = FeatureCache(tmp_path / "cache", extract, {})
+    assert equal(cache(image), cache(image)) and extract.calls == 1
+
+
+def test_folders_whose_files_cannot_be_read_are_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for make in (lambda: FeatureCache(folder, Extract(), {}), lambda: PairShards(folder / "sub", {}, 1, 1)):
+        with pytest.raises(ValueError, match=r"cannot be read from .*, whose name is not UTF-8"):
+            make()

@@ -86,6 +86,14 @@ def test_incomplete_sequences(tmp_path):
         HPatches(tmp_path)
 
 
+def test_an_image_that_is_a_broken_link(tmp_path):
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene/1.png").symlink_to(tmp_path / "absent.png")
+    (tmp_path / "scene/2.png").touch()
+    with pytest.raises(FileNotFoundError, match="link in the place of image 1"):
+        HPatches(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -177,6 +177,15 @@ def test_wrong_input_is_named(scene, tmp_path):
             )
 
 
+def test_a_teacher_by_name_labels_without_its_stops(scene, tmp_path):
+    folder, _ = scene
+    file = tmp_path / "teacher.safetensors"
+    options = {"depth_confidence": 0.9, "width_confidence": 0.9, "assign_on_edges": True}
+    GraphMatcher(in_channels=128, num_layers=2, **options).save(file)
+    config = PhotoPairs([("left.png", "right.png")], folder, SIFT(64), str(file)).teacher.config
+    assert (config.depth_confidence, config.width_confidence, config.assign_on_edges) == (None, None, False)
+
+
 def test_a_tab_stands_between_names_with_spaces(tmp_path):
     for name in ("a 1.jpg", "b.jpg"):
         (tmp_path / name).touch()

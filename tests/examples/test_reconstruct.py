@@ -92,4 +92,8 @@ def test_models_are_repeated_only_for_known_cameras(example, tmp_path, capsys):
         with pytest.raises(SystemExit):
             example.main([str(tmp_path), "--out", str(tmp_path / "out"), "--repeats", repeats])
         assert "--repeats must be 1, or more with --cameras" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        words = ["--weights", "a/matcher.safetensors", "--compare", "b/matcher.safetensors"]
+        example.main([str(tmp_path), "--out", str(tmp_path / "out"), *words])
+    assert "named after the weights, which must differ, got matcher twice" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

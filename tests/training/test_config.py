@@ -35,6 +35,12 @@ from pyg_match.transforms import graph_from_recipe
         ("graph=[{KNNGraph: {n: 3}}]", "KNNGraph takes the arguments k, loop"),
         ("graph=[{KNNGraph: {k: 0}}]", "'k' must be a whole number of at least 1"),
         ("teacher=null", "need a 'teacher'"),
+        ("data.negative_threshold=2", "'data.negative_threshold' must be at least 3.0 px"),
+        (
+            "data={min_num_keypoints: 65, max_num_keypoints: 64}",
+            "at most 'data.max_num_keypoints' = 64, got 65",
+        ),
+        ("matcher.depth_confidence=0.9", "set 'result.depth_confidence' instead"),
         ("steps", "must be given as key=value, got 'steps'"),
     ],
 )

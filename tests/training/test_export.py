@@ -151,6 +151,17 @@ def test_a_matcher_of_unknown_detector_is_refused(tmp_path):
         Matcher.from_pretrained(file)
 
 
+def test_a_folder_is_exported_though_a_file_has_its_name(trained, tmp_path):
+    matcher, folder = trained
+    other = GraphMatcher(in_channels=128, hidden_channels=16, num_layers=1, heads=2)
+    other.save(tmp_path / "run.safetensors")
+    export_matcher(folder, tmp_path / "out.safetensors")
+    assert GraphMatcher.from_pretrained(tmp_path / "out.safetensors").config == matcher.config
+    for _ in range(2):
+        export_matcher(folder, tmp_path / "run.safetensors")
+    assert GraphMatcher.from_pretrained(tmp_path / "run.safetensors").config == matcher.config
+
+
 def test_nothing_to_export(tmp_path):
     with pytest.raises(FileNotFoundError, match="no matcher at"):
         export_matcher(tmp_path / "nothing", tmp_path / "out.safetensors")

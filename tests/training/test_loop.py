@@ -31,6 +31,7 @@ from pyg_match.training.loop import train
 from pyg_match.training.schedule import batch_indices
 from pyg_match.transforms import KNNGraph, graph_from_recipe
 
+ONE_WAY = "graph=[{CandidateEdges: {k: 4, symmetric: false}}]"
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -441,6 +442,160 @@ def test_what_does_not_fit_is_said_before_keypoints_are_found(tmp_path):
     assert not (tmp_path / "run" / "held_out.txt").exists()  # a refused run leaves an earlier one as it was
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data.extractor=sift", "matcher.in_channels=64"], "64"),
+        (["matcher.branch=gcn"], "scale"),
+        (["matcher.use_scale_orientation=true"], "scale"),
+        (["matcher.assign_on_edges=true", ONE_WAY], "in both directions"),
+        (["result.assign_on_edges=true", ONE_WAY], "in both directions"),
+    ],
+)
+def test_matchers_that_do_not_fit_are_refused_before_keypoints_are_found(
+    changes, message, tmp_path, monkeypatch
+):
+    data = pytest.importorskip("skimage.data")
+    photos = tmp_path / "photos"
+    write_images(photos, {name: getattr(data, name)() for name in ("coffee", "chelsea")}, (64, 48))
+    small = ["weights=null", "teacher=null", "data.num_pairs=2", "data.validation_pairs=1"]
+    small += ["matcher={hidden_channels: 16, num_layers: 2, heads: 2, redraw_after: null}"]
+    small += ["loss={distill_assignment: 0, distill_descriptors: 0}"]
+
+    def found(*_, **__):
+        raise AssertionError("keypoints are looked for")
+
+    monkeypatch.setattr("pyg_match.training.loop.make_datasets", found)
+    with pytest.raises((ValueError, TypeError), match=message):
+        train(
+            load_config("finetune", [*small, *changes]),
+            photos,
+            tmp_path / "run",
+            accelerator="cpu",
+            devices=1,
+        )
+
+
+def test_the_best_matcher_has_the_options_of_the_result(tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"of an earlier run")
+    config = small_config(
+        half=True, result={"assign_on_edges": True, "filter_threshold": 0.33}, validate_every=2
+    )
+    path = run(config, tmp_path)
+    for file in (path, tmp_path / "best.safetensors"):
+        options = GraphMatcher.from_pretrained(file).config
+        assert options.assign_on_edges and options.filter_threshold == 0.33
+    assert path.stat().st_size == pytest.approx((tmp_path / "best.safetensors").stat().st_size, abs=100)
+
+
+def test_an_earlier_best_matcher_is_not_that_of_a_run_without_recall(tmp_path):
+    class Nothing(Pairs):
+        def __getitem__(self, index):
+            pair = super().__getitem__(index)
+            pair.y = torch.full_like(pair.y, -1)
+            return pair
+
+    (tmp_path / "best.safetensors").write_bytes(b"of an earlier run")
+    nothing = Nothing(1, graph_from_recipe(SPARSE))
+    train(small_config(steps=1), None, tmp_path, (datasets()[0], nothing), accelerator="cpu", devices=1)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_run_goes_on_with_the_same_photos_and_teacher_only(tmp_path):
+    data = pytest.importorskip("skimage.data")
+    photos, teacher = tmp_path / "photos", tmp_path / "teacher.safetensors"
+    shape = {"in_channels": 128, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+
+    def pairs(name):
+        write_images(photos, {"a": getattr(data, name)()}, (160, 120))
+        return SyntheticHomographies(
+            photos,
+            SIFT(60),
+            num_pairs=2,
+            size=(160, 120),
+            cache=tmp_path / "cache",
+            transform=graph_from_recipe(SPARSE),
+        )
+
+    def new_teacher(seed):
+        torch.manual_seed(seed)
+        GraphMatcher(**shape).save(teacher, metadata={"extractor": "sift"})
+
+    def go_on(steps, name="coffee"):
+        loss = {"distill_assignment": 1.0}
+        config = small_config(steps=4, matcher=shape, teacher=str(teacher), loss=loss)
+        monitored = pairs(name)
+        return train(config, None, tmp_path / "run", (monitored, []), accelerator="cpu", devices=1)
+
+    new_teacher(0)
+    assert go_on(4).name == go_on(4).name == "matcher.safetensors"
+    new_teacher(1)
+    with pytest.raises(ValueError, match=r"other settings \(teacher_digest\)"):
+        go_on(4)
+    new_teacher(0)
+    with pytest.raises(ValueError, match=r"other settings \(train_fingerprints\)"):
+        go_on(4, "chelsea")
+    assert go_on(4).is_file()
+
+
+def test_pairs_of_different_photos_are_drawn(tmp_path):
+    data = pytest.importorskip("skimage.data")
+    photos = tmp_path / "photos"
+    write_images(photos, {name: getattr(data, name)() for name in ("coffee", "chelsea")}, (160, 120))
+    recipe = {"size": (160, 120), "transform": graph_from_recipe(SPARSE)}
+    related = SyntheticHomographies(photos, SIFT(60), num_pairs=2, **recipe)
+    unrelated = SyntheticHomographies(photos, SIFT(60), num_pairs=2, unrelated=1.0, **recipe)
+    config = small_config(
+        steps=1, matcher={"in_channels": 128, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+    )
+    assert train(config, None, tmp_path / "run", (related, unrelated), accelerator="cpu", devices=1).is_file()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_distillation_does_not_depend_on_parts_and_processes(processes, tmp_path):
+    """Half of the pairs have nothing to match, of which the teacher shows nothing."""
+    torch.manual_seed(0)
+    shape = {"in_channels": 16, "hidden_channels": 16, "num_layers": 2, "heads": 2}
+    GraphMatcher(**shape).save(tmp_path / "teacher.safetensors", metadata={"extractor": "sift"})
+    values = {"batch_size": 4, "log_every": 1, "steps": 3, "ema": 0.0, "loss": {"distill_assignment": 1.0}}
+    values["teacher"] = str(tmp_path / "teacher.safetensors")
+    train(small_config(**values), None, tmp_path / "one", half_related(), accelerator="cpu", devices=1)
+    values["accumulate"] = 4 // processes
+    if processes == 1:
+        train(small_config(**values), None, tmp_path / "parts", half_related(), accelerator="cpu", devices=1)
+    else:
+        code = f"train(small_config(**{values}), None, out, half_related(), 'cpu', devices=2, strategy='ddp')"
+        process = in_process(code, tmp_path / "parts")
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+    one, parts = (
+        [record["train"] for record in read_json_lines(tmp_path / name / "log.jsonl") if "train" in record]
+        for name in ("one", "parts")
+    )
+    assert len(one) == len(parts) == 3
+    for ours, theirs in zip(one, parts, strict=True):
+        assert ours["distill_assignment"] > 0
+        for name in ("total", "distill_assignment"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+
+
+def half_related():
+    """Pairs of which every other one has nothing to match."""
+    pairs = datasets(6)[0]
+    for pair in pairs.pairs[::2]:
+        pair.y = torch.full_like(pair.y, -1)
+    return pairs, []
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.yaml").write_text("steps: 3\n")
+    assert load_config("~/x.yaml").steps == 3
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match="written among the photos"):
+        train(small_config(), "~/photos", "~/photos", datasets=datasets(), accelerator="cpu", devices=1)
+
+
 def test_unknown_hardware_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"cannot run on accelerator='cpu', devices='two'"):
         train(small_config(), None, tmp_path, datasets=datasets(), accelerator="cpu", devices="two")
@@ -504,6 +659,7 @@ def test_one_command_makes_the_same_file_twice(tmp_path):
     assert None not in calibration["false_matches"] and None not in calibration["precision"]
     blind = load_config("finetune", [*changes, "data.validation_pairs=0", "data.related=0", "steps=1"])
     assert train(blind, photos, tmp_path / "blind", accelerator="cpu", devices=1).is_file()
+    assert len((tmp_path / "blind" / "held_out.txt").read_text().splitlines()) == 2
     live = load_config("sparse", [*changes, "data.live=true", "data.num_workers=1", "steps=1"])
     assert train(live, photos, tmp_path / "live", accelerator="cpu", devices=1).is_file()
     matcher = Matcher.from_pretrained(files[0])
