@@ -90,7 +90,7 @@ class Matcher:
         if not isinstance(name, str | Path):
             raise TypeError(f"a matcher must be given by name or path, got {shown(name)}")
         check_matcher(name)
-        metadata = {} if name in DETECTORS else read_metadata(name)
+        metadata = {} if str(name) in DETECTORS else read_metadata(name)
         trained_with = detector_of(name)
         if trained_with is None:
             raise ValueError(

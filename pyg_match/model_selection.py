@@ -26,6 +26,7 @@ _LEAST_KEPT, _MOST_OFF, _FAR = 0.8, 0.05, 3.0
 
 # Of the number of false alarms, to base 10. Unrelated photos hardly come near it, and pairs with overlap are far below.
 _LARGEST_LOG = -8.0
+_DIGITS = 2  # of pixels, by which places are told apart
 
 
 class Geometry(NamedTuple):
@@ -64,7 +65,7 @@ def estimate_geometry(
 
     .. math:: (n - s) \binom{n}{k} \binom{k}{s} p^{k - s}
 
-    must be below :math:`10^{-8}`. The same input gives the same result.
+    must be below :math:`10^{-8}`. Matches of the same two places count once. The same input gives the same result.
 
     Args:
         points0: Matched points of image 0 in pixels.
@@ -96,8 +97,10 @@ def estimate_geometry(
     (area, diagonal), (area0, diagonal0) = _extent(p1), _extent(p0)
     disc = math.pi * homography_threshold**2 / area
     strip = 2 * fundamental_threshold * max(diagonal / area, diagonal0 / area0)
-    log_planar = _log_false_alarms(len(p0), int(near.sum()), 4, disc)
-    log_deep = _log_false_alarms(len(p0), int(close.sum()), 7, strip)
+    # Detectors that find several keypoints at a place match it several times, which proves no more than once.
+    rows = np.unique(np.hstack([p0, p1]).round(_DIGITS), axis=0, return_index=True)[1]
+    log_planar = _log_false_alarms(len(rows), int(near[rows].sum()), 4, disc)
+    log_deep = _log_false_alarms(len(rows), int(close[rows].sum()), 7, strip)
     if (
         F is not None
         and log_deep < _LARGEST_LOG

@@ -160,10 +160,11 @@ def check_name(name_or_path: str | os.PathLike[str], what: str = "the name of we
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a name, checked, or of a path."""
-    if isinstance(name_or_path, str) and name_or_path in {**PACKAGED, **FILES}:
-        return _locate(name_or_path, PACKAGED.get(name_or_path) or FILES[name_or_path])
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"weights must be given by name or path, got {shown(name_or_path)}")
+    published = PACKAGED.get(str(name_or_path)) or FILES.get(str(name_or_path))
+    if published is not None:
+        return _locate(str(name_or_path), published)
     path = user_path(name_or_path)
     if is_file(path):
         return path

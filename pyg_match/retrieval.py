@@ -26,7 +26,7 @@ def similar_images(
 
     An image is described by a VLAD vector of its local descriptors, normalized within each word, from `"All about VLAD"
     <https://doi.org/10.1109/CVPR.2013.207>`_. The vectors of all images are kept in memory in half precision, 16 KiB an
-    image for descriptors of 128 numbers.
+    image for descriptors of 128 numbers. An image without keypoints is chosen last, and chooses none.
 
     Args:
         read: Gives the descriptors of an image, :math:`(N, D)`.
@@ -77,14 +77,18 @@ def vlad(descriptors: Tensor, words: Tensor) -> Tensor:
 
 
 def _most_similar(vectors: Tensor, k: int) -> Iterator[list[int]]:
-    """For each image the ones with the most similar vectors."""
+    """For each image the ones with the most similar vectors, none for one without keypoints."""
     index = torch.arange(len(vectors), device=vectors.device)
+    blank = ~vectors.any(dim=1)
     for rows in index.split(max(1, _CHUNK // len(vectors))):
         similarity = torch.cat(
             [vectors[rows].float() @ some.float().T for some in vectors.split(_WIDENED)], dim=1
         )
+        # Less than of any other, as 0 is more than of most images that show different things.
+        similarity[:, blank] = -2.0
         similarity[rows - rows[0], rows] = -torch.inf
-        yield from similarity.topk(k, dim=1).indices.tolist()
+        best = similarity.topk(k, dim=1).indices.tolist()
+        yield from ([] if alone else chosen for alone, chosen in zip(blank[rows].tolist(), best, strict=True))
 
 
 def _learn_words(read: Callable[[int], Tensor], num_images: int, num_words: int, seed: int) -> Tensor:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +187,9 @@ def test_batches_of_something_else_are_refused(pair, matcher):
         matcher.match_batch([pair.image0])
     with pytest.raises(ValueError, match="'batch_keypoints' must be a whole number"):
         matcher.match_batch([], batch_keypoints=0)
+
+
+def test_names_of_weights_may_be_paths():
+    for name in ("aliked-sparse", "aliked-lightglue"):
+        matcher = Matcher.from_pretrained(Path(name), max_num_keypoints=16)
+        assert matcher.matcher.config == Matcher.from_pretrained(name, max_num_keypoints=16).matcher.config

@@ -54,6 +54,18 @@ def test_scenes_with_noise_and_outliers(scene, kind, seed):
     assert np.array_equal(again.model, geometry.model) and np.array_equal(again.inliers, geometry.inliers)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_matches_of_the_same_places_prove_no_more_than_one(seed):
+    """As SIFT has them, whose keypoints share places."""
+    rng = np.random.default_rng(seed)
+    for count, times in ((4, 3), (20, 2)):
+        points = np.repeat(uniform(rng, 2 * count).reshape(count, 4), times, axis=0)
+        assert estimate_geometry(points[:, :2], points[:, 2:]).kind == "none"
+    points0, points1 = planar(rng, 60)
+    geometry = estimate_geometry(np.repeat(points0, 2, axis=0), np.repeat(points1, 2, axis=0))
+    assert geometry.kind == "homography" and geometry.inliers.all() and len(geometry.inliers) == 120
+
+
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.88])
 def test_a_plane_with_something_before_it_is_no_plane(share):
     rng = np.random.default_rng(7)

@@ -33,3 +33,14 @@ def test_most_similar_do_not_depend_on_how_many_are_compared_at_once(monkeypatch
 def test_seeds_may_be_large():
     images = torch.randn(5, 30, 6, generator=torch.Generator().manual_seed(0))
     assert similar_images(images.__getitem__, 5, top_k=2, num_words=5, seed=1 << 62)
+
+
+def test_images_without_keypoints_are_chosen_last_and_choose_none():
+    """Their vector is zero, which is nearer to most than those of other images are."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(30, 6, generator=generator) for _ in range(6)] + [torch.empty(0, 6)] * 2
+    vectors = torch.stack([vlad(image, torch.randn(4, 6, generator=generator)) for image in images[:6]])
+    assert float((vectors @ vectors.T).min()) < 0
+    pairs = similar_images(images.__getitem__, 8, top_k=5, num_words=4)
+    assert len(pairs) == 15 and max(map(max, pairs)) == 5
+    assert similar_images(images.__getitem__, 8, top_k=7, num_words=4)[-1] == (5, 7)

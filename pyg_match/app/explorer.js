@@ -136,7 +136,7 @@ class Explorer {
   resized() {
     if (!this.pair) return;
     const { plot } = this.pictures[this.views[0].side];
-    const size = `${plot.inner_width} x ${plot.inner_height} ${this.stacked} ${this.pair.names}`;
+    const size = `${plot.inner_width} x ${plot.inner_height} ${this.stacked} ${this.pair.names} ${this.pair.sizes}`;
     if (size === this.size) return;
     this.size = size;
     this.pictures[this.views[0].side].fit();

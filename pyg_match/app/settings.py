@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from pyg_match.checks import shown
 from pyg_match.data import KeypointPair
+from pyg_match.nn.value_source import refresh_period
 
 # Names of the graphs on the page. "Self" edges join keypoints of one image, "cross" edges those of different images.
 GRAPHS = {
@@ -44,7 +45,7 @@ class Setting:
             :class:`~pyg_match.nn.MatcherConfig`.
 
     Raises:
-        ValueError: If the graph is unknown or ``k`` is not positive.
+        ValueError: If the graph or the policy is unknown, or ``k`` is not positive.
 
     Example:
         >>> str(Setting("knn", 16, "initial"))
@@ -60,6 +61,8 @@ class Setting:
             raise ValueError(f"'graph' must be one of {', '.join(GRAPHS)}, got {shown(self.graph)}")
         if self.k < 1:
             raise ValueError(f"'k' must be positive, got {self.k}")
+        if self.value_source != "trained":
+            refresh_period(self.value_source)
 
     @classmethod
     def parse(cls, text: str) -> "Setting":

@@ -5,17 +5,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-_ORIENTATION = 274  # tag of EXIF
+from pyg_match.features.image_file import orientation_of
 
 
 def exif_orientation(path: Path) -> int:
     """How a photo lies in its file, from 1 to 8; 1 for upright, and for images that do not tell."""
     try:
         with Image.open(path) as image:
-            value = image.getexif().get(_ORIENTATION, 1)
+            return orientation_of(image)
     except UnidentifiedImageError:  # which OpenCV may read, as it is
         return 1
-    return value if value in range(1, 9) else 1
 
 
 def size_in_file(width: int, height: int, orientation: int) -> tuple[int, int]:

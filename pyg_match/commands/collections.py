@@ -84,7 +84,7 @@ def extract(
             found = extractor(detector, max_num_keypoints=max_keypoints).to(chosen_device(device))
         summary = extract_features(images, out, found, resize or None, half, progress=True)
     typer.echo(f"images     {summary.num_images} ({summary.extracted} new, {summary.seconds:.1f} s)")
-    typer.echo(f"saved      {summary.output}")
+    typer.echo(f"saved      {shown_path(summary.output)}")
     _report("images could not be used", (f"{name}: {reason}" for name, reason in summary.failed.items()))
 
 
@@ -149,7 +149,7 @@ def pairs(
                 else:
                     chosen = exhaustive_pairs(opened.names())
                 count = write_pairs(out, chosen)
-    typer.echo(f"pairs      {count}\nsaved      {out}")
+    typer.echo(f"pairs      {count}\nsaved      {shown_path(out)}")
 
 
 def match_pairs(
@@ -222,7 +222,7 @@ def match_pairs(
         f"pairs      {summary.num_pairs} ({summary.matched} new), {summary.repeated} listed again left out"
     )
     typer.echo(f"seconds    {seconds}" if seconds else "seconds    0 (was there already)")
-    typer.echo(f"saved      {summary.output}")
+    typer.echo(f"saved      {shown_path(summary.output)}")
     if shard != "1/1":
         typer.echo(
             "next       the same command without --shard puts all parts together once they are finished"
@@ -278,7 +278,7 @@ def to_colmap(
     typer.echo(
         f"pairs      {summary.num_pairs} new, {summary.verified} of them verified, {summary.present} before"
     )
-    typer.echo(f"saved      {summary.database}")
+    typer.echo(f"saved      {shown_path(summary.database)}")
     _report("pairs have no matches or no features", (" ".join(pair) for pair in summary.missing))
 
 

@@ -3,13 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional, Union
 
 import typer
 
-from pyg_match.files import is_file, user_path
+from pyg_match.files import is_file, real_path, shown_path, temporary_name, user_path
 
 _LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
 
@@ -88,6 +88,7 @@ def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str
 
     Raises:
         FileNotFoundError: If there is no folder for a file.
+        OSError: If a file cannot be written in its folder.
         ValueError: If a file is a folder, or an input.
     """
     refuse_inputs(outputs, inputs)
@@ -99,6 +100,20 @@ def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str
             raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
         if os.path.isdir(path):
             raise ValueError(f"{name} must be a file to write, got the folder {file}")
+        _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Write an empty file beside it, as will be done with the whole one."""
+    probe = temporary_name(real_path(path))
+    try:
+        with open(probe, "wb"):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {shown_path(path)} ({error.strerror})") from None
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def check_ending(what: str, file: Path, *endings: str) -> None:

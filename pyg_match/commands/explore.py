@@ -7,7 +7,7 @@ import typer
 
 from pyg_match.commands.errors import check_outputs, error_line
 from pyg_match.commands.options import DeviceOption, MaxKeypoints, Resize, Weights, chosen_device
-from pyg_match.files import user_path
+from pyg_match.files import shown_path, user_path
 from pyg_match.spinner import spinner
 
 
@@ -86,4 +86,4 @@ def explore(
 
         with spinner("finding keypoints, matching and recording attention"):
             Exploration(limits, resize or None, device=chosen).explorer(choice, first, second).save(export)
-        typer.echo(f"saved      {export} ({user_path(export).stat().st_size / 1e6:.1f} MB)")
+        typer.echo(f"saved      {shown_path(export)} ({user_path(export).stat().st_size / 1e6:.1f} MB)")

@@ -17,7 +17,7 @@ from pyg_match.commands.options import (
     chosen_device,
 )
 from pyg_match.figure_formats import check_format
-from pyg_match.files import shown_name
+from pyg_match.files import shown_name, shown_path
 from pyg_match.spinner import spinner
 from pyg_match.weight_registry import check_matcher
 
@@ -212,7 +212,7 @@ def _report(
         told = f"{model.kind}, {estimator}, {model.threshold:.3g} px"
         typer.echo(f"inliers    {int(model.inliers.sum())} ({told})")
     if save is not None:
-        typer.echo(f"saved      {save}")
+        typer.echo(f"saved      {shown_path(save)}")
     if out is not None:
-        typer.echo(f"picture    {out}")
+        typer.echo(f"picture    {shown_path(out)}")
     typer.echo("seconds    " + " ".join(f"{stage}={value:.3f}" for stage, value in result.seconds.items()))

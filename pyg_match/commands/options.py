@@ -31,7 +31,10 @@ FilterThreshold = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.")
+    str,
+    typer.Option(
+        metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes CUDA if there is a GPU for it."
+    ),
 ]
 Settings = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")
@@ -43,7 +46,7 @@ Detector: TypeAlias = Literal["aliked", "disk", "xfeat", "sift", "rootsift"]
 
 
 def chosen_device(name: str) -> Any:
-    """The device of a name, a GPU for ``"auto"`` if there is one."""
+    """The device of a name, a CUDA GPU for ``"auto"`` if there is one."""
     import torch
 
     from pyg_match.checks import usable_device

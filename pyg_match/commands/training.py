@@ -7,7 +7,7 @@ import typer
 
 from pyg_match.commands.errors import check_ending, check_folder, check_outputs, error_line
 from pyg_match.commands.options import Photos, Settings
-from pyg_match.files import is_file
+from pyg_match.files import is_file, shown_path
 from pyg_match.spinner import spinner
 
 # A panel of its own, as these names leave no room beside the others in 80 columns.
@@ -87,7 +87,7 @@ def train(
             strategy=strategy,
             num_nodes=num_nodes,
         )
-    typer.echo(f"saved      {path}")
+    typer.echo(f"saved      {shown_path(path)}")
 
 
 def narrow(
@@ -117,7 +117,7 @@ def narrow(
             )
         check_outputs({"OUT": target}, [settings.weights or "", settings.teacher or ""])
         narrow_from_settings(settings, images, target, ffn_channels)
-    typer.echo(f"saved      {target}")
+    typer.echo(f"saved      {shown_path(target)}")
 
 
 def export(
@@ -181,4 +181,4 @@ def export(
                 assign_on_edges=assign_on_edges,
                 matchability_temperature=matchability_temperature,
             )
-    typer.echo(f"saved      {target}\nsha256     {digest}")
+    typer.echo(f"saved      {shown_path(target)}\nsha256     {digest}")

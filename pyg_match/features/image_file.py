@@ -19,6 +19,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Shrink: TypeAlias = Callable[[int, int], int]
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_DRAWINGS = ("EPS", "WMF")  # formats that Pillow hands to other programs
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
@@ -58,6 +59,10 @@ def read_file(path: Path, shrink: Shrink | None = None) -> Pixels:
         raise ValueError(f"{path} is empty (0 bytes), expected an image")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format in _DRAWINGS:
+                raise ValueError(
+                    f"it is a drawing ({image.format}), which other programs would have to render"
+                )
             return _decode(image, data, shrink, str(path))
     except UnidentifiedImageError as error:
         values = _read_tiff(data, str(path)) if data.startswith(_TIFF) else None
@@ -78,15 +83,22 @@ def read_file(path: Path, shrink: Shrink | None = None) -> Pixels:
 
 def pixels_of(image: Any, name: str) -> Array:
     """The pixels of a PIL image, upright."""
-    from PIL import ImageOps
-
     image.load()  # which turns TIFF files upright by itself
-    return _values(ImageOps.exif_transpose(image), name)
+    return _orient(_values(image, name), orientation_of(image))
+
+
+def orientation_of(image: Any) -> int:
+    """How a PIL image lies, from 1 to 8 as in EXIF; 1 for upright, and where nothing that can be read tells."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # EXIF data that are none raise SyntaxError, struct.error, TypeError, ...
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def _decode(image: Any, data: bytes, shrink: Shrink | None, name: str) -> Pixels:
     deep = _is_deep(image)
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = orientation_of(image)
     width, height = image.size
     scale = _jpeg_scale(image, 1 if shrink is None else shrink(width, height))
     if scale > 1:
@@ -167,7 +179,7 @@ def _is_deep(image: Any) -> bool:
 
 
 def _orient(values: Array, orientation: int) -> Array:
-    """Apply an EXIF orientation (1–8) to ``[H, W, C]`` pixels."""
+    """Apply an EXIF orientation (1–8) to ``[H, W]`` or ``[H, W, C]`` pixels."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

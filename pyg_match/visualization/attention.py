@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_match.checks import whole_number
 from pyg_match.nn import GraphMatcher, MaskedAttentionConv
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.visualization.coefficients import EdgeAttention, edge_attention
@@ -133,14 +134,14 @@ def record_attention(
     Args:
         matcher: A :class:`~pyg_match.nn.GraphMatcher`, or a :class:`~pyg_match.Matcher`, whose nodes are the
             keypoints of image 0 followed by those of image 1.
-        nodes: Record only the edges into these nodes of the pair or batch, the query points.
+        nodes: Record only the edges into these nodes of the pair or batch, the query points: their numbers, or a mask.
         top: Record only edges that are, in some head, among this many largest of their target. All heads of such an
             edge are recorded as they are, so that the coefficients of a target then sum to less than one.
 
     Raises:
-        TypeError: If ``matcher`` is not a matcher.
-        ValueError: If ``top`` is not positive; when the matcher runs, if a node does not exist, or if all of a large
-            complete graph would be recorded.
+        TypeError: If ``matcher`` is not a matcher, or ``nodes`` are neither whole numbers nor a mask.
+        ValueError: If ``top`` is no positive whole number; when the matcher runs, if a node does not exist, or if all
+            of a large complete graph would be recorded.
 
     Example:
         >>> from pyg_match.data import KeypointPair, KeypointSet
@@ -158,12 +159,11 @@ def record_attention(
     model = matcher if isinstance(matcher, GraphMatcher) else getattr(matcher, "matcher", None)
     if not isinstance(model, GraphMatcher):
         raise TypeError(f"expected a GraphMatcher or a Matcher, got {type(matcher).__name__}")
-    if top is not None and top < 1:
-        raise ValueError(f"'top' must be positive, got {top}")
-    chosen = None
-    if nodes is not None:
-        chosen = torch.as_tensor(nodes if isinstance(nodes, Tensor) else list(nodes), dtype=torch.long)
-        chosen = chosen.detach().cpu().unique()
+    if top is not None:
+        top = whole_number("top", top, least=0)
+        if top < 1:
+            raise ValueError(f"'top' must be positive, got {top}")
+    chosen = None if nodes is None else _numbers_of(nodes)
     record = AttentionRecord(chosen, top)
     watcher = _Watcher(record)
     with ExitStack() as stack:
@@ -177,6 +177,17 @@ def record_attention(
             ):
                 stack.callback(handle.remove)
         yield record
+
+
+def _numbers_of(nodes: Union[Iterable[int], Tensor]) -> Tensor:
+    """The numbers of nodes that a user gave, or for which a mask is true, each once."""
+    chosen = nodes if isinstance(nodes, Tensor) else torch.as_tensor(list(nodes))
+    if chosen.numel() == 0:
+        chosen = chosen.long()
+    if chosen.is_floating_point() or chosen.is_complex():
+        raise TypeError(f"'nodes' must be whole numbers or a mask, got {chosen.dtype}")
+    chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen.long()
+    return chosen.detach().cpu().unique()
 
 
 class _Watcher:

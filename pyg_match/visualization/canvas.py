@@ -58,6 +58,11 @@ def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None
     write_whole(path, buffer.getvalue())
 
 
+def bounded_ratio(ratio: float) -> float:
+    """Height over width of a figure of something as high and wide, which may have white beside it."""
+    return min(max(ratio, _FLATTEST), _STEEPEST)
+
+
 class Canvas:
     """Images side by side, whose pixels are the units of the axes.
 
@@ -120,7 +125,7 @@ class Canvas:
     @property
     def ratio(self) -> float:
         """Height over width of a figure of the images; very long ones get white beside them."""
-        return min(max(self.height / self.width, _FLATTEST), _STEEPEST)
+        return bounded_ratio(self.height / self.width)
 
     def draw(self, axes: "Axes", title: Optional[str] = None, dim: float = 0.0) -> None:
         """Show the images, darker and paler by a share of ``dim``, so that lines of any colour stand out."""

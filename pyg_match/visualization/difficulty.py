@@ -193,5 +193,5 @@ def _nearest(x: Tensor, others: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     for chunk in x.split(max(1, _CHUNK // len(others))):
         two = torch.cdist(chunk, others).topk(min(2, len(others)), dim=1, largest=False)
         indices.append(two.indices[:, 0])
-        clear.append(two.values[:, 0] <= ratio * two.values[:, -1] if len(others) > 1 else indices[-1] >= 0)
+        clear.append(two.values[:, 0] < ratio * two.values[:, -1] if len(others) > 1 else indices[-1] >= 0)
     return torch.cat(indices), torch.cat(clear)

@@ -7,7 +7,7 @@ import numpy as np
 from torch_geometric.data import Data
 
 from pyg_match.features.image import ImageLike, load_image
-from pyg_match.visualization.canvas import CYCLE, YELLOW, Canvas, save
+from pyg_match.visualization.canvas import CYCLE, YELLOW, Canvas, bounded_ratio, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,15 +82,11 @@ def plot_graph(
         title: Text above.
         path: Where to save the figure, if anywhere.
     """
-    from matplotlib.figure import Figure
-
     pixels = load_image(image)
     if node is None and data.pos.size(0) > 0:
         centre = data.pos.new_tensor([pixels.size(2), pixels.size(1)]) / 2
         node = int((data.pos - centre).norm(dim=1).argmin())
-    figure = Figure(
-        figsize=(7, 7 * pixels.size(1) / pixels.size(2) / 2 + (0.3 if title else 0)), layout="constrained"
-    )
+    figure = new_figure(7, 7 * bounded_ratio(pixels.size(1) / pixels.size(2) / 2) + (0.3 if title else 0))
     left, right = figure.subplots(1, 2)
     draw_graph(left, pixels, data, keys, node)
     draw_graph(right, pixels, data, keys)

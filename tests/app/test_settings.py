@@ -16,5 +16,8 @@ def test_settings_are_checked():
         Setting("ring")
     with pytest.raises(ValueError, match="'k' must be positive, got 0"):
         Setting("knn", 0)
+    for text in ("knn:16:foo", "knn:16:every:0"):
+        with pytest.raises(ValueError, match=r"'value_source' must be 'current', 'initial' or 'every:n'"):
+            Setting.parse(text)
     with pytest.raises(ValueError, match="must be GRAPH:K:VALUES with a number K, got 'knn:x'"):
         Setting.parse("knn:x")

@@ -219,3 +219,30 @@ def test_names_in_help_are_those_that_exist():
     from pyg_match.features.by_name import EXTRACTORS
 
     assert get_args(Detector) == EXTRACTORS
+
+
+@pytest.mark.parametrize("out", ["/proc/x.png", "a" * 240 + ".png"])
+def test_files_that_cannot_be_written_are_told_before_the_work(run, images, out, tmp_path, monkeypatch):
+    if not os.path.isdir("/proc"):
+        pytest.skip("the system has no folder that nobody can write to")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Matcher, "from_pretrained", loaded)
+    for words in (
+        ("match", *images, "--out", out),
+        ("explore", *images, "--export", out.replace("png", "html")),
+    ):
+        result = run(*words)
+        assert result.exit_code == 1 and "cannot write " in result.stderr, result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files_that_are_no_text(images, tmp_path):
+    """On a terminal that takes UTF-8 and nothing else."""
+    out = tmp_path / os.fsdecode(b"q\xff.png")
+    command = [sys.executable, "-m", "pyg_match", "match", *images, "--out", out, "--geometry", "none", *FAST]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (
+        out.is_file() and "picture    " in result.stdout.decode() and "q\ufffd.png" in result.stdout.decode()
+    )

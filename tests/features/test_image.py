@@ -127,6 +127,37 @@ def test_palette_bits_and_transparent_colours(tmp_path):
     equal(load_image(tmp_path / "b.png"), expected(bits, 1))
 
 
+@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+def test_exif_data_that_are_none(ending, tmp_path):
+    Image.fromarray(RGB).save(tmp_path / f"plain.{ending}", lossless=True)
+    Image.fromarray(RGB).save(tmp_path / f"a.{ending}", lossless=True, exif=b"Exif\x00\x00garbage!garbage!")
+    equal(load_image(tmp_path / f"a.{ending}"), load_image(tmp_path / f"plain.{ending}"))
+
+
+def test_exif_data_of_which_only_the_orientation_can_be_read(tmp_path):
+    """A rational of which only the numerator is there, beside an orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0
+    body = bytearray(exif.tobytes())
+    place = body.index(struct.pack("<HH", 0x011A, 5) if b"II" in body[:8] else struct.pack(">HH", 0x011A, 5))
+    body[place + 2 : place + 4] = struct.pack("<H" if b"II" in body[:8] else ">H", 2)  # text, in its place
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=bytes(body))
+    equal(load_image(tmp_path / "a.png"), expected(np.rot90(RGB, -1)))
+
+
+def test_drawings_are_refused_before_another_program_renders_them(tmp_path, monkeypatch):
+    def rendered(*_, **__):
+        raise AssertionError("Ghostscript is asked")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", rendered)
+    (tmp_path / "a.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(ValueError, match=r"a\.jpg .*it is a drawing \(EPS\)"):
+        load_image(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     image = Image.fromarray(RGB)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from helpers import random_pair, random_set
@@ -341,6 +342,22 @@ def test_errors(monkeypatch):
         pass
     with pytest.raises(ValueError, match="'top' must be positive, got 0"), record_attention(matcher, top=0):
         pass
+    with (
+        pytest.raises(ValueError, match=r"'top' must be a whole number .* got 2\.5"),
+        record_attention(matcher, top=2.5),
+    ):
+        pass
+    wrong = pytest.raises(TypeError, match=r"'nodes' must be whole numbers or a mask, got torch\.float")
+    with wrong, record_attention(matcher, nodes=torch.tensor([1.5])):
+        pass
+    mask = torch.arange(25) % 9 == 7
+    for nodes in (mask, mask.tolist(), np.array([7, 16]), range(7, 17, 9)):
+        with record_attention(matcher, nodes=nodes) as record:
+            matcher(pair)
+        assert record.nodes.tolist() == [7, 16]
+    with record_attention(matcher, nodes=[]) as record:
+        matcher(pair)
+    assert record.nodes.tolist() == []
     for node in (-1, 25):
         wrong = pytest.raises(ValueError, match=f"node {node} does not exist, the matcher was given 25 nodes")
         with wrong, record_attention(matcher, nodes=[node, 3]):

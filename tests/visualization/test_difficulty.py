@@ -171,3 +171,11 @@ def test_nothing_and_errors():
         difficulty(pair, LayerMatches(torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4)))
     with pytest.raises(ValueError, match="'ratio' and 'late' must be in"):
         difficulty(pair, layer_matches(small(), pair), ratio=0.0)
+
+
+def test_equal_descriptors_are_not_clear():
+    sets = [
+        KeypointSet(pos=torch.rand(len(x), 2), x=torch.tensor(x), image_size=(2, 2))
+        for x in ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])
+    ]
+    assert not nearest_neighbours(KeypointPair.from_sets(*sets))[1][0]

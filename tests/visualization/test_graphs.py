@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from helpers import random_set
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 
+from pyg_match.data import KeypointSet
 from pyg_match.transforms import KNNGraph, RingPartition
 from pyg_match.visualization import plot_graph
 from pyg_match.visualization.canvas import CYCLE
@@ -46,3 +48,10 @@ def test_errors():
         plot_graph(IMAGE, data, node=5)
     with pytest.raises(ValueError, match="no edges 'edge_index_0', expected some of"):
         plot_graph(IMAGE, data, ("edge_index_0",))
+
+
+@pytest.mark.parametrize("shape", [(20, 3000), (3000, 20)])
+def test_figures_of_long_images_are_bounded(shape):
+    data = KNNGraph(2)(KeypointSet(pos=torch.rand(9, 2) * 20, image_size=shape[::-1]))
+    width, height = plot_graph(np.zeros(shape, np.uint8), data).get_size_inches()
+    assert width == 7 and 0.3 < height < 30
