@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from common import Bench, Call, Target, parser
 
-from pyg_match.collections import MatchJob, Shard, ShardFolder, open_features
+from pyg_match.collections import MatchJob, Shard, open_features
 from pyg_match.collections.hloc_features import new_hdf5, write_keypoint_set
 from pyg_match.collections.hloc_matches import HlocMatchesWriter
 from pyg_match.collections.match_job import ShardMatcher
@@ -66,9 +66,8 @@ def make_peers(
     write_features(features, names, num_keypoints)
 
     def packed() -> Call:
-        shards = folder / "shards"
-        job = MatchJob(features, shards, weights, made_with=ShardFolder(shards).prepare({}))
-        matcher = ShardMatcher(job, torch.get_num_threads())
+        matcher = ShardMatcher(MatchJob(features, folder / "shards", weights), torch.get_num_threads())
+        matcher.shards.prepare({})
         shard = Shard(0, names, pairs)
 
         def call() -> None:

@@ -25,7 +25,7 @@ _ABANDONED = 3600.0  # seconds; files are written within a few
 
 
 def process_name() -> str:
-    """What no other process that shares a folder is called."""
+    """A name that no other process has which shares a folder with this one."""
     return f"{_HOST}.{os.getpid()}"
 
 
@@ -81,7 +81,7 @@ def readable_folder(path: Union[str, "os.PathLike[str]"]) -> Path:
 
 
 def real_path(path: Union[str, "os.PathLike[str]"]) -> Path:
-    """A path as a user gave it; of a link the path of what it points to, there or not."""
+    """The path that a link points to, there or not; any other path as the user gave it."""
     path = user_path(path)
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
 

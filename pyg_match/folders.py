@@ -18,10 +18,9 @@ def walk(folder: Union[str, Path]) -> Iterator[tuple[Path, list[str], list[str]]
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     os.symlink(root, f"{root}/round")
         ...     os.mkdir(f"{root}/sub")
-        ...     [names for _, names, _ in walk(root)]
-        [['round', 'sub'], []]
+        ...     [(folder.name, files) for folder, _, files in walk(f"{root}/sub")]
+        [('sub', [])]
     """
     yield from _walk(Path(folder), frozenset())
 

@@ -1,5 +1,7 @@
 """What several tests need."""
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ from torch.utils.data import Dataset
 
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.ops import sparse_attention
+
+not_text = pytest.mark.skipif(sys.platform != "linux", reason="names of files are text on this system")
+has_links = pytest.mark.skipif(os.name == "nt", reason="the system lets only few make links")
+has_locks = pytest.mark.skipif(os.name == "nt", reason="the system has no such locks")
 
 
 def random_set(

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from helpers import has_links
 
 from pyg_match import files
 from pyg_match.files import _HOST, is_file, sweep, temporary_name, write_whole
@@ -71,7 +72,7 @@ def test_containers_of_one_name_are_told_apart(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == [f"f.{other}.{10**30}.tmp"]
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+@has_links
 def test_the_file_that_a_link_points_to_is_written(tmp_path):
     (tmp_path / "disk").mkdir()
     link, target = tmp_path / "link", tmp_path / "disk/file"
@@ -82,7 +83,7 @@ def test_the_file_that_a_link_points_to_is_written(tmp_path):
     assert [file.name for file in (tmp_path / "disk").iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+@has_links
 def test_links_to_folders_above_are_not_followed(tmp_path):
     for name in ("a", "b", "a/deep"):
         (tmp_path / name).mkdir()

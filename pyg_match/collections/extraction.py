@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -161,9 +162,16 @@ def _parts(output: Path, settings: Mapping[str, Any]) -> Iterator["_Parts"]:
         try:
             yield _Parts(output, folder, settings)
         finally:
-            with suppress(OSError):  # parts of an interrupted call are in the folder
-                lock.unlink()
-                folder.rmdir()
+            _remove(lock)
+    if os.name == "nt":  # where open files cannot be deleted
+        _remove(lock)
+
+
+def _remove(lock: Path) -> None:
+    """Delete a file and its folder, unless parts of an interrupted call are in there."""
+    with suppress(OSError):
+        lock.unlink(missing_ok=True)
+        lock.parent.rmdir()
 
 
 class _Parts:
@@ -196,6 +204,7 @@ class _Parts:
 
     def write(self, found: list[_Found], is_sift: bool) -> None:
         """Keep the features of some images."""
+        self.folder.mkdir(exist_ok=True)
         count = sum(1 for _ in self.folder.glob("*.h5"))
         # Where the file system has no locks, another process may do the same.
         part = self.folder / f"{count:08d}-{process_name()}.h5"

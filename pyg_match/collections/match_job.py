@@ -36,7 +36,7 @@ class MatchJob:
         batch_keypoints: Most keypoints of a batch that is more than one pair. By default 4,096 on a CPU, where more are
             no faster, and 131,072 elsewhere.
         options: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
-        made_with: What :meth:`ShardFolder.prepare` gave, which shards are marked with.
+        made_with: What :meth:`ShardFolder.prepare` gave; shards are marked with it.
 
     Raises:
         ValueError: If ``batch_keypoints`` is no positive whole number.

@@ -70,8 +70,8 @@ def match_pairs(
         pairs: The list of pairs, a line ``name0 name1`` for each.
         output: The file of matches.
         weights: See :class:`~pyg_match.collections.MatchJob`.
-        device: See :class:`~pyg_match.collections.MatchJob`.
-        batch_keypoints: See :class:`~pyg_match.collections.MatchJob`.
+        device: See :class:`~pyg_match.collections.MatchJob`; of no effect once all pairs have been matched.
+        batch_keypoints: The same.
         block: Images of a block; a shard has at most its square of pairs.
         part: ``(i, n)`` matches only the ``i``-th of ``n`` equal shares of the shards, as for arrays of jobs, and does
             not put them together. Calls for all shares may run at the same time; another call without ``part`` then

@@ -86,25 +86,26 @@ class ShardFolder:
         files = (file.stem for file in self.folder.glob("*.safetensors"))
         return sorted(int(stem) for stem in files if stem.isdecimal())
 
-    def write(self, number: int, names: tuple[str, ...], matches: PairMatches, made_with: str) -> None:
+    def write(self, number: int, names: tuple[str, ...], matches: PairMatches, made_with: str = "") -> None:
         """Keep a shard.
 
         Args:
             number: Its number.
             names: The names of its images.
             matches: Its matches.
-            made_with: What :meth:`prepare` gave.
+            made_with: What :meth:`prepare` gave; by default the shard does not tell its settings.
 
         Raises:
             ValueError: If others have begun to write shards of other settings here.
             OSError: If it cannot be written; nothing of it is left behind then.
         """
-        if made_with != self.made_with():
+        if made_with and made_with != self.made_with():
             raise ValueError(
                 f"another process writes shards with other settings to {self.folder}; choose another output"
             )
         arrays = vars(matches)
-        metadata = {"names": json.dumps(names), "digest": array_digest(arrays), "made_with": made_with}
+        metadata = {"names": json.dumps(names), "digest": array_digest(arrays)}
+        metadata |= {"made_with": made_with} if made_with else {}
         write_whole(self.file(number), save(arrays, metadata))
 
     def read(self, number: int) -> tuple[list[str], PairMatches]:

@@ -32,9 +32,7 @@ FilterThreshold = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(
-        metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes CUDA if there is a GPU for it."
-    ),
+    typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes a CUDA GPU if there is one."),
 ]
 Settings = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")

@@ -48,7 +48,7 @@ def train(
             "--device",
             "--accelerator",
             metavar="auto|cpu|cuda",
-            help="What to train on; auto takes a GPU if there is one.",
+            help="What to train on; auto takes a CUDA GPU if there is one.",
         ),
     ] = "auto",
     devices: Annotated[str, typer.Option(metavar="N|auto", help="Number of devices of a machine.")] = "auto",
@@ -65,7 +65,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a matcher on warped copies of photos."""
+    """Train a matcher on warped copies of photos, and on pairs of photos of the same scene."""
     with error_line(needs="training"):
         if is_file(out):
             raise ValueError(f"--out must be a folder for the run, got the file {out}")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from pyg_match.data import KeypointSet
 from pyg_match.digest import tensor_digest
-from pyg_match.files import readable_folder, replace_file, sweep, user_path
+from pyg_match.files import readable_folder, replace_file, shown_path, sweep, user_path
 
-_LONGEST_STEM = 80  # letters of the name of an image in that of its features
+_LONGEST_STEM = 80  # bytes of the name of an image in that of its features
 
 
 class FeatureCache:
@@ -76,7 +75,7 @@ class FeatureCache:
         status = os.stat(path)
         key = [os.path.abspath(path), status.st_size, status.st_mtime_ns, self.settings]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        stem = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:_LONGEST_STEM]
+        stem = shown_path(path.stem).encode()[:_LONGEST_STEM].decode(errors="ignore")
         return self.folder / f"{stem}-{digest[:32]}.safetensors"
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 from pyg_match.checks import shown, whole_number
+from pyg_match.datasets.synthetic_homographies import POSITIVE
 from pyg_match.fields import build, check_names, mapping
 from pyg_match.files import is_file, user_path
 from pyg_match.nn import MatcherConfig
@@ -83,13 +84,7 @@ class DataConfig:
         for name in ("repeats", "unrelated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"'data.{name}' must be in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.negative_threshold < math.inf:
-            raise ValueError(
-                f"'data.negative_threshold' must be a positive number of pixels, got {self.negative_threshold}"
-            )
-        from pyg_match.datasets.synthetic_homographies import POSITIVE
-
-        if self.negative_threshold < POSITIVE:
+        if not POSITIVE <= self.negative_threshold < math.inf:
             raise ValueError(
                 f"'data.negative_threshold' must be at least {POSITIVE} px, within which keypoints are partners, got "
                 f"{self.negative_threshold}"

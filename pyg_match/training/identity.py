@@ -22,7 +22,11 @@ _FEW = 16  # keypoints that tell whether settings fit
 # Settings that change nothing in the course of training; a run may go on with others.
 _FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
 # What checkpoints of earlier versions and datasets of others do not tell, which are believed.
-_DIGESTS = ("train_fingerprints", "valid_fingerprints", "teacher_digest")
+_DIGESTS = {
+    "train_fingerprints": "photos of training",
+    "valid_fingerprints": "photos of validation",
+    "teacher_digest": "weights of the teacher",
+}
 
 
 def check_before(config: TrainingConfig, checkpoint: Path, processes: int) -> None:
@@ -72,8 +76,9 @@ def check_identity(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     before = default | {name: now[name] for name in _DIGESTS if name in now} | before
     changed = sorted(key for key, value in now.items() if key not in _FREE and before.get(key) != value)
     if changed:
+        names = ", ".join(_DIGESTS.get(name, name) for name in changed)
         raise ValueError(
-            f"{out} holds a run with other settings ({', '.join(changed)}); "
+            f"{out} holds a run with other settings ({names}); "
             "give the old ones to go on with it, or another folder"
         )
 

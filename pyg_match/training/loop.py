@@ -36,7 +36,7 @@ def train(
     The folder gets ``matcher.safetensors``, the averaged weights at the end, calibrated if the settings say so, for
     :meth:`pyg_match.nn.GraphMatcher.from_pretrained`; ``best.safetensors``, those with the best recall on the
     validation pairs, unless the result is calibrated; ``last.ckpt``, everything needed to go on; ``held_out.txt``, the
-    photos that only validation sees; ``log.jsonl`` and TensorBoard's files.
+    photos that training does not see; ``log.jsonl`` and TensorBoard's files.
 
     On the CPU, the result of an interrupted run equals that of an uninterrupted one bit by bit. SIGTERM and Ctrl-C
     end a run after the current step and a checkpoint.

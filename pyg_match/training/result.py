@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
+
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.calibration import Calibration
 from pyg_match.training.config import TrainingConfig
@@ -11,7 +13,8 @@ from pyg_match.training.config import TrainingConfig
 
 def with_result(config: TrainingConfig, average: GraphMatcher) -> GraphMatcher:
     """The averaged weights as a matcher with the options of the result."""
-    matcher = GraphMatcher(replace(average.config, **config.result))
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
+        matcher = GraphMatcher(replace(average.config, **config.result))
     matcher.load_state_dict(average.state_dict())
     weight = next(average.parameters())
     return matcher.to(weight.device, weight.dtype)

@@ -65,12 +65,14 @@ class Trainer:
         replace(self.matcher.config, **config.result)  # says now what does not fit
         self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
         self.teacher: GraphMatcher | None = None
+        self.teacher_digest: str | None = None
         imitates = config.loss.distill_assignment or config.loss.distill_descriptors
         if config.teacher is not None and (imitates or config.calibrate):
             half = config.precision == "bf16-mixed"
             whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
             teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, **whole)
             self.teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
+            self.teacher_digest = weights_digest(config.teacher)
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -211,7 +213,7 @@ class Trainer:
         digests = {
             "train_fingerprints": fingerprints(self.train_pairs),
             "valid_fingerprints": fingerprints(self.valid_pairs),
-            "teacher_digest": self.config.teacher and weights_digest(self.config.teacher),
+            "teacher_digest": self.teacher_digest,
         }
         return values | {name: digest for name, digest in digests.items() if digest}
 

@@ -134,12 +134,12 @@ def record_attention(
     Args:
         matcher: A :class:`~pyg_match.nn.GraphMatcher`, or a :class:`~pyg_match.Matcher`, whose nodes are the
             keypoints of image 0 followed by those of image 1.
-        nodes: Record only the edges into these nodes of the pair or batch, the query points: their numbers, or a mask.
+        nodes: Record only the edges into these nodes of the pair or batch, the query points.
         top: Record only edges that are, in some head, among this many largest of their target. All heads of such an
             edge are recorded as they are, so that the coefficients of a target then sum to less than one.
 
     Raises:
-        TypeError: If ``matcher`` is not a matcher, or ``nodes`` are neither whole numbers nor a mask.
+        TypeError: If ``matcher`` is not a matcher, or ``nodes`` are no whole numbers.
         ValueError: If ``top`` is no positive whole number; when the matcher runs, if a node does not exist, or if all
             of a large complete graph would be recorded.
 
@@ -180,14 +180,13 @@ def record_attention(
 
 
 def _numbers_of(nodes: Union[Iterable[int], Tensor]) -> Tensor:
-    """The numbers of nodes that a user gave, or for which a mask is true, each once."""
+    """The numbers of nodes that a user gave, each once."""
     chosen = nodes if isinstance(nodes, Tensor) else torch.as_tensor(list(nodes))
-    if chosen.numel() == 0:
-        chosen = chosen.long()
-    if chosen.is_floating_point() or chosen.is_complex():
-        raise TypeError(f"'nodes' must be whole numbers or a mask, got {chosen.dtype}")
-    chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen.long()
-    return chosen.detach().cpu().unique()
+    if chosen.numel() > 0 and (
+        chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool
+    ):
+        raise TypeError(f"'nodes' must be whole numbers, got {chosen.dtype}; of a mask give mask.nonzero()")
+    return chosen.detach().long().cpu().unique()
 
 
 class _Watcher:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import types
 
 import cv2
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
+from helpers import has_locks, not_text
 from hloc_files import COUNTS, limit_files, write_hloc_features
 from PIL import Image
 from skimage import data
@@ -101,6 +103,7 @@ def test_files_without_pixels_that_pillow_knows_lie_as_they_are(tmp_path):
     assert exif_orientation(tmp_path / "a.tif") == 1
 
 
+@not_text
 def test_names_that_are_no_text_and_photos_that_are_too_large(photos, tmp_path, monkeypatch):
     name = os.fsdecode(b"left/\xff.png")
     (photos / "a.png").rename(photos / name)
@@ -131,6 +134,7 @@ def test_names_that_are_no_text_and_photos_that_are_too_large(photos, tmp_path, 
             assert opened.names() == ["b.png"]
 
 
+@has_locks
 def test_two_extractions_to_one_file(photos, tmp_path):
     """The second is refused while the first is at it, and does nothing to its parts."""
     target, refused = tmp_path / "f.h5", []
@@ -149,6 +153,7 @@ def test_two_extractions_to_one_file(photos, tmp_path):
     assert refused and not (tmp_path / "f.h5.parts").exists()
 
 
+@has_locks
 def test_locks_where_the_file_system_has_none(tmp_path, monkeypatch):
     file = tmp_path / "lock"
     with locked(file) as held:
@@ -403,3 +408,25 @@ def test_nothing_is_lost_on_a_full_disk(size, photos, tmp_path):
     assert process.returncode == 1 and "(File too large); there is none from before" in process.stderr
     assert not target.exists() and not list(tmp_path.rglob("*.tmp"))
     assert extract_features(photos, target, SIFT(2048), resize=160).num_images == 2
+
+
+def test_two_extractions_where_the_file_system_has_no_locks(photos, tmp_path, monkeypatch):
+    """Both do all of the work, and neither takes the folder from the other."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(
+        "pyg_match.collections.file_lock.fcntl", types.SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4)
+    )
+    target, others = tmp_path / "f.h5", []
+
+    class Slow(SIFT):
+        def detect(self, image):
+            if not others:
+                others.append(extract_features(photos, target, SIFT(50), resize=160))
+                target.unlink()
+            return super().detect(image)
+
+    summary = extract_features(photos, target, Slow(50), resize=160)
+    assert summary.num_images == others[0].num_images == 2 and not (tmp_path / "f.h5.parts").exists()

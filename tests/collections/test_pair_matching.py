@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import has_links
 from hloc_files import COUNTS, limit_files, write_hloc_features
 
 from pyg_match.collections import (
@@ -275,6 +276,7 @@ def test_keypoints_of_another_detector_are_refused(features, pairs, weights, tmp
         match_pairs(features, pairs, tmp_path / "m.h5", weights)
 
 
+@has_links
 def test_the_file_that_a_link_points_to_is_written(features, pairs, weights, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "m.h5").symlink_to(tmp_path / "disk/m.h5")

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import has_links
 
 from pyg_match.datasets import HPatches, read_homography, rescale_homography
 from pyg_match.datasets.hpatches import LARGE_SEQUENCES
@@ -86,6 +87,7 @@ def test_incomplete_sequences(tmp_path):
         HPatches(tmp_path)
 
 
+@has_links
 def test_an_image_that_is_a_broken_link(tmp_path):
     (tmp_path / "scene").mkdir()
     (tmp_path / "scene/1.png").symlink_to(tmp_path / "absent.png")

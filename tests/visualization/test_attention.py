@@ -347,12 +347,18 @@ def test_errors(monkeypatch):
         record_attention(matcher, top=2.5),
     ):
         pass
-    wrong = pytest.raises(TypeError, match=r"'nodes' must be whole numbers or a mask, got torch\.float")
-    with wrong, record_attention(matcher, nodes=torch.tensor([1.5])):
-        pass
     mask = torch.arange(25) % 9 == 7
-    for nodes in (mask, mask.tolist(), np.array([7, 16]), range(7, 17, 9)):
-        with record_attention(matcher, nodes=nodes) as record:
+    for nodes, kind in (
+        (torch.tensor([1.5]), "float"),
+        ([1.5], "float"),
+        (mask, "bool"),
+        (mask.tolist(), "bool"),
+    ):
+        wrong = pytest.raises(TypeError, match=rf"'nodes' must be whole numbers, got torch\.{kind}")
+        with wrong, record_attention(matcher, nodes=nodes):
+            pass
+    for numbers in (mask.nonzero(), np.array([7, 16]), range(7, 17, 9)):
+        with record_attention(matcher, nodes=numbers) as record:
             matcher(pair)
         assert record.nodes.tolist() == [7, 16]
     with record_attention(matcher, nodes=[]) as record:
