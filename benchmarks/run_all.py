@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other.
+"""Run the benchmarks of operators, layers, graphs and matchers on a CPU, one after the other.
 
     python benchmarks/run_all.py            # the full version: writes benchmarks/results and docs/images
     python benchmarks/run_all.py --quick    # a short version within 15 minutes: writes outputs/benchmarks

@@ -60,10 +60,11 @@ if os.environ.get("DOCS_OFFLINE"):
 def _source_links(app, docname, source):
     """Files outside of this folder are linked where they are published, in the state of this version."""
     folder = posixpath.join("docs", posixpath.dirname(docname))
+    state = "main" if "dev" in version else f"v{version}"
 
     def published(link):
         path = posixpath.normpath(posixpath.join(folder, link[1]))
-        return link[0] if path.startswith("docs/") else f"]({SOURCE}/blob/v{version}/{path})"
+        return link[0] if path.startswith("docs/") else f"]({SOURCE}/blob/{state}/{path})"
 
     source[0] = re.sub(r"\]\((\.\./[^)]+)\)", published, source[0])
 

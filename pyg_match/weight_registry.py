@@ -93,7 +93,8 @@ def _own(name: str, sha256: str) -> WeightFile:
     except importlib.metadata.PackageNotFoundError:
         pages = []
     page = next((url.split(", ")[1] for url in pages if url.startswith("Source, ")), "")
-    urls = (f"{page}/releases/download/v{__version__}/{file}",) if page else ()
+    folder = "raw/main/pyg_match/weights" if "dev" in __version__ else f"releases/download/v{__version__}"
+    urls = (f"{page}/{folder}/{file}",) if page else ()
     return WeightFile(
         "pyg-match", f"pyg_match/weights/{file}", sha256, urls, f"pyg_match-{sha256[:8]}-{file}"
     )

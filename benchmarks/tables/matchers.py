@@ -31,18 +31,46 @@ def end_to_end(folder: Path) -> tuple[str, list[Results]] | None:
             lines.append([f"{name}, {side} px, {threads}", ms(detection), ms(total), *ratios])
     parts = [
         f"Two photos to matches, all but reading files, the strongest {results['settings']['max_keypoints']} keypoints "
-        "of each, ms; for the others how many times longer they take. The detector alone takes one photo.",
+        "of each, all layers, ms; for the others how many times longer they take. The detector alone takes one photo.",
         table(
             ["matcher, longer side, threads", "detector", "two photos", "with kornia's detector",
              "kornia's LightGlue", "official LightGlue"],
             lines,
         ),
     ]  # fmt: skip
+    lines = _early_exit(rows)
+    if lines:
+        parts += [
+            "The same with early exit and pruning, as LightGlue has them by default. Times depend on the pair then; "
+            "this one is easy.",
+            table(
+                ["matcher, longer side, threads", "two photos", "kornia's LightGlue", "official LightGlue"],
+                lines,
+            ),
+        ]
     used = {row["peer"]: f"{row['mib']:.0f} MiB" for row in results.get("memory", [])}
     if used:
         pairs = [f"{name} {used[name]}, kornia's {used[f'{name}, kornia']}" for name in ("aliked", "disk")]
         parts.append(f"What detection adds to memory at its peak: {'; '.join(pairs)}.")
     return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def _early_exit(rows: list[Row]) -> list[list[str]]:
+    """Two photos to matches with early exit, for each detector, size and number of threads."""
+    lines = []
+    for features, side, threads in _kinds(rows, "features", "side", "threads"):
+        at: Row = {"what": "match", "features": features, "side": side, "threads": threads}
+        name = f"{features}-sparse"
+        total, *theirs = (find(rows, f"{peer}, early exit", **at) for peer in (name, "kornia", "official"))
+        if total:
+            lines.append(
+                [
+                    f"{name}, {side} px, {threads}",
+                    ms(total),
+                    *(times(t / total if t else None) for t in theirs),
+                ]
+            )
+    return lines
 
 
 def _kinds(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
@@ -57,7 +85,7 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
     rows = results["rows"]
     names = [name for name in MATCHER_NAMES if any(row["peer"] == name for row in results["summary"])]
     lines = []
-    for size in sorted({row["n"] for row in rows}):
+    for size in _sizes(rows):
         cells = [ms(find(rows, peer, n=size)) for peer in ("GEMMs alone", "kornia", "official")]
         for name in names:
             own = next(row for row in results["summary"] if (row["n"], row["peer"]) == (size, name))
@@ -72,6 +100,16 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
             lines,
         ),
     ]
+    early = [
+        [find(rows, f"{peer}, early exit", n=n) for peer in ("trained", "kornia", "official")]
+        for n in _sizes(rows)
+    ]
+    if all(early[0]):
+        cells = [[str(n), *map(ms, seconds)] for n, seconds in zip(_sizes(rows), early, strict=True)]
+        parts += [
+            "With early exit and pruning as LightGlue has them by default, on this pair, without drawing edges:",
+            table(["N", MATCHER_NAMES["trained"], "LightGlue, kornia", "LightGlue, official"], cells),
+        ]
     floors = by_size(results["summary"], "sparse-edges", "of_gemms", "{:.2f}")
     parts.append(
         f"“{MATCHER_NAMES['sparse-edges']}” takes so many times as long as the GEMMs alone: {floors}."
@@ -99,6 +137,10 @@ def matcher(folder: Path) -> tuple[str, list[Results]] | None:
         quality(results),
     ]
     return "\n\n".join([*parts, spread(results)]), [results]
+
+
+def _sizes(rows: list[Row]) -> list[int]:
+    return sorted({row["n"] for row in rows})
 
 
 def by_size(summary: list[dict[str, Any]], peer: str, key: str, form: str) -> str:

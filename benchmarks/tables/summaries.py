@@ -29,7 +29,7 @@ DETECTORS = {  # the detector, its matcher here, and the method and record of it
     "RootSIFT": ("rootsift", None, "ratio-0.8", "rootsift_hpatches"),
 }
 GRAPHS = {  # of the method in records of accuracy: the name, and the peer in the record of the matcher
-    "kornia": ("LightGlue", "complete"),
+    "kornia": ("complete graphs with LightGlue's weights", "complete"),
     "candidates-32": ("self complete, cross 32, untrained", None),
     "candidates-16": ("self complete, cross 16, untrained", "candidates-16"),
     "anchors-48": ("self 16 and 48 weighted anchors, cross complete, untrained", None),

@@ -257,6 +257,7 @@ def test_matcher(load, tmp_path, hpatches, capsys):
         "edges of sparse",
         "edges of trained",
         "edges of trained-listed",
+        *(f"{name}, early exit" for name in (*matcher.PEERS, "trained")),
         "GEMMs alone",
     }
     whole = {row["peer"]: row for row in results["summary"]}
@@ -291,6 +292,9 @@ def test_end_to_end(load, tmp_path, capsys):
             "aliked-lightglue",
             "kornia",
             "official",
+            "aliked-sparse, early exit",
+            "kornia, early exit",
+            "official, early exit",
         )
     }
     assert {name for what, name in kinds if what == "detect"} == {
@@ -302,6 +306,7 @@ def test_end_to_end(load, tmp_path, capsys):
     assert load("readme").main(["--results", str(tmp_path), "--readme", str(text)]) == 0
     assert "| aliked-sparse, 96 px, 1 |" in text.read_text()
     assert "What detection adds to memory at its peak: aliked" in text.read_text()
+    assert "with early exit and pruning, as LightGlue has them by default" in text.read_text()
 
 
 def matcher_row(results: dict, peer: str) -> dict:
