@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
-from pyg_match.ops.csr import check_targets
+from pyg_match.ops.csr import check_ends
 
 _ROW_OF_EDGES = (torch.ops.aten.select.int, torch.ops.aten.unbind.int)
 
@@ -58,7 +58,7 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     """
     if not is_sorted:
         edge_index = edge_index[:, torch.argsort(edge_index[1], stable=True)]
-    check_targets(edge_index[1], num_nodes)  # PyG counts them without looking
+    check_ends("target", edge_index[1], num_nodes)  # PyG counts them without looking
     plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
     edges = SortedEdgeIndex(plain.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()

@@ -58,14 +58,11 @@ class RotaryEncoding(nn.Module):
 
     def __init__(self, in_channels: int, head_channels: int, gamma: float = 1.0) -> None:
         super().__init__()
-        in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
-        head_channels = whole_number("head_channels", head_channels, most=MOST_CHANNELS)
+        self.in_channels = in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
+        self.head_channels = head_channels = whole_number("head_channels", head_channels, most=MOST_CHANNELS)
         if head_channels % 2 != 0:
             raise ValueError(f"'head_channels' must be even, got {head_channels}")
-        gamma = real_number("gamma", gamma, positive=True)
-        self.in_channels = in_channels
-        self.head_channels = head_channels
-        self.gamma = gamma
+        self.gamma = real_number("gamma", gamma, positive=True)
         self.lin = nn.Linear(in_channels, head_channels // 2, bias=False)
         self.reset_parameters()
 

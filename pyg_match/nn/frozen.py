@@ -61,8 +61,16 @@ class Freezable(nn.Module):
             >>> GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1).freeze().training
             False
         """
-        self.eval()
-        freeze(self)
+        for module in self.eval().modules():
+            if isinstance(module, AttentionBlock):
+                module.frozen = FrozenBlock(module) if _is_plain(module) else None
+            elif isinstance(module, MaskedAttentionConv):
+                lins = (module.lin_query, module.lin_key or module.lin_value, module.lin_value)
+                plain = all(type(lin) is Projection and not is_hooked(lin) for lin in lins)
+                # Queries that are keys as well are read again.
+                module.in_place = plain and module.lin_key is not None
+            elif type(module) is Projection:
+                module.ordered = OrderedWeight(module.weight)
         self._frozen = weight_state(self)
         self.recorded = RecordedForwards() if cuda_graphs else None
         return self
@@ -103,29 +111,6 @@ class Freezable(nn.Module):
 
 def _thawed(model: Freezable, _: Any = None) -> None:
     """Undo :meth:`Freezable.freeze`."""
-    thaw(model)
-    model._frozen = model.recorded = None
-
-
-def freeze(model: nn.Module) -> None:
-    """Prepare the layers of a model for inference with the weights that they have now.
-
-    Layers that are not what they were made as, or have hooks, stay as they are.
-    """
-    for module in model.modules():
-        if isinstance(module, AttentionBlock):
-            module.frozen = FrozenBlock(module) if _is_plain(module) else None
-        elif isinstance(module, MaskedAttentionConv):
-            lins = [lin for lin in (module.lin_query, module.lin_key, module.lin_value) if lin is not None]
-            plain = all(type(lin) is Projection and not is_hooked(lin) for lin in lins)
-            # Queries that are keys as well are read again.
-            module.in_place = plain and module.lin_key is not None
-        elif type(module) is Projection:
-            module.ordered = OrderedWeight(module.weight)
-
-
-def thaw(model: nn.Module) -> None:
-    """Undo :func:`freeze`."""
     for module in model.modules():
         if isinstance(module, AttentionBlock):
             module.frozen = None
@@ -133,6 +118,7 @@ def thaw(model: nn.Module) -> None:
             module.in_place = False
         elif isinstance(module, Projection):
             module.ordered = None
+    model._frozen = model.recorded = None
 
 
 class FrozenBlock:

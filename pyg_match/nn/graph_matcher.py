@@ -200,9 +200,9 @@ class GraphMatcher(Freezable):
                 # Those of pruned or finished keypoints stay as they were.
                 whole = x.size(0) == pair.x.size(0)
                 descriptors.append(x if whole else descriptors[-1].index_copy(0, graph.nodes, x))
-            stops, keep = (
-                ((True,) * len(graph.pairs), None) if i == last else self._adapt(i, x, graph, output)
-            )
+            stops, keep = (True,) * len(graph.pairs), None
+            if i < last:
+                stops, keep = adapt(self, i, x, graph, output.num_keypoints)
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
                 if checks_values:
@@ -297,15 +297,6 @@ class GraphMatcher(Freezable):
             may_mask = self.config.mask_mode == "remove"
             drawn = redrawn_edges(projected, graph.ptr, graph.offsets, self.config.redraw_k, may_mask)
         return graph.with_cross_edges(*drawn)
-
-    def _adapt(
-        self, i: int, x: Tensor, graph: PairGraph, output: MatcherOutput
-    ) -> tuple[tuple[bool, ...], Optional[Tensor]]:
-        """Which pairs stop after layer ``i``, and which nodes go on; ``None`` if all do."""
-        if self.config.depth_confidence is None and self.config.width_confidence is None:
-            return (False,) * len(graph.pairs), None
-        heads = (self.assignment_head(i), self.confidences[i], self.confidence_thresholds[i])
-        return adapt(self.config, *heads, x, graph, output.num_keypoints)
 
     def assign(
         self, i: int, x: Tensor, graph: PairGraph, on_edges: bool, checks_values: Optional[bool] = None

@@ -49,10 +49,8 @@ class AttentionBlock(nn.Module):
         ffn_channels: Optional[int] = None,
     ) -> None:
         super().__init__()
-        channels, heads = (
-            whole_number("channels", channels, most=MOST_CHANNELS),
-            whole_number("heads", heads, most=MOST_CHANNELS),
-        )
+        channels = whole_number("channels", channels, most=MOST_CHANNELS)
+        heads = whole_number("heads", heads, most=MOST_CHANNELS)
         if channels % heads != 0:
             raise ValueError(f"'heads' must divide the {channels} channels, got {heads}")
         self.conv = MaskedAttentionConv(

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from pyg_match.checks import MOST_CHANNELS, whole_number
 
@@ -124,12 +125,8 @@ class OrthogonalFusion(nn.Module):
         self, channels: int, num_scales: int = 2, project: bool = True, residual: bool = False
     ) -> None:
         super().__init__()
-        num_scales, channels = (
-            whole_number("num_scales", num_scales, most=MOST_CHANNELS),
-            whole_number("channels", channels, most=MOST_CHANNELS),
-        )
-        self.channels = channels
-        self.num_scales = num_scales
+        self.num_scales = num_scales = whole_number("num_scales", num_scales, most=MOST_CHANNELS)
+        self.channels = channels = whole_number("channels", channels, most=MOST_CHANNELS)
         self.project = project
         self.residual = residual
         width = num_scales * channels
@@ -139,9 +136,7 @@ class OrthogonalFusion(nn.Module):
 
     def reset_parameters(self) -> None:
         """Reset the MLP."""
-        for layer in self.mlp:
-            if not isinstance(layer, nn.GELU):
-                layer.reset_parameters()  # type: ignore[operator]
+        reset(self.mlp)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse the features of all scales."""

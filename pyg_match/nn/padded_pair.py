@@ -12,6 +12,7 @@ from pyg_match.nn.matcher_output import MatcherOutput
 from pyg_match.nn.prepared_pair import PreparedPair
 from pyg_match.ops import EdgeSet
 from pyg_match.ops.edge_padding import pad_edges
+from pyg_match.ops.linear import whole_rows
 
 _SPARE = 128  # nodes of the padding at least, which share its edges
 _DEGREE = 8  # what mean degrees are multiples of
@@ -28,10 +29,11 @@ def pad(prepared: PreparedPair) -> PreparedPair:
     """
     pair, graph = prepared.pair, prepared.graph
     before = graph.nodes.numel()
-    num_nodes = _rounded_up(before + _SPARE, _LEAST)
+    num_nodes = whole_rows(before + _SPARE, _LEAST)
     added = num_nodes - before
-    most = _rounded_up(max(added, *(count for counts in graph.counts for count in counts)), _LEAST)
+    most = whole_rows(max(added, *(count for counts in graph.counts for count in counts)), _LEAST)
     edges, cross_edges = (_pad_edges(part, num_nodes) for part in (graph.edges, graph.cross_edges))
+    divisions = [(_pad_edges(part, num_nodes), bias) for part, bias in graph.divisions]
     num_edges, num_cross_edges = edges.col.numel(), cross_edges.col.numel()
     device, redrawn = graph.nodes.device, prepared.config.redraw_after is not None
     padded = replace(
@@ -46,7 +48,7 @@ def pad(prepared: PreparedPair) -> PreparedPair:
         cross_edge_mask=_pad(graph.cross_edge_mask, num_cross_edges, True),
         edge_bias=_pad(graph.edge_bias, num_edges),
         cross_edge_bias=_pad(graph.cross_edge_bias, num_cross_edges),
-        divisions=tuple(_pad_division(part, bias, num_nodes) for part, bias in graph.divisions),
+        divisions=tuple((part, _pad(bias, part.col.numel())) for part, bias in divisions),
         scales=(),
         refused=(),
         cross_edge_ids=torch.arange(num_cross_edges, device=device),
@@ -80,14 +82,9 @@ def without_padding(output: MatcherOutput, prepared: PreparedPair) -> MatcherOut
 
 def _pad_edges(edges: EdgeSet, num_nodes: int) -> EdgeSet:
     degree = -(-edges.col.numel() // (_DEGREE * edges.num_targets)) * _DEGREE
-    groups = 0 if edges.groups is None else _rounded_up(edges.groups.size(0) + edges.rounds, _FEWEST)
-    sources = 0 if edges.source is None else _rounded_up(edges.source.numel(), _LEAST)
+    groups = 0 if edges.groups is None else whole_rows(edges.groups.size(0) + edges.rounds, _FEWEST)
+    sources = 0 if edges.source is None else whole_rows(edges.source.numel(), _LEAST)
     return pad_edges(edges, num_nodes, degree * num_nodes, groups, sources)
-
-
-def _pad_division(edges: EdgeSet, bias: Optional[Tensor], num_nodes: int) -> tuple[EdgeSet, Optional[Tensor]]:
-    padded = _pad_edges(edges, num_nodes)
-    return padded, _pad(bias, padded.col.numel())
 
 
 def _pad(values: Optional[Tensor], size: int, value: float = 0) -> Optional[Tensor]:
@@ -99,9 +96,3 @@ def _bounds(num_pairs: int, num_nodes: int, most: int) -> tuple[tuple[int, int],
     ends = [min(i * most, num_nodes) for i in range(2 * num_pairs + 1)]
     sizes = [end - start for start, end in zip(ends, ends[1:], strict=False)]
     return tuple(zip(sizes[::2], sizes[1::2], strict=True))
-
-
-def _rounded_up(number: int, least: int) -> int:
-    """The next of few numbers: multiples of the least, and later of an eighth of the power of two before."""
-    step = max(least, (1 << max(number - 1, 1).bit_length()) // 16)
-    return -(-number // step) * step

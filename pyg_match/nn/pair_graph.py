@@ -1,6 +1,7 @@
 """The part of a batch of pairs that a matcher is still working on."""
 
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Optional, Union
 
 import torch
@@ -153,7 +154,8 @@ class PairGraph:
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
         edges, edge_kept = self.edges.subset(keep)
         cross_edges, cross_kept = self.cross_edges.subset(keep)
-        divisions = tuple(_subset_division(edges, bias, keep) for edges, bias in self.divisions)
+        parts = [(part.subset(keep), bias) for part, bias in self.divisions]
+        divisions = tuple((part, None if bias is None else bias[kept]) for (part, kept), bias in parts)
         scales = tuple(_subset_scale(scale, keep) for scale in self.scales)
         return replace(
             self,
@@ -171,13 +173,6 @@ class PairGraph:
             scales=scales,
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
-
-
-def _subset_division(
-    edges: EdgeSet, bias: Optional[Tensor], keep: Tensor
-) -> tuple[EdgeSet, Optional[Tensor]]:
-    edges, kept = edges.subset(keep)
-    return edges, None if bias is None else bias[kept]
 
 
 def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
@@ -223,16 +218,16 @@ def _self_edges(
     """The edges within images and what they add to their scores."""
     listed, weight, device = pair.get("edge_index"), pair.get("anchor_weight"), pair.pos.device
     edges = None if listed is None else _sorted("edge_index", listed, num_nodes)
-    if weight is None:
-        within = _edge_set(_within(counts) if edges is None else edges, num_nodes, device)
-        return within, _log_weight(pair, "edge_weight")
+    ptr = _ptr(counts)
+    if weight is None:  # without edges, every keypoint sees every keypoint of its own image
+        within = Blocks(ptr, ptr[:-1], ptr[1:]) if edges is None else edges
+        return _edge_set(within, num_nodes, device), _log_weight(pair, "edge_weight")
     for name in ("edge_weight", "edge_mask"):
         if pair.get(name) is not None:
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
     if edges is None or pair.get("anchor") is None:
         raise ValueError("'anchor_weight' needs 'anchor' and 'edge_index', as AnchorEdges sets them")
     anchor = _anchors(pair, weight, (num_nodes,)).nonzero().squeeze(1)
-    ptr = _ptr(counts)
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
     csr = to_csr(edges, num_nodes)
     anchored = Anchored(csr, ptr, anchor, tuple(starts.tolist()), weight.log())
@@ -295,12 +290,6 @@ def _sorted(name: str, edges: Tensor, num_nodes: int) -> EdgeIndex:
     return sorted_edges(plain, num_nodes, is_sorted=True)
 
 
-def _within(counts: tuple[tuple[int, int], ...]) -> Blocks:
-    """Every keypoint sees every keypoint of its own image."""
-    ptr = _ptr(counts)
-    return Blocks(ptr, ptr[:-1], ptr[1:])
-
-
 def _between(counts: tuple[tuple[int, int], ...]) -> Blocks:
     """Every keypoint sees every keypoint of the other image."""
     ptr = _ptr(counts)
@@ -309,8 +298,4 @@ def _between(counts: tuple[tuple[int, int], ...]) -> Blocks:
 
 
 def _ptr(counts: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
-    ptr = [0]
-    for pair in counts:
-        for count in pair:
-            ptr.append(ptr[-1] + count)
-    return tuple(ptr)
+    return tuple(accumulate(chain(*counts), initial=0))

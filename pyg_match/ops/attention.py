@@ -199,7 +199,9 @@ def _edge_scores(
     check_nodes(query, key, key)
     backend = _differentiable(backend, query, key)
     scale = _factor(query, scale)
-    edges = _listed_only(edge_index, query, key)
+    edges = EdgeSet.of(edge_index, query.size(0), key.size(0), query.device)
+    if edges.groups is not None:
+        raise ValueError(f"expected edges that are listed, got {len(edges.groups)} dense groups")
     check_edge_values(edges.col.size(0), query.size(1), bias, mask)
     _check_devices(query, edges, bias, mask)
     dtype = torch.promote_types(query.dtype, key.dtype)
@@ -207,14 +209,6 @@ def _edge_scores(
     if _uses_kernel(backend, query):
         return operators.edge_scores(q, k, edges, scale), edges.csr()
     return reference_scores(q, k, edges.csr(), scale), edges.csr()
-
-
-def _listed_only(edge_index: Union[EdgesLike, EdgeSet], query: Tensor, key: Tensor) -> EdgeSet:
-    """Edges of which each has a number."""
-    edges = EdgeSet.of(edge_index, query.size(0), key.size(0), query.device)
-    if edges.groups is not None:
-        raise ValueError(f"expected edges that are listed, got {len(edges.groups)} dense groups")
-    return edges
 
 
 def _check_devices(query: Tensor, edges: EdgeSet, *values: Optional[Tensor]) -> None:

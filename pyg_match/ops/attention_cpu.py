@@ -3,12 +3,13 @@
 import ctypes
 import functools
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
 
-from pyg_match.ops.dense_groups import Groups, add_gradients, attend_groups
+from pyg_match.ops.csr import CSR
+from pyg_match.ops.dense_groups import add_gradients, attend_groups
 from pyg_match.ops.edge_lists import transpose_edges
 from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.native.library import address, function, kernel
@@ -59,20 +60,6 @@ class Job(ctypes.Structure):
 _TABLES = ("query", "key", "value", "grad", "out", "grad_query")
 
 
-class Rows(NamedTuple):
-    """Edges by row, as the kernels read them.
-
-    Attributes:
-        ptr: Where the edges of each row start, and their number at the end, ``int64``.
-        col: The other end of each edge, ``int32``.
-        perm: Where the edges are in the order of their weights, ``int32``, if not in this one.
-    """
-
-    ptr: Tensor
-    col: Tensor
-    perm: Optional[Tensor] = None
-
-
 def empty_result(query: Tensor, value: Tensor) -> Tensor:
     """Memory for a result, which lies as the queries do, node by node or head by head."""
     nodes, heads, channels = query.size(0), query.size(1), value.size(2)
@@ -98,19 +85,19 @@ def attention_forward(
     out = empty_result(query, value)
     if edges.groups is not None and edges.col.numel() == 0:
         out.zero_()
-        lse = query.new_full(query.shape[:2], -torch.inf, dtype=_sums(query))
+        lse = query.new_full(query.shape[:2], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float))
     else:
         halves = query.dtype == torch.float and key.dtype == value.dtype == torch.bfloat16
         keys, values = (key, value) if halves else (key.to(query.dtype), value.to(query.dtype))
         lse = query.new_empty(query.shape[:2])
-        rows = Rows(edges.rowptr, edges.col)
+        rows = CSR(edges.rowptr, edges.col)
         _run(
             "forward", keys.dtype, rows, scale, removes,
             query=query, key=_packed(keys, rows, KEY), value=_packed(values, rows, VALUE), bias=bias, keep=keep,
             out=out, lse=lse,
         )  # fmt: skip
     if edges.groups is not None:
-        attend_groups(query, key, value, Groups.of(edges), scale, out, lse)
+        attend_groups(query, key, value, edges, scale, out, lse)
     return out, lse
 
 
@@ -138,7 +125,7 @@ def attention_backward(
         for of_nodes in grads:
             of_nodes.zero_()
     else:
-        alpha, rows = torch.empty_like(slope), Rows(edges.rowptr, edges.col)
+        alpha, rows = torch.empty_like(slope), CSR(edges.rowptr, edges.col)
         _run(
             "backward_targets", kind, rows, scale, removes,
             query=query, key=_packed(key, rows, KEY), value=_packed(value, rows, VALUE), grad=grad, bias=bias,
@@ -151,8 +138,7 @@ def attention_backward(
         _run("gather", kind, by_source, 1.0, alpha=alpha, value=_packed(grad, by_source, GRAD), out=grads[2])
     grad_weight: Optional[Tensor] = None
     if edges.groups is not None:
-        dense = Groups.of(edges)
-        grad_weight = add_gradients(grad, query, key, value, dense, scale, out, lse, grad_lse, grads, weighs)
+        grad_weight = add_gradients(grad, query, key, value, edges, scale, out, lse, grad_lse, grads, weighs)
     grad_key, grad_value = (
         grad if grad.dtype == t.dtype else empty_result(t, t).copy_(grad)
         for grad, t in zip(grads[1:], given, strict=True)
@@ -170,7 +156,7 @@ def scores_forward(
 ) -> Tensor:
     """The scaled inner products of all edges, ``[H, E]``."""
     out = query.new_empty(query.size(1), edges.col.numel())
-    rows = Rows(edges.rowptr, edges.col)
+    rows = CSR(edges.rowptr, edges.col)
     _run("scores", query.dtype, rows, scale, query=query, key=_packed(key, rows, KEY), alpha=out)
     return out
 
@@ -185,25 +171,20 @@ def scores_backward(
     """Gradients of queries and keys."""
     kind = query.dtype
     grad_query, grad_key = (empty_result(t, t) for t in (query, key))
-    rows, by_source = Rows(edges.rowptr, edges.col), _by_source(edges)
+    rows, by_source = CSR(edges.rowptr, edges.col), _by_source(edges)
     _run("gather", kind, rows, scale, alpha=grad, value=_packed(key, rows, KEY), out=grad_query)
     _run("gather", kind, by_source, scale, alpha=grad, value=_packed(query, by_source, QUERY), out=grad_key)
     return grad_query, grad_key
 
 
-def _sums(query: Tensor) -> torch.dtype:
-    """The type of numbers that are summed."""
-    return torch.promote_types(query.dtype, torch.float)
-
-
-def _by_source(edges: EdgeSet) -> Rows:
-    return Rows(*(edges.transposed or transpose_edges(edges.rowptr, edges.col, edges.num_sources)))
+def _by_source(edges: EdgeSet) -> CSR:
+    return CSR(*(edges.transposed or transpose_edges(edges.rowptr, edges.col, edges.num_sources)))
 
 
 def _run(
     name: str,
     dtype: torch.dtype,
-    edges: Rows,
+    edges: CSR,
     scale: float,
     removes: bool = False,
     **tensors: Optional[Tensor],
@@ -213,18 +194,18 @@ def _run(
     Args:
         name: What it is called in the C code.
         dtype: The type of numbers, of keys and values.
-        edges: What it runs along.
+        edges: What it runs along, ``col`` and ``perm`` in 32 bits; ``perm`` leads to the weights of edges.
         scale: Factor of the scores.
         removes: Whether masked edges are removed.
         **tensors: What it reads and writes, named as in :class:`Job`.
     """
     given = {field: _laid_out(field, tensor) for field, tensor in tensors.items() if tensor is not None}
     out = given["out"] if "out" in given else given["query"]
-    num_rows, count, heads = edges.ptr.numel() - 1, edges.col.numel(), out.size(1)
+    num_rows, count, heads = edges.rowptr.numel() - 1, edges.col.numel(), out.size(1)
     if num_rows == 0 or heads == 0:
         return
     job = Job(
-        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.ptr),
+        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.rowptr),
         col=address(edges.col), perm=None if edges.perm is None else address(edges.perm),
     )  # fmt: skip
     table_bytes = width = 0
@@ -251,7 +232,7 @@ def _run(
         job.chunks = min(num_rows, max(-(-threads * _TASKS // heads), -(-count // _TASK_EDGES)))
     bounds = (ctypes.c_int64 * (job.chunks + 1))()
     longest = function("share_out", ctypes.c_int64)(
-        address(edges.ptr), _number(num_rows), _number(job.chunks), bounds
+        address(edges.rowptr), _number(num_rows), _number(job.chunks), bounds
     )
     job.bounds = ctypes.addressof(bounds)
     job.scratch_bytes = whole_lines(longest * out.element_size())
@@ -275,7 +256,7 @@ def _laid_out(field: str, tensor: Tensor) -> Tensor:
     return tensor if together else tensor.contiguous()
 
 
-def _packed(nodes: Tensor, edges: Rows, place: int) -> Tensor:
+def _packed(nodes: Tensor, edges: CSR, place: int) -> Tensor:
     """The same, with the nodes of a head side by side in memory, until the thread packs into that place again.
 
     Rows of one head that lie far apart share few of the places that a cache has for them.

@@ -46,7 +46,7 @@ def attention_forward(
     """Attention and log-sum-exp; see :func:`pyg_match.ops.attention_cpu.attention_forward`."""
     out = empty_result(query, value)
     query, key, value = _together(query, key, value)
-    lse = query.new_empty(query.shape[:2], dtype=_real(query))
+    lse = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float))
     listed = edges.groups is None or edges.col.numel() > 0
     with _on(query):
         if listed and lse.numel() > 0:
@@ -119,9 +119,7 @@ def attention_backward(
             if not listed:
                 for of_sources in grads[1:]:
                     of_sources.zero_()
-            grad_weight = _dense_backward(
-                query, key, value, edges, scale, lse, grad, common, grads, weighs, listed
-            )
+            grad_weight = _dense_backward(query, key, value, edges, scale, lse, grad, common, grads, weighs)
     grad_bias = grad_bias if bias is None else grad_bias.to(bias.dtype)
     grad_weight = grad_weight if edges.log_weight is None else grad_weight.to(edges.log_weight.dtype)
     return grads[0], grads[1], grads[2], grad_bias, grad_weight
@@ -138,7 +136,6 @@ def _dense_backward(
     common: Tensor,
     grads: list[Tensor],
     weighs: bool,
-    listed: bool,
 ) -> Tensor:
     """Add the gradients of groups; return those of their weights."""
     groups, source, log_weight = edges.groups, edges.source, edges.log_weight
@@ -155,8 +152,7 @@ def _dense_backward(
     optional = _or(query, source, edges.target, log_weight)
     dense_tiles.backward_targets[(triton.cdiv(query.size(0), work["M"]) + num_groups, heads)](
         query, key, value, groups, ptr, tiles, *optional, lse, grad, common, grads[0], grad_weight, *_halves(scale),
-        *_steps(query, key, value, grad, grads[0]), query.size(0), num_groups, weights, *shapes, WEIGHS=weighs,
-        HAS_LISTED=True, **flags,
+        *_steps(query, key, value, grad, grads[0]), query.size(0), num_groups, weights, *shapes, WEIGHS=weighs, **flags,
     )  # fmt: skip
     # Sources that several groups name get one row from each, which are added in order.
     count = key.size(0) if source is None else source.numel()
@@ -166,7 +162,7 @@ def _dense_backward(
     _, source_tiles = _tables(groups, 2, work["N"])
     dense_tiles.backward_sources[(triton.cdiv(count, work["N"]) + num_groups, heads)](
         query, key, value, groups, ptr, source_tiles, *optional, lse, grad, common, *rows, *_halves(scale),
-        *_steps(query, key, value, grad, *rows), num_groups, *shapes, HAS_LISTED=source is None, **flags,
+        *_steps(query, key, value, grad, *rows), num_groups, *shapes, **flags,
     )  # fmt: skip
     if source is not None:
         order = source.argsort(stable=True)
@@ -192,7 +188,7 @@ def scores_forward(
     with _on(query):
         listed_edges.scores[sizes.grid](
             query, key, edges.rowptr, edges.col, out, *_halves(scale), *_steps(query, key),
-            edges.col.numel(), query.size(1), query.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
+            edges.col.numel(), query.size(1), query.size(2), REAL=_triton(out),
             **sizes.constants,
         )  # fmt: skip
     return out
@@ -236,7 +232,7 @@ def _gather(
     sizes = _sizes(out.size(0), out.size(1), E=_BLOCK, C=out.size(2))
     listed_edges.gather[sizes.grid](
         *_or(value, weight), value, rowptr, col, *_or(value, perm), out, *_halves(scale), *_steps(value, out),
-        col.numel(), out.size(1), out.size(2), REAL=_triton(out.new_empty(0, dtype=_real(out))),
+        col.numel(), out.size(1), out.size(2), REAL=_triton(out),
         HAS_WEIGHT=weight is not None, HAS_PERM=perm is not None, ADDS=adds, **sizes.constants,
     )  # fmt: skip
 
@@ -260,7 +256,7 @@ def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tenso
     # Three products of tensor cores are as exact as one in single precision, and several times as fast.
     precision = "tf32" if rounds_products() else "tf32x3"
     return {
-        "REAL": _triton(query.new_empty(0, dtype=_real(query))), "HAS_WEIGHT": log_weight is not None,
+        "REAL": _triton(query), "HAS_WEIGHT": log_weight is not None,
         "PRECISION": precision, "C": channels, "D": value_channels, "M": tile, "N": tile, **stages,
     }  # fmt: skip
 
@@ -313,12 +309,8 @@ def _halves(scale: float) -> tuple[float, float]:
     return first, scale - first
 
 
-def _real(nodes: Tensor) -> torch.dtype:
-    """The type of numbers that are summed."""
-    return torch.promote_types(nodes.dtype, torch.float)
-
-
 def _triton(nodes: Tensor) -> Any:
+    """The type of numbers that are summed."""
     return triton.language.float64 if nodes.dtype == torch.double else triton.language.float32
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.ops import attention_cpu
-from pyg_match.ops.edge_lists import checked_sources
+from pyg_match.ops.edge_lists import narrow_edges
 from pyg_match.ops.edges import EdgeSet
 from pyg_match.ops.native.library import available
 
@@ -85,17 +85,15 @@ def _edge_set(
     """The edges of a call, with pointers of 64 bits and sources of 32."""
     num_sources = key.size(0)
     rowptr = rowptr.long().contiguous()
-    col = checked_sources(rowptr, col, num_sources)
+    if col.dtype != torch.int32:  # of someone who has not checked it
+        col = narrow_edges(rowptr, col, num_sources)
     transposed = None if colptr is None or row is None or perm is None else (colptr, row, perm)
     return EdgeSet(rowptr, col, num_sources, None, transposed, groups, source, log_weight, target=target)
 
 
-def _on_cuda() -> Any:
-    """The backend for GPUs, which is imported, and Triton with it, when it is first called."""
-    return import_module("pyg_match.ops.attention_cuda")
-
-
-for _device, _backend in (("CPU", lambda: attention_cpu), ("CUDA", _on_cuda)):
+# The backend for GPUs is imported, and Triton with it, when it is first called.
+_BACKENDS = {"CPU": lambda: attention_cpu, "CUDA": lambda: import_module("pyg_match.ops.attention_cuda")}
+for _device, _backend in _BACKENDS.items():
     for _name, _function in implementations(_backend).items():
         _library.impl(_name, _function, _device)
 

@@ -105,40 +105,22 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
     return csr
 
 
-def check_targets(target: Tensor, num_targets: int) -> None:
-    """Look for targets that do not exist.
+def check_ends(name: str, index: Tensor, count: int) -> None:
+    """Look for sources or targets that do not exist, unless compiling, which looks at no values.
 
     Raises:
         ValueError: If there is one.
     """
-    wrong = outside(target, num_targets)
-    if wrong is not None:
-        raise ValueError(f"an edge names target {wrong}, but there are {num_targets}")
-
-
-def check_indices(source: Tensor, target: Tensor, num_sources: int, num_targets: int) -> None:
-    """Look for sources and targets that do not exist.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for name, index, count in (("source", source, num_sources), ("target", target, num_targets)):
-        wrong = outside(index, count)
-        if wrong is not None:
-            raise ValueError(f"an edge names {name} {wrong}, but there are {count}")
-
-
-def outside(index: Tensor, count: int) -> Optional[int]:
-    """A number below 0 or from ``count`` on, if there is any; ``None`` when compiling, which looks at no values."""
     if torch.compiler.is_compiling() or index.numel() == 0:
-        return None
+        return
     low, high = (int(bound) for bound in index.aminmax())
-    return low if low < 0 else high if high >= count else None
+    if low < 0 or high >= count:
+        raise ValueError(f"an edge names {name} {low if low < 0 else high}, but there are {count}")
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:
     if edge_index.is_sorted_by_col and edge_index.sparse_size(1) == num_targets:
-        check_targets(edge_index.as_tensor()[1], num_targets)  # PyG counts them without looking
+        check_ends("target", edge_index.as_tensor()[1], num_targets)  # PyG counts them without looking
         (rowptr, col), _ = edge_index.get_csc()
         return CSR(_plain(rowptr), _plain(col))
     return _from_coo(edge_index.as_tensor(), num_targets, is_sorted=edge_index.is_sorted_by_col)
@@ -154,7 +136,7 @@ def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> 
     source, target = edge_index.long()
     perm = None
     compiling = torch.compiler.is_compiling()  # looking at values would break the graph
-    check_targets(target, num_targets)
+    check_ends("target", target, num_targets)
     if not is_sorted and (compiling or bool((target[1:] < target[:-1]).any())):
         perm = target.argsort(stable=True)
         source, target = source[perm], target[perm]

@@ -14,7 +14,7 @@ Source: the merge of partial softmaxes is that of FlashAttention (https://arxiv.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Optional, Self
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -24,36 +24,6 @@ from pyg_match.ops.edges import EdgeSet
 
 _aten: Any = torch.ops.aten
 _SMALL = 512  # targets or sources of a group from which on it is work enough for all threads
-
-
-class Groups(NamedTuple):
-    """The dense groups of an edge set, as :class:`pyg_match.ops.EdgeSet` has them."""
-
-    groups: Tensor
-    source: Optional[Tensor]
-    log_weight: Optional[Tensor]
-    target: Optional[Tensor]
-
-    @classmethod
-    def of(cls, edges: EdgeSet) -> Self:
-        """Those of a set that has some."""
-        assert edges.groups is not None
-        return cls(edges.groups, edges.source, edges.log_weight, edges.target)
-
-    def runs(self) -> Iterator["Run"]:
-        """The groups that have targets and sources; small ones of one size that follow each other as one run."""
-        run, weights = Run(0, 0, 0, 0, 0, 0), 0
-        for first, stop, source, source_stop in self.groups.tolist():
-            targets, sources = stop - first, source_stop - source
-            if run.is_followed_by(first, targets, source, sources):
-                run = run._replace(length=run.length + 1)
-            else:
-                if run.length > 0:
-                    yield run
-                run = Run(int(min(targets, sources) > 0), first, targets, source, sources, weights)
-            weights += targets
-        if run.length > 0:
-            yield run
 
 
 class Run(NamedTuple):
@@ -99,32 +69,49 @@ class Run(NamedTuple):
         return x[:, start : start + self.length * size].unflatten(1, (self.length, size)).transpose(0, 1)
 
 
+def runs(edges: EdgeSet) -> Iterator[Run]:
+    """The groups that have targets and sources; small ones of one size that follow each other as one run."""
+    assert edges.groups is not None
+    run, weights = Run(0, 0, 0, 0, 0, 0), 0
+    for first, stop, source, source_stop in edges.groups.tolist():
+        targets, sources = stop - first, source_stop - source
+        if run.is_followed_by(first, targets, source, sources):
+            run = run._replace(length=run.length + 1)
+        else:
+            if run.length > 0:
+                yield run
+            run = Run(int(min(targets, sources) > 0), first, targets, source, sources, weights)
+        weights += targets
+    if run.length > 0:
+        yield run
+
+
 def attend_groups(
-    query: Tensor, key: Tensor, value: Tensor, groups: Groups, scale: float, out: Tensor, lse: Tensor
+    query: Tensor, key: Tensor, value: Tensor, edges: EdgeSet, scale: float, out: Tensor, lse: Tensor
 ) -> None:
     """Merge the attention of groups into a result and its log-sum-exp."""
     if query.size(1) == 0:
         return
-    order = groups.target
+    order = edges.target
     if order is not None:
         query = query[order]
-        in_order = groups._replace(target=None)
+        in_order = edges._replace(target=None)
         ordered, total = out[order], lse[order]
         attend_groups(query, key, value, in_order, scale, ordered, total)
         out.index_copy_(0, order, ordered)
         lse.index_copy_(0, order, total)
         return
-    key, value = _of_groups(groups, key, query.dtype), _of_groups(groups, value, query.dtype)
+    key, value = _of_groups(edges, key, query.dtype), _of_groups(edges, value, query.dtype)
     width = max(key.size(2), value.size(2))
     query, key, value = (_padded(t, width) for t in (_heads_first(query), key, value))
-    for run in groups.runs():
+    for run in runs(edges):
         targets, _, weights = run.place()
         dense, total = _aten._scaled_dot_product_flash_attention_for_cpu(
             run.of_targets(query), run.of_sources(key), run.of_sources(value), scale=scale
         )
         dense, total = _nodes_first(dense)[..., : out.size(2)], _nodes_first(total)
-        if groups.log_weight is not None:
-            total = total + groups.log_weight[weights].unsqueeze(1)
+        if edges.log_weight is not None:
+            total = total + edges.log_weight[weights].unsqueeze(1)
         total, before = total.to(lse.dtype), lse[targets]
         share = (total - before).sigmoid().masked_fill_(total == -torch.inf, 0.0)
         out[targets].lerp_(dense, share.to(out.dtype).unsqueeze(-1))
@@ -136,7 +123,7 @@ def add_gradients(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    groups: Groups,
+    edges: EdgeSet,
     scale: float,
     out: Tensor,
     lse: Tensor,
@@ -150,10 +137,10 @@ def add_gradients(
     and the sum of the gradients of a target's scores out.
     """
     if query.size(1) == 0:
-        return None if groups.log_weight is None else torch.zeros_like(groups.log_weight)
-    order = groups.target
+        return None if edges.log_weight is None else torch.zeros_like(edges.log_weight)
+    order = edges.target
     if order is not None:
-        in_order, of_query = groups._replace(target=None), torch.zeros_like(query)
+        in_order, of_query = edges._replace(target=None), torch.zeros_like(query)
         grad, query, out, lse = (t[order] for t in (grad, query, out, lse))
         grad_lse = None if grad_lse is None else grad_lse[order]
         in_turn = (of_query, *grads[1:])
@@ -165,7 +152,7 @@ def add_gradients(
     channels, value_channels = key.size(2), value.size(2)
     extra = weighs or grad_lse is not None
     width = max(channels, value_channels) + extra
-    key, value = _of_groups(groups, key, query.dtype), _of_groups(groups, value, query.dtype)
+    key, value = _of_groups(edges, key, query.dtype), _of_groups(edges, value, query.dtype)
     if extra and scale != 1:  # so that the sum comes out as it is
         query = query * scale
     tensors = (_heads_first(t) for t in (grad, query, out))
@@ -174,11 +161,11 @@ def add_gradients(
         key[..., -1] = value[..., -1] = 1
         if grad_lse is not None:
             grad[..., -1] = grad_lse.t()
-    log_weight = groups.log_weight
+    log_weight = edges.log_weight
     grad_weight = torch.zeros_like(log_weight) if weighs and log_weight is not None else None
-    slots = groups.source is not None
+    slots = edges.source is not None
     of_slots = [grads[i].new_zeros(key.size(1), *grads[i].shape[1:]) if slots else grads[i] for i in (1, 2)]
-    for run in groups.runs():
+    for run in runs(edges):
         targets, sources, weights = run.place()
         total = lse[targets]
         if log_weight is not None:
@@ -201,15 +188,15 @@ def add_gradients(
         of_slots[1][sources].add_(of_value[..., :value_channels])
         if grad_weight is not None:
             grad_weight[weights] = of_query[..., -1].sum(1)
-    if groups.source is not None:
+    if edges.source is not None:
         for into, slot in zip(grads[1:], of_slots, strict=True):
-            into.index_add_(0, groups.source, slot)
+            into.index_add_(0, edges.source, slot)
     return grad_weight
 
 
-def _of_groups(groups: Groups, x: Tensor, dtype: torch.dtype) -> Tensor:
+def _of_groups(edges: EdgeSet, x: Tensor, dtype: torch.dtype) -> Tensor:
     """The sources of groups, in the order in which these name them."""
-    return _heads_first((x if groups.source is None else x[groups.source]).to(dtype))
+    return _heads_first((x if edges.source is None else x[edges.source]).to(dtype))
 
 
 def _heads_first(x: Tensor) -> Tensor:

@@ -36,11 +36,6 @@ def narrow_edges(rowptr: Tensor, col: Tensor, num_sources: int) -> Tensor:
     return out
 
 
-def checked_sources(rowptr: Tensor, col: Tensor, num_sources: int) -> Tensor:
-    """Sources in 32 bits; those in 64 come from someone who has not checked them."""
-    return col if col.dtype == torch.int32 else narrow_edges(rowptr, col, num_sources)
-
-
 def transpose_edges(rowptr: Tensor, col: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
     """The edges of each source: where they start, their targets, and their places in the order by target.
 

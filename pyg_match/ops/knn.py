@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal, Optional
+from itertools import pairwise
+from typing import Literal, Optional, get_args
 
 import numpy as np
 import torch
@@ -80,15 +82,16 @@ def knn_graph(
     one_of("flow", flow, ("source_to_target", "target_to_source"))
     points = _as_points(x, cosine)
     search = _searcher(backend, points, num_workers)
+    ptr = _pointer(points, batch, batch_size)
     if backend == "auto" and not _has_tree(points.device):
-        edge_index = batched_knn(points, _pointer(points, batch, batch_size), k, loop)
-        return edge_index if flow == "source_to_target" else edge_index.flip(0)
-    parts = []
-    for start, stop in _examples(points, batch, batch_size):
-        neighbours = _nearest(points[start:stop], k, loop, search) + start
-        targets = torch.arange(start, stop, device=x.device).repeat_interleave(neighbours.size(1))
-        parts.append(torch.stack([neighbours.reshape(-1), targets]))
-    edge_index = torch.cat(parts, dim=1) if parts else torch.empty(2, 0, dtype=torch.long, device=x.device)
+        edge_index = batched_knn(points, ptr, k, loop)
+    else:
+        parts = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
+        for start, stop in pairwise(ptr.tolist()):
+            neighbours = _nearest(points[start:stop], k, loop, search) + start
+            targets = torch.arange(start, stop, device=x.device).repeat_interleave(neighbours.size(1))
+            parts.append(torch.stack([neighbours.reshape(-1), targets]))
+        edge_index = torch.cat(parts, dim=1)
     return edge_index if flow == "source_to_target" else edge_index.flip(0)
 
 
@@ -141,8 +144,8 @@ def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
 
 
 def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Search:
-    def tree(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-        return _search_scipy(points, rows, depth, num_workers)
+    one_of("backend", backend, get_args(KNNBackend))
+    tree = partial(_search_scipy, num_workers=num_workers)
 
     def best(points: Tensor, rows: Tensor, depth: int) -> Tensor:
         few = points.size(0) <= _FEW_POINTS * depth
@@ -150,21 +153,19 @@ def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Searc
 
     if backend == "auto":
         return best if points.size(1) <= _SCIPY_MAX_DIM and _has_tree(points.device) else _search_torch
-    if backend == "torch":
-        return _search_torch
-    if backend == "scipy":
-        return tree
+    if backend in ("scipy", "torch"):
+        return tree if backend == "scipy" else _search_torch
     if backend == "torch_cluster":
         if find_spec("torch_cluster") is None:
             raise ImportError(
                 "backend 'torch_cluster' needs the package torch-cluster: pip install pyg-match[cluster]"
             )
-        return _search_torch_cluster
-    if backend == "pyg":
+        from torch_cluster import knn
+    else:
         if not _has_pyg_knn():
             raise ImportError("backend 'pyg' needs pyg-lib>=0.6.0 beside torch-geometric")
-        return _search_pyg
-    raise ValueError(f"'backend' must be 'auto', 'pyg', 'torch_cluster', 'scipy' or 'torch', got {backend!r}")
+        from torch_geometric.nn import knn
+    return lambda points, rows, depth: knn(points, points[rows], depth)[1].view(rows.numel(), depth)
 
 
 def _has_tree(device: torch.device) -> bool:
@@ -192,18 +193,6 @@ def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: Optiona
     return torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64)).to(points.device)
 
 
-def _search_torch_cluster(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-    from torch_cluster import knn
-
-    return knn(points, points[rows], depth)[1].view(rows.numel(), depth)
-
-
-def _search_pyg(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-    from torch_geometric.nn import knn
-
-    return knn(points, points[rows], depth)[1].view(rows.numel(), depth)
-
-
 def _has_pyg_knn() -> bool:
     import torch_geometric.typing
 
@@ -218,12 +207,6 @@ def _as_points(x: Tensor, cosine: bool) -> Tensor:
     if points.dtype in (torch.half, torch.bfloat16):
         points = points.float()
     return torch.nn.functional.normalize(widest(points), dim=1) if cosine else points
-
-
-def _examples(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int]) -> list[tuple[int, int]]:
-    """The node ranges of the examples."""
-    ptr = _pointer(points, batch, batch_size).tolist()
-    return [(start, stop) for start, stop in zip(ptr[:-1], ptr[1:], strict=True) if stop > start]
 
 
 def _pointer(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int]) -> Tensor:

@@ -71,10 +71,7 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
         tensor([[4, 2]])
     """
     rows, length = values.shape
-    usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
-    usual &= rows > 0 and 0 < k <= min(_MOST, length)
-    usual &= not torch.compiler.is_compiling()
-    if not usual or library() is None:
+    if k > length or not _has_kernel(values, k):
         return values.topk(k, dim=1).indices
     values, itemsize = _with_rows_together(values.detach()), values.element_size()
     wide = -(-_BINS * k // _BLOCK) * _BLOCK
@@ -120,7 +117,7 @@ class LargestOfColumns:
     def __init__(self, columns: int, k: int) -> None:
         self._columns, self._k, self._rows = columns, k, 0
         self._best: Optional[tuple[Tensor, Tensor]] = None  # what torch has found: numbers and places
-        self._collected: Optional[_Collected] = None
+        self._kept: dict[str, Tensor] = {}  # what the kernels keep of each column
         self._kind: Optional[tuple[torch.dtype, torch.device]] = None
 
     def add(self, values: Tensor) -> None:
@@ -137,10 +134,18 @@ class LargestOfColumns:
         self._kind = kind
         values, first = values.detach(), self._rows
         self._rows += values.size(0)
-        if first == 0 and _Collected.suits(values, self._k):
-            self._collected = _Collected(values, self._k)
-        if self._collected is not None:
-            self._collected.add(_with_rows_together(values), first)
+        if first == 0 and _has_kernel(values, self._k):
+            shape = (self._columns, _KEPT * self._k + _SPARE)
+            self._kept = {
+                "found": values.new_empty(shape),
+                "place": values.new_empty(shape, dtype=torch.int),
+                "count": values.new_zeros(self._columns, dtype=torch.long),
+                "bound": values.new_full((self._columns,), -torch.inf),
+            }
+        if self._kept:
+            values = _with_rows_together(values)
+            of_rows = {"step": values.stride(0), "rows": values.size(0), "first_row": first}
+            self._run("collect", values.numel(), values=values, **of_rows)
             return
         places = torch.arange(first, self._rows, device=values.device).expand(self._columns, -1)
         numbers = values.t()
@@ -161,11 +166,26 @@ class LargestOfColumns:
             raise RuntimeError(
                 f"{self._k} numbers of each column are wanted, but only {self._rows} rows have come"
             )
-        if self._collected is not None:
-            return self._collected.indices()
+        if self._kept:
+            out = torch.arange(self._k, device="cpu").repeat(self._columns, 1)  # for columns of NaN
+            self._run("order", out.numel(), out=out)
+            return out
         if self._best is None:
             return torch.empty(self._columns, 0, dtype=torch.long)
         return self._best[1]
+
+    def _run(self, name: str, work: int, **fields: Any) -> None:
+        threads = torch.get_num_threads() if work >= _INLINE_WORK else 1
+        at_once = min(-(-self._columns // (threads * _TASKS)), _STRIP)
+        at_once = -(-at_once // _ABREAST) * _ABREAST  # whole cache lines, which no two threads write to
+        threads = min(threads, -(-self._columns // at_once))
+        found = self._kept["found"]
+        own = whole_lines(found.size(1) * found.element_size())
+        fields |= {**self._kept, "rank": workspace(SCRATCH, threads * own), "rank_bytes": own}
+        fields |= {"columns": self._columns, "columns_at_once": at_once, "k": self._k, "room": found.size(1)}
+        numbers = {key: v.data_ptr() if isinstance(v, Tensor) else v for key, v in fields.items()}
+        job = _ColumnJob(**numbers)
+        run_together(kernel(name, found.dtype), ctypes.addressof(job), threads, job, *fields.values())
 
 
 def _with_rows_together(values: Tensor) -> Tensor:
@@ -174,48 +194,8 @@ def _with_rows_together(values: Tensor) -> Tensor:
     return values if together else values.contiguous()
 
 
-class _Collected:
-    """What the kernels of :class:`LargestOfColumns` keep of each column."""
-
-    def __init__(self, values: Tensor, k: int) -> None:
-        columns = values.size(1)
-        self._k, self._columns, self._type = k, columns, values.dtype
-        self._room = _KEPT * k + _SPARE
-        self._found = values.new_empty(columns, self._room)
-        self._place = values.new_empty(columns, self._room, dtype=torch.int)
-        self._count = values.new_zeros(columns, dtype=torch.long)
-        self._bound = values.new_full((columns,), -torch.inf)
-
-    @staticmethod
-    def suits(values: Tensor, k: int) -> bool:
-        usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
-        usual &= values.numel() > 0 and 0 < k <= _MOST and not torch.compiler.is_compiling()
-        return usual and library() is not None
-
-    def add(self, values: Tensor, first: int) -> None:
-        self._run(
-            "collect",
-            values.numel(),
-            values=values,
-            step=values.stride(0),
-            rows=values.size(0),
-            first_row=first,
-        )
-
-    def indices(self) -> Tensor:
-        out = torch.arange(self._k, device=self._found.device).repeat(self._columns, 1)  # for columns of NaN
-        self._run("order", out.numel(), out=out)
-        return out
-
-    def _run(self, name: str, work: int, **fields: Any) -> None:
-        threads = torch.get_num_threads() if work >= _INLINE_WORK else 1
-        at_once = min(-(-self._columns // (threads * _TASKS)), _STRIP)
-        at_once = -(-at_once // _ABREAST) * _ABREAST  # whole cache lines, which no two threads write to
-        threads = min(threads, -(-self._columns // at_once))
-        own = whole_lines(self._room * self._found.element_size())
-        fields |= {"found": self._found, "place": self._place, "count": self._count, "bound": self._bound}
-        fields |= {"rank": workspace(SCRATCH, threads * own), "rank_bytes": own, "columns": self._columns}
-        fields |= {"columns_at_once": at_once, "k": self._k, "room": self._room}
-        numbers = {key: v.data_ptr() if isinstance(v, Tensor) else v for key, v in fields.items()}
-        job = _ColumnJob(**numbers)
-        run_together(kernel(name, self._type), ctypes.addressof(job), threads, job, *fields.values())
+def _has_kernel(values: Tensor, k: int) -> bool:
+    """Whether the kernels can find the ``k`` largest of these numbers."""
+    usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
+    usual &= values.numel() > 0 and 0 < k <= _MOST and not torch.compiler.is_compiling()
+    return usual and library() is not None

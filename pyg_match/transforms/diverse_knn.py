@@ -72,14 +72,11 @@ class DiverseKNN(BaseTransform):
         pool = 4 * k if pool is None else whole_number("pool", pool)
         if pool < k:
             raise ValueError(f"'pool' must hold at least the k={k} neighbours to choose, got {pool}")
-        distance_weight = real_number("distance_weight", distance_weight, least=0)
-        orthogonality_weight = real_number("orthogonality_weight", orthogonality_weight, least=0)
-        one_of("space", space, ("descriptor", "direction"))
+        self.distance_weight = real_number("distance_weight", distance_weight, least=0)
+        self.orthogonality_weight = real_number("orthogonality_weight", orthogonality_weight, least=0)
+        self.space = one_of("space", space, ("descriptor", "direction"))
         self.k = k
-        self.distance_weight = distance_weight
-        self.orthogonality_weight = orthogonality_weight
         self.pool = pool
-        self.space = space
         self.loop = loop
         self.backend = backend
 

@@ -51,14 +51,11 @@ class EqualPartition(BaseTransform):
     def __init__(
         self, parts: int, by: Literal["nodes", "edges"] = "nodes", k: Optional[int] = None, loop: bool = False
     ) -> None:
-        parts = whole_number("parts", parts, most=_MOST_GRAPHS if by == "edges" else None)
-        one_of("by", by, ("nodes", "edges"))
+        self.parts = whole_number("parts", parts, most=_MOST_GRAPHS if by == "edges" else None)
+        self.by = one_of("by", by, ("nodes", "edges"))
         if by == "edges" and k is None:
             raise ValueError("by='edges' divides the nearest neighbours and needs their number 'k'")
-        k = None if k is None else whole_number("k", k)
-        self.parts = parts
-        self.by = by
-        self.k = k
+        self.k = None if k is None else whole_number("k", k)
         self.loop = loop
 
     def forward(self, data: Data) -> Data:

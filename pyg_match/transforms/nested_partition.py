@@ -3,7 +3,7 @@
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 
-from pyg_match.transforms.neighbour_scales import NeighbourScales
+from pyg_match.transforms.multi_scale import NeighbourScales
 
 
 @functional_transform("nested_partition")

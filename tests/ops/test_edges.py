@@ -10,7 +10,7 @@ from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
 from pyg_match.ops import attention_operators as operators
-from pyg_match.ops.dense_groups import Groups
+from pyg_match.ops.dense_groups import runs
 from pyg_match.ops.edge_lists import _narrow, _transpose, narrow_edges, transpose_edges
 
 
@@ -300,9 +300,9 @@ def test_groups_of_another_kind_are_refused(groups, options, error, message):
 @pytest.mark.parametrize("dtype", [torch.double, torch.float])
 def test_small_groups_of_one_size_at_once(dtype):
     edges = windows()
-    runs = list(Groups.of(edges).runs())
+    found = list(runs(edges))
     # Windows of three nodes, and one of four, twice; then the anchors of both images, which are of one size too.
-    assert [(run.length, run.targets) for run in runs] == [(4, 3), (1, 4), (4, 3), (1, 4), (2, 16)]
+    assert [(run.length, run.targets) for run in found] == [(4, 3), (1, 4), (4, 3), (1, 4), (2, 16)]
     x = torch.randn(3, 32, 2, 8, dtype=dtype)
     weight = torch.randn(32, 2, 8, dtype=dtype)
     outputs = []

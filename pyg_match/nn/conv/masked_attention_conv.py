@@ -16,7 +16,7 @@ from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, sparse_attention
 from pyg_match.ops.attention_checks import check_edge_values
 from pyg_match.ops.attention_reference import MaskMode
-from pyg_match.ops.csr import check_indices
+from pyg_match.ops.csr import check_ends
 
 
 class MaskedAttentionConv(MessagePassing):
@@ -91,15 +91,11 @@ class MaskedAttentionConv(MessagePassing):
     ) -> None:
         kwargs.setdefault("aggr", "add")
         super().__init__(node_dim=0, **kwargs)
-        out_channels, heads = (
-            whole_number("out_channels", out_channels, most=MOST_CHANNELS),
-            whole_number("heads", heads, most=MOST_CHANNELS),
-        )
+        self.out_channels = out_channels = whole_number("out_channels", out_channels, most=MOST_CHANNELS)
+        self.heads = heads = whole_number("heads", heads, most=MOST_CHANNELS)
         self.fuse &= self.aggr in ("add", "sum")  # the operator sums
         one_of("mask_mode", mask_mode, ("remove", "zero"))
         self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
         self.concat = concat
         self.mask_mode: MaskMode = mask_mode
         self.shared_query_key = shared_query_key
@@ -171,27 +167,33 @@ class MaskedAttentionConv(MessagePassing):
             edge_bias = edge_bias.expand(-1, self.heads) if edge_bias.shape[1:] == (1,) else edge_bias
 
         attention: Any = None
-        fuses = self.fuses(edge_index, return_attention_weights)
+        fused = self.fuses(edge_index, return_attention_weights) or exact
         if exact and return_attention_weights:
             raise ValueError(
                 "dense groups list no edges; use CompleteGraph to get the attention weights of a complete graph"
             )
-        if isinstance(edge_index, EdgeSet) and edge_index.groups is not None and not (fuses or exact):
+        if isinstance(edge_index, EdgeSet) and edge_index.groups is not None and not fused:
             if edge_bias is not None or edge_mask is not None:
                 raise ValueError("neither a bias nor a mask can be given for anchors that are not listed")
             edge_index, weight = edge_index.listed()
             edge_bias = None if weight is None else weight.unsqueeze(-1).expand(-1, self.heads)
-        if fuses or exact:
-            out = self._fused(edge_index, query, key, value, edge_bias, edge_mask)
+        size = (key.size(0), query.size(0))
+        if not fused:
+            edge_index = _listed(edge_index)
+            check_tensor("edge_index", edge_index, (2, None), "whole")
+            source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
+            check_ends("source", source, size[0])
+            check_ends("target", target, size[1])
+            check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
+            # PyG's softmax needs 64 bits.
+            edge_index = edge_index.long() if edge_index.dtype == torch.int32 else edge_index
+        if fused and not _propagates(edge_index):  # edges that PyG would not fuse are sorted by the operator
+            out = self.message_and_aggregate(edge_index, query, key, value, edge_bias, edge_mask)
         else:
-            listed = _listed(edge_index)
-            self._check_edges(listed, key.size(0), query.size(0), edge_bias, edge_mask)
-            listed = listed.long() if listed.dtype == torch.int32 else listed  # which PyG's softmax needs
             # PyG reads the source of calls of propagate: an expression of several lines there would end tracing.
-            size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]
             out = self.propagate(
-                listed,
+                edge_index,
                 query=query,
                 key=key,
                 value=value,
@@ -199,7 +201,8 @@ class MaskedAttentionConv(MessagePassing):
                 edge_mask=edge_mask,
                 size=size,
             )
-            attention, self._alpha = (listed, self._alpha), None
+        if not fused:
+            attention, self._alpha = (edge_index, self._alpha), None
 
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         return out if not return_attention_weights else (out, attention)
@@ -228,20 +231,6 @@ class MaskedAttentionConv(MessagePassing):
             query, key = rotate(query, target, in_place), rotate(key, source, in_place)
         return query, key, value
 
-    def _check_edges(
-        self,
-        edge_index: Tensor,
-        num_sources: int,
-        num_targets: int,
-        edge_bias: OptTensor,
-        edge_mask: OptTensor,
-    ) -> None:
-        """Refuse of listed edges what the operator refuses."""
-        check_tensor("edge_index", edge_index, (2, None), "whole")
-        source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
-        check_indices(source, target, num_sources, num_targets)
-        check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
-
     def fuses(
         self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool] = None
     ) -> bool:
@@ -256,29 +245,6 @@ class MaskedAttentionConv(MessagePassing):
             hooks += [self._propagate_forward_pre_hooks, self._propagate_forward_hooks]
         asked = bool(return_attention_weights) or bool(self.explain) or any(hooks)
         return self.fuse and not asked and self.flow == "source_to_target" and self.aggr in ("add", "sum")
-
-    def _fused(
-        self,
-        edge_index: Union[Adj, CSR, EdgeSet],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        edge_bias: OptTensor,
-        edge_mask: OptTensor,
-    ) -> Tensor:
-        """Attention without messages; edges that PyG would not fuse are sorted by the operator."""
-        if not _propagates(edge_index):
-            return self.message_and_aggregate(edge_index, query, key, value, edge_bias, edge_mask)
-        out: Tensor = self.propagate(
-            edge_index,
-            query=query,
-            key=key,
-            value=value,
-            edge_bias=edge_bias,
-            edge_mask=edge_mask,
-            size=(key.size(0), query.size(0)),
-        )
-        return out
 
     def message(
         self,

@@ -15,7 +15,7 @@ from torch_geometric.utils import is_sparse, to_edge_index
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
 from pyg_match.nn.conv.projection import check_features
-from pyg_match.ops.csr import check_indices
+from pyg_match.ops.csr import check_ends
 
 
 class PartitionGCNConv(MessagePassing):
@@ -77,16 +77,11 @@ class PartitionGCNConv(MessagePassing):
         kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)
         self.fuse &= self.aggr in ("add", "sum")  # sparse products sum
-        num_scales, out_channels = (
-            whole_number("num_scales", num_scales, most=MOST_CHANNELS),
-            whole_number("out_channels", out_channels, most=MOST_CHANNELS),
-        )
-        in_channels = (
-            in_channels if in_channels == -1 else whole_number("in_channels", in_channels, most=MOST_CHANNELS)
-        )
+        self.num_scales = num_scales = whole_number("num_scales", num_scales, most=MOST_CHANNELS)
+        self.out_channels = out_channels = whole_number("out_channels", out_channels, most=MOST_CHANNELS)
+        if in_channels != -1:
+            in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
         self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.num_scales = num_scales
         self.add_self_loops = add_self_loops
         self.lin = Linear(in_channels, num_scales * out_channels, bias=False, weight_initializer="glorot")
         if bias:
@@ -150,7 +145,8 @@ class PartitionGCNConv(MessagePassing):
         plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
         check_tensor("edge_index", plain, (2, None), "whole")
         source, target = plain if self.flow == "source_to_target" else plain.flip(0)
-        check_indices(source, target, *size)
+        check_ends("source", source, size[0])
+        check_ends("target", target, size[1])
         if weight is not None:
             check_tensor("edge_weight", weight, (plain.size(1),), "real")
             if weight.device != x.device:

@@ -104,9 +104,8 @@ def backward_targets(
     query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_query, grad_weight,
     scale, scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
     grad_query_step, grad_query_head, num_targets, num_groups, num_weights, heads, channels, value_channels,
-    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr,
+    REAL: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    WEIGHS: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of queries, added to those along listed edges, and of weights, ``[H, G targets]``."""
     tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -165,8 +164,7 @@ def backward_targets(
             group += 1
     acc = acc * factor
     q_at = grad_query + node[:, None] * grad_query_step + h * grad_query_head + c[None, :]
-    if HAS_LISTED:
-        acc += tl.load(q_at, mask=of_keys, other=0.0).to(REAL)
+    acc += tl.load(q_at, mask=of_keys, other=0.0).to(REAL)
     tl.store(q_at, acc.to(grad_query.dtype.element_ty), mask=of_keys)
 
 
@@ -175,9 +173,8 @@ def backward_sources(
     query, key, value, groups, ptr, tiles, source, target, log_weight, lse, grad, common, grad_key, grad_value, scale,
     scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head,
     grad_key_step, grad_key_head, grad_value_step, grad_value_head, num_groups, heads, channels, value_channels,
-    REAL: tl.constexpr, HAS_LISTED: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
-    N: tl.constexpr,
+    REAL: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr, C: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values: one row for each source of a group, or added to those along listed edges."""
     tile, h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -222,7 +219,7 @@ def backward_sources(
     row = s.to(tl.int64)
     k_at = grad_key + row[:, None] * grad_key_step + h * grad_key_head + c[None, :]
     v_at = grad_value + row[:, None] * grad_value_step + h * grad_value_head + d[None, :]
-    if HAS_LISTED:
+    if not HAS_SOURCE:  # otherwise rows are theirs alone
         of_key += tl.load(k_at, mask=of_keys, other=0.0).to(REAL)
         of_value += tl.load(v_at, mask=of_values, other=0.0).to(REAL)
     tl.store(k_at, of_key.to(grad_key.dtype.element_ty), mask=of_keys)
