@@ -31,6 +31,9 @@ class CachedPairs(Dataset[KeypointPair]):
 
     paths: Sequence[Path]
     num_pairs: int
+    seed: int
+    min_num_keypoints: int | None
+    max_num_keypoints: int | None
     shards: PairShards | None
     repair: bool
 
@@ -80,9 +83,8 @@ class CachedPairs(Dataset[KeypointPair]):
         if order:
             check_photos(self.paths)
         # With a generator of its own, since a loader draws from torch's global one otherwise.
-        loader = DataLoader(
-            _Extraction(self), None, sampler=order, num_workers=num_workers, generator=torch.Generator()
-        )
+        options: Any = {"num_workers": num_workers, "generator": torch.Generator()}
+        loader: Any = DataLoader(order, None, collate_fn=self.make, **options)  # type: ignore[arg-type]
         with progress_bar("finding keypoints", len(self), len(self) - len(order), progress) as advance:
             pairs = iter(loader)
             for shard in missing:
@@ -96,7 +98,7 @@ class CachedPairs(Dataset[KeypointPair]):
 
     def _has(self, shards: PairShards, shard: int) -> bool:
         try:
-            return shards.is_whole(shard)
+            return shards.read(shards.indices(shard).start) is not None
         except CorruptShardError:
             if not self.repair:
                 raise
@@ -116,6 +118,25 @@ class CachedPairs(Dataset[KeypointPair]):
             self.shards.write(shard, [self.make(other) for other in self.shards.indices(shard)])
             found = self.shards.read(index)
         return self.make(index) if found is None else found
+
+    def _set_limits(self, least: int | None, most: int | None) -> None:
+        """Check the numbers of keypoints that pairs are limited to, and keep them."""
+        most = None if most is None else whole_number("max_num_keypoints", most)
+        least = None if least is None else whole_number("min_num_keypoints", least, least=0)
+        if least is not None and not 1 <= least <= (most or 0):
+            raise ValueError(
+                f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {most}, got {least}"
+            )
+        self.min_num_keypoints, self.max_num_keypoints = least, most
+
+    def _limit(self, index: int) -> int | None:
+        """The number of keypoints that the views of a pair are limited to, log-uniformly drawn, if it is drawn."""
+        smallest, largest = self.min_num_keypoints, self.max_num_keypoints
+        if smallest is None or largest is None:
+            return None
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "keypoints", index))
+        share = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return round(smallest * (largest / smallest) ** share)
 
     def _index(self, index: int) -> int:
         index = whole_number("index", index, least=-sys.maxsize)
@@ -141,16 +162,6 @@ def check_photos(paths: Sequence[Path]) -> None:
         raise ValueError(f"{len(damaged)} of {len(paths)} photos cannot be read ({shown}); remove them")
 
 
-class _Extraction(Dataset[KeypointPair]):
-    """The pairs of a dataset, past its cache."""
-
-    def __init__(self, dataset: CachedPairs) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> KeypointPair:
-        return self.dataset.make(index)
-
-
 def best(score: Tensor, count: int) -> Tensor:
     """Places of the highest scores; all, in their order, if there are no more."""
     if len(score) <= count:
@@ -169,10 +180,3 @@ def derived_seed(seed: int, purpose: str, index: int) -> int:
     """Independent seeds for each pair and purpose, also for neighbouring numbers."""
     digest = hashlib.sha256(f"{seed} {purpose} {index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def keypoint_limit(seed: int, index: int, smallest: int, largest: int) -> int:
-    """The number of keypoints that the views of a pair are limited to, log-uniformly drawn."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, "keypoints", index))
-    share = float(torch.rand((), generator=generator, dtype=torch.float64))
-    return round(smallest * (largest / smallest) ** share)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyg_match.checks import real_number, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
-from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
+from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, subset
 from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
@@ -116,27 +116,15 @@ class PhotoPairs(CachedPairs):
         shard_size = whole_number("shard_size", shard_size)
         if warps is None and self.num_pairs > len(self.pairs):
             raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
-        max_num_keypoints, resize = (
-            None if value is None else whole_number(name, value)
-            for name, value in (
-                ("max_num_keypoints", max_num_keypoints),
-                ("resize", resize),
-            )
-        )
-        if min_num_keypoints is not None:
-            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints, least=0)
-        if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
-            raise ValueError(
-                f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
-                f"got {min_num_keypoints}"
-            )
-        threshold = real_number("threshold", threshold, positive=True)
-        min_matches = whole_number("min_matches", min_matches, least=0)
+        self._set_limits(min_num_keypoints, max_num_keypoints)
+        self.resize = resize = None if resize is None else whole_number("resize", resize)
+        self.threshold = threshold = real_number("threshold", threshold, positive=True)
+        self.min_matches = min_matches = whole_number("min_matches", min_matches, least=0)
         if min_matches < 8:
             raise ValueError(f"'min_matches' must be at least 8, which any geometry fits, got {min_matches}")
         if not 0 <= min_inliers <= 1:
             raise ValueError(f"'min_inliers' must be in [0, 1], got {min_inliers}")
-        self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
+        self.extractor = make_extractor(extractor, self.max_num_keypoints, extractor_options or {})
         if isinstance(teacher, str):
             whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
             teacher = GraphMatcher.from_pretrained(teacher, **whole)
@@ -152,11 +140,6 @@ class PhotoPairs(CachedPairs):
                 "'teacher' must assign all keypoints, with assign_on_edges=False and width_confidence=None, got "
                 f"{on_edges} and {width}"
             )
-        self.max_num_keypoints = max_num_keypoints
-        self.min_num_keypoints = min_num_keypoints
-        self.resize = resize
-        self.threshold = threshold
-        self.min_matches = min_matches
         self.min_inliers = min_inliers
         self.warps = warps
         self.seed = seed
@@ -173,7 +156,7 @@ class PhotoPairs(CachedPairs):
                 "pairs": [[number[path] for path in pair] for pair in self.pairs],
                 "extractor": describe_module(self.extractor),
                 "teacher": describe_module(self.teacher) | {"config": config},
-                "max_num_keypoints": max_num_keypoints,
+                "max_num_keypoints": self.max_num_keypoints,
                 "resize": resize,
                 "threshold": threshold,
                 "min_matches": min_matches,
@@ -183,10 +166,8 @@ class PhotoPairs(CachedPairs):
 
     def __getitem__(self, index: int) -> KeypointPair:
         index = self._index(index)
-        pair = self.load(index)
-        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
-            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
-            pair = _limited(pair, limit)
+        pair, limit = self.load(index), self._limit(index)
+        pair = pair if limit is None else _limited(pair, limit)
         return pair if self.transform is None else self.transform(pair)
 
     @torch.no_grad()  # what is made in inference mode could not be trained on

@@ -88,14 +88,6 @@ class PairShards:
         self._open.move_to_end(file)
         return found.pair(index % self.shard_size)
 
-    def is_whole(self, shard: int) -> bool:
-        """Whether a shard exists and can be trusted.
-
-        Raises:
-            CorruptShardError: If it exists and cannot.
-        """
-        return self.read(shard * self.shard_size) is not None
-
     def write(self, shard: int, pairs: Sequence[KeypointPair]) -> None:
         """Keep the pairs of a shard.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyg_match.checks import shown, whole_number
 from pyg_match.data import KeypointPair, KeypointSet
-from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, keypoint_limit, subset
+from pyg_match.datasets.cached_pairs import CachedPairs, best, derived_seed, subset
 from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.photometric import Photometric
 from pyg_match.datasets.repeats import repeated_structure
@@ -116,22 +116,12 @@ class SyntheticHomographies(CachedPairs):
         for name, share in (("repeats", repeats), ("unrelated", unrelated)):
             if not 0 <= share <= 1:
                 raise ValueError(f"'{name}' must be in [0, 1], got {share}")
-        if max_num_keypoints is not None:
-            max_num_keypoints = whole_number("max_num_keypoints", max_num_keypoints)
-        if min_num_keypoints is not None:
-            min_num_keypoints = whole_number("min_num_keypoints", min_num_keypoints, least=0)
-        if min_num_keypoints is not None and not 1 <= min_num_keypoints <= (max_num_keypoints or 0):
-            raise ValueError(
-                f"'min_num_keypoints' must be None or between 1 and 'max_num_keypoints' = {max_num_keypoints}, "
-                f"got {min_num_keypoints}"
-            )
+        self._set_limits(min_num_keypoints, max_num_keypoints)
         if not negative_threshold >= POSITIVE:
             raise ValueError(f"'negative_threshold' must be at least {POSITIVE} px, got {negative_threshold}")
-        self.min_num_keypoints = min_num_keypoints
         self.negative_threshold = negative_threshold
-        self.extractor = make_extractor(extractor, max_num_keypoints, extractor_options or {})
+        self.extractor = make_extractor(extractor, self.max_num_keypoints, extractor_options or {})
         self.seed = seed
-        self.max_num_keypoints = max_num_keypoints
         self.size = size
         self.transform = transform
         self.warps = warps or HomographyWarps()
@@ -146,7 +136,7 @@ class SyntheticHomographies(CachedPairs):
                 "images": describe_images(self.paths, names),
                 "extractor": describe_module(self.extractor),
                 "seed": seed,
-                "max_num_keypoints": max_num_keypoints,
+                "max_num_keypoints": self.max_num_keypoints,
                 "size": self.size,
                 "warps": asdict(self.warps),
                 "photometric": None if photometric is None else asdict(photometric),
@@ -212,9 +202,7 @@ class SyntheticHomographies(CachedPairs):
 
     def _limited(self, index: int, pair: KeypointPair) -> KeypointPair:
         """The pair with its own limit of keypoints and this dataset's labels."""
-        limit = None
-        if self.min_num_keypoints is not None and self.max_num_keypoints is not None:
-            limit = keypoint_limit(self.seed, index, self.min_num_keypoints, self.max_num_keypoints)
+        limit = self._limit(index)
         if limit is None and self.negative_threshold == _NEGATIVE:
             return pair
         return _relabelled(pair, limit, self.negative_threshold)

@@ -3,6 +3,7 @@
 import io
 import random
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -83,3 +84,33 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
+
+
+def stop_with_evidence(
+    path: Path,
+    problem: str,
+    step: int,
+    batches: Sequence[Any],
+    losses: dict[str, float],
+    norm: float,
+    states: Mapping[str, Any],
+) -> None:
+    """Write what led to a loss, or to weights, that are not finite, and stop.
+
+    Raises:
+        FloatingPointError: Always.
+    """
+    tensors = [
+        {
+            key: value.as_tensor() if hasattr(value, "as_tensor") else value
+            for key, value in batch.to_dict().items()
+            if isinstance(value, torch.Tensor)
+        }
+        for batch in batches
+    ]
+    save_checkpoint(path, {"step": step, "losses": losses, "gradient": norm, "batches": tensors, **states})
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    raise FloatingPointError(
+        f"{problem} in step {step} ({shown}; gradient {norm:.4g}). The batch and the weights are in {path}; "
+        "try a lower learning_rate or precision 32-true"
+    )

@@ -1,7 +1,6 @@
 """What a run tells: a bar or lines on the terminal, log.jsonl, TensorBoard."""
 
 import copy
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.datasets.progress import rich_bar
@@ -19,6 +17,8 @@ from pyg_match.training.config import TrainingConfig
 from pyg_match.training.files import append_json, read_json_lines
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from pyg_match.datasets import WarpedPair
 
 
@@ -105,7 +105,7 @@ class Monitor:
             self._writer.add_scalar(f"attention_span/layer{layer}", span, step)
         render = getattr(pairs, "render", None)
         if render is not None:
-            self._writer.add_image("matches", match_picture(matcher, pairs[0], render(0)), step)
+            self._writer.add_figure("matches", match_figure(matcher, pairs[0], render(0)), step)
         self._writer.flush()
 
     def close(self) -> None:
@@ -143,15 +143,8 @@ def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
 
 
 @torch.no_grad()
-def match_picture(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair") -> Tensor:
-    """The matches of a pair, right ones (3 px) in green, as an image.
-
-    Shapes:
-        - **output:** :math:`(3, H, W)`, RGB in [0, 255]
-    """
-    import numpy as np
-    from PIL import Image
-
+def match_figure(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair") -> "Figure":
+    """The matches of a pair, right ones (3 px) in blue."""
     from pyg_match.match_result import MatchResult
     from pyg_match.metrics import reprojection_error
     from pyg_match.visualization import plot_matches
@@ -164,8 +157,4 @@ def match_picture(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair"
     correct = torch.zeros(len(matches), dtype=torch.bool)
     if not bool(views.homography.isnan().any()):  # which views of different photos have not
         correct = reprojection_error(result.points0, result.points1, views.homography) < 3
-    figure = plot_matches(views.image0, views.image1, result, correct=correct.numpy())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    with Image.open(buffer) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return plot_matches(views.image0, views.image1, result, correct=correct.numpy())

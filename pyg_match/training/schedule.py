@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -44,24 +43,6 @@ def batch_indices(
     chosen = [order[position // size][position % size] for position in positions]
     starts = [(number * world + rank) * part for number in range(accumulate)]
     return [chosen[start : start + part] for start in starts]
-
-
-class BatchSampler:
-    """Yields the batches of all steps from ``start`` on, part by part; see :func:`batch_indices`.
-
-    Raises:
-        ValueError: As :func:`batch_indices`.
-    """
-
-    def __init__(self, start: int, stop: int, **kwargs: int) -> None:
-        batch_indices(start, **kwargs)  # says what does not fit now, not when the first batch is drawn
-        self.start = start
-        self.stop = stop
-        self.kwargs = kwargs
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            yield from batch_indices(step, **self.kwargs)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final: float) -> float:

@@ -19,14 +19,19 @@ from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import weights_digest
 from pyg_match.training.calibration import calibrate
-from pyg_match.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from pyg_match.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+    stop_with_evidence,
+)
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.identity import check_identity, fingerprints, settings_of
 from pyg_match.training.monitor import Monitor
-from pyg_match.training.not_finite import stop_with_evidence
 from pyg_match.training.objective import Objective, related_pairs, supervised_layers
 from pyg_match.training.result import with_result, write_matcher
-from pyg_match.training.schedule import BatchSampler, learning_rate, update_average
+from pyg_match.training.schedule import batch_indices, learning_rate, update_average
 from pyg_match.training.start import Pairs, make_matcher
 from pyg_match.training.validation import validate
 
@@ -55,7 +60,7 @@ class Trainer:
     ) -> None:
         self.fabric, self.config, self.out = fabric, config, out
         self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
-        self._sampler(0)
+        self._indices(0)  # says now what does not fit
         if config.calibrate and len(valid_pairs) == 0:
             raise ValueError("'calibrate' needs pairs to validate on, got none")
         torch.manual_seed(config.seed)
@@ -217,23 +222,25 @@ class Trainer:
         }
         return values | {name: digest for name, digest in digests.items() if digest}
 
-    def _sampler(self, start: int) -> BatchSampler:
+    def _indices(self, step: int) -> list[list[int]]:
+        """The pairs of a step, for each part of the share of this process."""
         config, fabric = self.config, self.fabric
-        return BatchSampler(
-            start,
-            config.steps,
-            size=len(self.train_pairs),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
+        return batch_indices(
+            step,
+            len(self.train_pairs),
+            config.batch_size,
+            config.seed,
+            config.accumulate,
+            fabric.global_rank,
+            fabric.world_size,
         )
 
     def _batches(self) -> Any:
         loader: Any = DataLoader(
             self.train_pairs,  # type: ignore[arg-type]
-            batch_sampler=self._sampler(self.step),
+            batch_sampler=(
+                part for step in range(self.step, self.config.steps) for part in self._indices(step)
+            ),
             collate_fn=list if isinstance(self.train_pairs, LivePairs) else Batch.from_data_list,
             num_workers=self.config.data.num_workers,
             generator=torch.Generator(),  # the global one must not be drawn from: it is part of the state
