@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pyg_match._version import __version__
 from pyg_match.app.packing import Packed
-from pyg_match.app.sizes import sizes_of
-from pyg_match.app.truth import RIGHT, WRONG, Truth
+from pyg_match.app.truth import RIGHT, WRONG, Truth, sizes_of
 from pyg_match.data import KeypointPair
 from pyg_match.features.image import ImageLike, load_image
 from pyg_match.transforms import CandidateEdges

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyg_match.app.content import Looks, drawn
 from pyg_match.app.explorer import Explorer, View
-from pyg_match.app.samples import sample_pair
 from pyg_match.app.settings import Limits, Setting
 from pyg_match.app.uploads import read_upload
 from pyg_match.data import KeypointPair
+from pyg_match.datasets import WarpedPair, warped_pair
+from pyg_match.features import load_image
 from pyg_match.files import shown_name
 from pyg_match.matcher import Matcher
 from pyg_match.nn import MatcherConfig
@@ -128,7 +129,7 @@ class Exploration:
     def _extract(self, choice: PairChoice, versions: Versions = ()) -> Features:
         homography: Optional[Tensor] = None
         if choice.paths is None:
-            image0, image1, homography = sample_pair()
+            image0, image1, homography = _sample_pair()
             names = _SAMPLE_NAMES
         else:
             image0, image1 = (
@@ -171,3 +172,14 @@ def _versions(choice: PairChoice) -> Versions:
             continue
         found.append((status.st_size, status.st_mtime_ns))
     return tuple(found)
+
+
+def _sample_pair() -> WarpedPair:
+    """A portrait that comes with matplotlib, and a warped and relit copy of it.
+
+    The stars and stripes of the flag behind it repeat, which is what makes matching hard.
+    """
+    from matplotlib.cbook import get_sample_data
+
+    photo: Tensor = load_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    return warped_pair(photo, seed=4, perspective=0.1, rotation=20.0, scale=1.2, lighting=0.5)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_match.visualization import AttentionRecord, EdgeAttention
+from pyg_match.visualization import AttentionRecord
 from pyg_match.visualization.attention import Kind
 from pyg_match.visualization.coefficients import edge_ranks
 
@@ -70,13 +70,12 @@ def pack(records: list[AttentionRecord], num_nodes: int, budget: int = BUDGET) -
         >>> packed.layers, packed.heads
         (2, 4)
     """
-    steps = [[_step(*of) for pair in _by_layer(record) for of in pair] for record in records]
+    steps = [
+        [_step(*record.steps(kind)[layer]) for layer in range(record.num_layers) for kind in KINDS]
+        for record in records
+    ]
     top = _largest_top(records, steps, num_nodes, budget)
     return [_packed(record, own, num_nodes, top) for record, own in zip(records, steps, strict=True)]
-
-
-def _by_layer(record: AttentionRecord) -> list[list[EdgeAttention]]:
-    return [[record.steps(kind)[layer] for kind in KINDS] for layer in range(record.num_layers)]
 
 
 def _step(edge_index: Tensor, alpha: Tensor) -> _Step:

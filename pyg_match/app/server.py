@@ -11,27 +11,19 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.server.server import Server
 from tornado.ioloop import IOLoop
-from tornado.web import RequestHandler
+from tornado.web import ErrorHandler
 
 from pyg_match.app.exploration import Exploration, PairChoice
 from pyg_match.app.session import SAMPLE, STARTED_WITH, Session, Wish
 from pyg_match.app.settings import Limits, Setting
 
 _ADDRESS = "127.0.0.1"
+# What was sent to another name than that of this machine is refused: a page of another place could otherwise have its
+# own name lead here, and read the answers.
 _NAMES_ELSEWHERE = r"(?!(127\.0\.0\.1|localhost)$).*"
 _FIRST_PORT, _PORTS = 7860, 100
 # Base64 takes 4/3 of two images; a message above that ends the connection.
 _MESSAGE = 4
-
-
-class _Elsewhere(RequestHandler):
-    """Refuses what was sent to another name than that of this machine.
-
-    A page of another place could otherwise have its own name lead here, and read the answers.
-    """
-
-    def prepare(self) -> None:
-        self.send_error(403)
 
 
 class Served:
@@ -102,7 +94,7 @@ class Served:
                     allow_websocket_origin=[f"{_ADDRESS}:{candidate}", f"localhost:{candidate}"],
                     websocket_max_message_size=_MESSAGE * self._exploration.limits.max_bytes + 2**20,
                 )
-                server._tornado.add_handlers(_NAMES_ELSEWHERE, [(".*", _Elsewhere)])
+                server._tornado.add_handlers(_NAMES_ELSEWHERE, [(".*", ErrorHandler, {"status_code": 403})])
                 return server
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):

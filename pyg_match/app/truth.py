@@ -1,12 +1,12 @@
 """What matches are judged by: ground truth, or the geometry that they agree on."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
 from torch import Tensor
 
-from pyg_match.app.sizes import sizes_of
 from pyg_match.data import KeypointPair
 from pyg_match.geometry import Array, ArrayLike, sampson_distance, transfer_error
 from pyg_match.metrics import homography_ground_truth
@@ -125,3 +125,13 @@ def _partners(pair: KeypointPair, homography: Tensor) -> Tensor:
     pos0, pos1 = pair.pos.detach().cpu().double().split(pair.num_keypoints[0].tolist())
     size0, size1 = torch.tensor(sizes_of(pair))
     return torch.cat(homography_ground_truth(pos0, pos1, homography, size0, size1))
+
+
+def sizes_of(pair: KeypointPair) -> list[list[float]]:
+    """Widths and heights of both images; where the pair does not know them, a box around the keypoints."""
+    if pair.get("image_size") is not None:
+        return [[max(1.0, round(side)) for side in size] for size in pair.image_size.tolist()]
+    boxes = []
+    for pos in pair.pos.split(pair.num_keypoints[0].tolist()):
+        boxes.append([math.ceil(side) + 1.0 for side in pos.amax(0).tolist()] if len(pos) else [1.0, 1.0])
+    return boxes

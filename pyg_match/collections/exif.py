@@ -1,5 +1,6 @@
 """Photos that lie turned in their files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,40 +69,27 @@ def to_upright(points: np.ndarray, orientation: int, width: int, height: int) ->
     return points if orientation < 5 else points[:, ::-1]
 
 
-def angle_to_file(angles: np.ndarray, orientation: int) -> np.ndarray:
-    """Directions in a photo that was turned upright, as they are in its file.
+def turned_angles(
+    angles: np.ndarray, orientation: int, turn: Callable[[np.ndarray, int, int, int], np.ndarray]
+) -> np.ndarray:
+    """Directions after :func:`to_file` or :func:`to_upright`.
 
     Args:
         angles: Angles in radians from the x axis towards the y axis.
         orientation: See :func:`exif_orientation`.
+        turn: One of these.
 
     Shapes:
-        - **angles:** :math:`(N)`
-        - **output:** :math:`(N)`
+        - **angles**, **output:** :math:`(N)`
 
     Example:
-        >>> angle_to_file(np.array([0.0]), orientation=4).tolist()
-        [0.0]
+        >>> [turned_angles(np.array([0.0]), 4, turn).tolist() for turn in (to_file, to_upright)]
+        [[0.0], [0.0]]
     """
-    return _angles(to_file(_directions(angles), orientation, 1, 1)) if orientation > 1 else angles
-
-
-def angle_to_upright(angles: np.ndarray, orientation: int) -> np.ndarray:
-    """Directions in the file of a photo, once it is turned upright; the inverse of :func:`angle_to_file`.
-
-    Args:
-        angles: See :func:`angle_to_file`.
-        orientation: See :func:`exif_orientation`.
-
-    Shapes:
-        - **angles:** :math:`(N)`
-        - **output:** :math:`(N)`
-
-    Example:
-        >>> angle_to_upright(np.array([0.0]), orientation=4).tolist()
-        [0.0]
-    """
-    return _angles(to_upright(_directions(angles), orientation, 1, 1)) if orientation > 1 else angles
+    if orientation == 1:
+        return angles
+    directions = turn(np.stack([np.cos(angles), np.sin(angles)], axis=1), orientation, 1, 1)
+    return np.arctan2(directions[:, 1], directions[:, 0])
 
 
 def _mirrored(points: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
@@ -111,11 +99,3 @@ def _mirrored(points: np.ndarray, orientation: int, width: int, height: int) -> 
     if orientation in (3, 4, 6, 7):
         y = height - 1 - y
     return np.stack([x, y], axis=1)
-
-
-def _directions(angles: np.ndarray) -> np.ndarray:
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _angles(directions: np.ndarray) -> np.ndarray:
-    return np.arctan2(directions[:, 1], directions[:, 0])

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from pyg_match.collections.exif import angle_to_upright, size_in_file, to_upright
+from pyg_match.collections.exif import size_in_file, to_upright, turned_angles
 from pyg_match.data import KeypointSet
 
 _SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a file that its digest looks at, and bytes of each
@@ -119,7 +119,7 @@ def keypoint_set(
     optional = {name: _float(arrays[key]) for key, name in _OPTIONAL.items() if key in arrays}
     if "oris" in arrays:
         angles = np.deg2rad(np.asarray(arrays["oris"], dtype=np.float32))
-        optional["orientation"] = _float(angle_to_upright(angles, orientation))
+        optional["orientation"] = _float(turned_angles(angles, orientation, to_upright))
     position, size = _float(arrays["keypoints"]), tuple(arrays["image_size"].reshape(-1).tolist())
     if orientation > 1:
         width, height = size

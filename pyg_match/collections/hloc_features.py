@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import torch
 
-from pyg_match.collections.exif import angle_to_file, size_in_file, to_file
+from pyg_match.collections.exif import size_in_file, to_file, turned_angles
 from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set
 from pyg_match.data import KeypointSet
 from pyg_match.features.by_name import EXTRACTORS
@@ -139,7 +139,7 @@ def write_keypoint_set(
         arrays["scores" if is_sift else "keypoint_scores"] = _half(_numpy(keypoints.score))
     if is_sift:
         arrays["scales"] = _half(_numpy(keypoints.scale))
-        arrays["oris"] = _half(np.rad2deg(angle_to_file(_numpy(keypoints.orientation), orientation)))
+        arrays["oris"] = _half(np.rad2deg(turned_angles(_numpy(keypoints.orientation), orientation, to_file)))
     group = file.create_group(name)
     for key, array in arrays.items():
         group.create_dataset(key, data=array)

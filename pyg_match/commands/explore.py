@@ -51,10 +51,12 @@ def explore(
 ) -> None:
     """See what attention does, in a browser: a page that only this machine can open, or a file."""
     with error_line(needs="the explorer", extra="app"):
-        from pyg_match.app.choice import starting_choice
+        from pyg_match.app.exploration import PairChoice
         from pyg_match.app.explorer import check_target
         from pyg_match.app.settings import Limits, Setting
+        from pyg_match.app.uploads import read_upload
         from pyg_match.checks import real_number
+        from pyg_match.weight_registry import check_matcher
 
         max_megabytes = real_number("--max-megabytes", max_megabytes, positive=True)
         max_megapixels = real_number("--max-megapixels", max_megapixels, positive=True)
@@ -64,7 +66,14 @@ def explore(
         if export is not None:
             check_target(export)
             check_outputs({"--export": export}, [path for path in (image0, image1, weights) if path])
-        choice = starting_choice(image0, image1, weights, max_keypoints, limits)
+        check_matcher(weights)
+        if image0 is not None and image1 is None:
+            raise ValueError("give two images or none, got one")
+        paths = [user_path(path) for path in (image0, image1) if path is not None]
+        for path in paths:
+            read_upload(path, limits, str(path))
+        images = (str(paths[0]), str(paths[1])) if paths else None
+        choice = PairChoice(images, weights, max_keypoints)
         import bokeh  # noqa: F401  # said before anything is computed
 
         chosen = chosen_device(device)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 import numpy as np
-from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.features.image import ImageLike
@@ -94,7 +93,8 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
     ring: dict[str, Any] = {"s": 16, "facecolors": "none", "linewidths": 0.9, "zorder": 3}
     axes.scatter(*query, edgecolors=YELLOW, label="query", **ring)
     if panel.partner is not None and panel.partner >= 0:
-        other = partner_node(panel.pair, panel.node, panel.partner)
+        count0, _ = panel.pair._single()
+        other = int(panel.partner) + (count0 if panel.node < count0 else 0)
         axes.scatter(*points[other], edgecolors=GREEN, label="match", **ring)
 
 
@@ -236,9 +236,3 @@ def places(canvas: Canvas, pair: KeypointPair) -> "np.ndarray[tuple[int, ...], n
     pos = pair.pos.detach().cpu().double().numpy()
     images = np.split(pos, pair._single()[:1])
     return np.concatenate([canvas.place(points, image) for image, points in enumerate(images)])
-
-
-def partner_node(pair: KeypointPair, node: Union[int, Tensor], partner: Union[int, Tensor]) -> int:
-    """The node number of a keypoint of the image that ``node`` is not in."""
-    count0, _ = pair._single()
-    return int(partner) + (count0 if int(node) < count0 else 0)

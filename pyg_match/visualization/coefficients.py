@@ -101,7 +101,8 @@ def _of_groups(
         for rows in chosen.split(max(1, CHUNK // (query.size(1) * (stop - start)))):
             alpha = (query[rows].transpose(0, 1) @ keys * scale).softmax(dim=-1).permute(1, 2, 0)
             if top is None or top >= stop - start:
-                row, column = _all_pairs(len(rows), stop - start, rows.device)
+                row = torch.arange(len(rows), device=rows.device).repeat_interleave(stop - start)
+                column = torch.arange(stop - start, device=rows.device).repeat(len(rows))
                 values = alpha.flatten(0, 1)
             else:
                 kept = alpha.new_zeros(alpha.shape[:2], dtype=torch.bool)
@@ -111,11 +112,6 @@ def _of_groups(
                 values = alpha[row, column]
             parts.append(EdgeAttention(torch.stack([column + start, rows[row]]), values))
     return parts
-
-
-def _all_pairs(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    row = torch.arange(rows, device=device).repeat_interleave(columns)
-    return row, torch.arange(columns, device=device).repeat(rows)
 
 
 def _of_edges(
