@@ -11,6 +11,8 @@ from gpu_clock import GPUBench
 from torch import Tensor
 
 from pyg_match import knn_graph
+from pyg_match.data.edges import sorted_edges
+from pyg_match.nn import MaskedAttentionConv
 from pyg_match.ops import Blocks, EdgeSet, sparse_attention
 
 HEADS, CHANNELS, DEGREE = 4, 64, 32
@@ -106,13 +108,19 @@ def flex(edges: EdgeSet) -> Attention:
 
 
 def transformer_conv(edges: EdgeSet, device: torch.device, compiles: bool = False) -> Attention:
-    """PyG's layer, its projections included."""
+    """PyG's layer, its projections included, on edges that PyG knows to be sorted."""
     from torch_geometric.nn import TransformerConv
 
     conv: Any = TransformerConv(HEADS * CHANNELS, CHANNELS, HEADS, root_weight=False).to(device)
     conv = freshly_compiled(conv) if compiles else conv
-    edge_index = edges.csr().listed()
+    edge_index = sorted_edges(edges.csr().listed(), edges.num_targets, is_sorted=True)
     return lambda query, key, value: conv(query.flatten(1).float(), edge_index)
+
+
+def own_layer(edges: EdgeSet, device: torch.device) -> Attention:
+    """Our layer, its projections included."""
+    conv = MaskedAttentionConv(HEADS * CHANNELS, CHANNELS, HEADS).to(device)
+    return lambda query, key, value: conv(query.flatten(1).float(), edges)
 
 
 def freshly_compiled(function: Any) -> Any:
@@ -135,9 +143,10 @@ def operator(bench: GPUBench) -> None:
                 }
                 if name == "fp32" and count <= MOST_COMPILED:
                     functions["TransformerConv"] = functools.partial(transformer_conv, edges, bench.device)
+                    functions["our layer"] = functools.partial(own_layer, edges, bench.device)
                 for peer, make in functions.items():
                     peers[f"{peer} {name}"] = functools.partial(passes, make, tensors, backward)
-            captured = [name for name in peers if not name.startswith("TransformerConv")]
+            captured = [name for name in peers if name.startswith(("ours", "sdpa"))]
             bench.measure(_labels("operator", count, backward), peers, captured)
 
 

@@ -43,7 +43,12 @@ def available() -> list[str]:
 
 
 def packaged() -> list[str]:
-    """The names of the matchers that this package publishes, trained on sparse graphs."""
+    """The names of the matchers that this package publishes, trained on sparse graphs.
+
+    Example:
+        >>> packaged()
+        ['aliked-sparse', 'disk-sparse']
+    """
     return list(PACKAGED)
 
 
@@ -86,6 +91,10 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: As :func:`load_weights`.
         ValueError: As :func:`load_weights`, or if the file is damaged.
+
+    Example:
+        >>> read_metadata("aliked-sparse")["extractor"]
+        'aliked'
     """
     path = _resolve(name_or_path)
     if path.suffix != ".safetensors":

@@ -80,6 +80,21 @@ def extract_features(
         ValueError: If no image can be used, the file was made with other settings, or another process extracts features
             to it.
         OSError: If features cannot be written. What is finished stays, and the same call goes on from there.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from skimage.data import coffee
+        >>> from pyg_match.features import extractor
+        >>> def photos(folder):
+        ...     for name, shift in (("a.png", 0), ("b.png", 20)):
+        ...         Image.fromarray(coffee()[shift : 240 + shift, shift : 320 + shift]).save(
+        ...             f"{folder}/{name}"
+        ...         )
+        >>> with TemporaryDirectory() as folder:
+        ...     photos(folder)
+        ...     extract_features(folder, f"{folder}/f.h5", extractor("sift", 64), resize=320).num_images
+        2
     """
     output = real_path(output)
     if not output.parent.is_dir():

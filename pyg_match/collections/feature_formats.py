@@ -18,6 +18,20 @@ def open_features(path: str | Path) -> FeatureFile:
         FileNotFoundError: If there is nothing.
         ValueError: If it is none of these, or cannot be read.
         ModuleNotFoundError: If the package is missing that reads it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> arrays = {
+        ...     "keypoints": np.zeros((3, 2)),
+        ...     "descriptors": np.ones((3, 8)),
+        ...     "image_size": np.array([64, 48]),
+        ... }
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.jpg.npz", **arrays)
+        ...     with open_features(folder) as features:
+        ...         features.names(), features.read("a.jpg").num_keypoints
+        (['a.jpg'], 3)
     """
     path = user_path(path)
     if path.is_dir():

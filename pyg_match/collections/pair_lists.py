@@ -52,9 +52,19 @@ def sequential_pairs(names: Sequence[str], window: int = 10, loop_step: int | No
 def read_pairs(path: str | Path) -> Iterator[tuple[int, Pair]]:
     """The pairs of a list and their line numbers, one after the other; empty lines are left out.
 
+    Args:
+        path: The list, a line ``name0 name1`` for each pair.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a line does not hold two names, or is no text.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     count = write_pairs(f"{folder}/pairs.txt", [("a.jpg", "b.jpg"), ("a.jpg", "c.jpg")])
+        ...     list(read_pairs(f"{folder}/pairs.txt"))
+        [(1, ('a.jpg', 'b.jpg')), (2, ('a.jpg', 'c.jpg'))]
     """
     path = user_path(path)
     if not path.is_file():
@@ -76,6 +86,10 @@ def read_pairs(path: str | Path) -> Iterator[tuple[int, Pair]]:
 
 def listed_pairs(path: str | Path, features: FeatureFile) -> Iterator[Pair]:
     """The pairs of a list of which both images have features, each once and in one order.
+
+    Args:
+        path: See :func:`read_pairs`.
+        features: The features of the collection.
 
     Raises:
         FileNotFoundError: If there is no such list.
@@ -109,9 +123,19 @@ def check_listable(names: Iterable[str]) -> None:
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> int:
     """Write a list of pairs, whole or not at all, and return their number.
 
+    Args:
+        path: The file.
+        pairs: Two names of images each.
+
     Raises:
         ValueError: If a list cannot hold a name, or if there is no pair.
         OSError: If it cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_pairs(f"{folder}/pairs.txt", exhaustive_pairs(["a", "b", "c"]))
+        3
     """
     count = 0
     with whole_file(path) as file:

@@ -86,6 +86,27 @@ def match_pairs(
         ValueError: If one of them cannot be used, the features are of another detector than the weights, or the output
             was made of others.
         OSError: If matches cannot be written. What is finished stays, and the same call goes on from there.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from skimage.data import coffee
+        >>> from pyg_match.features import extractor
+        >>> def photos(folder):
+        ...     for name, shift in (("a.png", 0), ("b.png", 20)):
+        ...         Image.fromarray(coffee()[shift : 240 + shift, shift : 320 + shift]).save(
+        ...             f"{folder}/{name}"
+        ...         )
+        >>> from pyg_match.collections import HlocMatches, extract_features, write_pairs
+        >>> with TemporaryDirectory() as folder:
+        ...     photos(folder)
+        ...     features, pairs, matches = (f"{folder}/{name}" for name in ("f.h5", "pairs.txt", "m.h5"))
+        ...     _ = extract_features(folder, features, extractor("aliked", 64), resize=320)
+        ...     _ = write_pairs(pairs, [("a.png", "b.png")])
+        ...     summary = match_pairs(features, pairs, matches)
+        ...     with HlocMatches(matches) as found:
+        ...         summary.num_pairs, len(found.find("a.png", "b.png")[0]) > 20
+        (1, True)
     """
     output = real_path(output)
     if not output.parent.is_dir():

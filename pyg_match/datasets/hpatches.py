@@ -124,6 +124,13 @@ def read_homography(path: str | Path) -> Tensor:
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If the file does not hold nine finite numbers or they form a singular matrix.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "H_1_2").write_text("1 0 5  0 1 0  0 0 1")
+        ...     read_homography(Path(folder, "H_1_2")).tolist()
+        [[1.0, 0.0, 5.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     path = Path(path)
     if not path.is_file():

@@ -44,6 +44,10 @@ def random_homography(
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Example:
+        >>> random_homography(640, 480, torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 3])
     """
     from kornia.geometry import get_perspective_transform
 

@@ -23,6 +23,12 @@ def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
         - **output:** :math:`(N, 2)`
 
     Source: ``normalize_keypoints`` of LightGlue (https://arxiv.org/abs/2306.13643).
+
+    Example:
+        >>> normalize_positions(
+        ...     torch.tensor([[320.0, 240.0], [640.0, 480.0]]), torch.tensor([[640, 480]])
+        ... ).tolist()
+        [[0.0, 0.0], [1.0, 0.75]]
     """
     size = image_size.to(pos)
     return (2 * pos - size) / size.amax(dim=-1, keepdim=True)
@@ -93,6 +99,11 @@ def rotate(x: Tensor, rotation: Tensor, inplace: bool = False) -> Tensor:
         - **x:** :math:`(N, H, C)`
         - **rotation:** :math:`(N, C / 2)`, complex
         - **output:** :math:`(N, H, C)`
+
+    Example:
+        >>> quarter = torch.tensor([[1j]])
+        >>> rotate(torch.tensor([[[1.0, 0.0]]]), quarter).tolist()
+        [[[0.0, 1.0]]]
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float)).unflatten(-1, (-1, 2))
     numbers, angles = torch.view_as_complex(wide.contiguous()), rotation.unsqueeze(1)

@@ -43,6 +43,12 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
         ValueError: If the dict does not hold the weights of LightGlue.
 
     Source: https://github.com/cvg/LightGlue, ``lightglue/lightglue.py``.
+
+    Example:
+        >>> from pyg_match.pretrained import load_weights
+        >>> config, state = convert_lightglue(load_weights("aliked-lightglue"))
+        >>> config.num_layers, state["lin_in.weight"].shape
+        (9, torch.Size([256, 128]))
     """
     named = {}
     for key, value in state.items():

@@ -23,6 +23,10 @@ class CSR(NamedTuple):
     Shapes:
         - **rowptr:** :math:`(T + 1)`
         - **col**, **perm:** :math:`(E)`
+
+    Example:
+        >>> to_csr(torch.tensor([[2, 0, 1], [1, 0, 1]]), num_targets=2).rowptr.tolist()
+        [0, 1, 3]
     """
 
     rowptr: Tensor

@@ -28,6 +28,10 @@ class Blocks(NamedTuple):
         target_ptr: Where the targets of each block start, and their number at the end, :math:`B + 1` numbers.
         source_start: The first source that each block sees, :math:`B` numbers.
         source_stop: The source after the last one that each block sees, :math:`B` numbers.
+
+    Example:
+        >>> Blocks((0, 2, 5), (0, 2), (2, 5))  # two complete graphs, of two nodes and of three
+        Blocks(target_ptr=(0, 2, 5), source_start=(0, 2), source_stop=(2, 5))
     """
 
     target_ptr: tuple[int, ...]

@@ -256,8 +256,15 @@ def load_config(source: Union[str, Path], overrides: Sequence[str] = ()) -> Trai
 def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
     """The settings in nested dictionaries, such as :func:`dataclasses.asdict` gives.
 
+    Args:
+        values: Settings by name; those that are not named have their defaults.
+
     Raises:
         ValueError: If a setting is unknown or has the wrong type or value.
+
+    Example:
+        >>> config_from_dict({"steps": 10, "data": {"size": [320, 240]}}).data.size
+        (320, 240)
     """
     return build(TrainingConfig, values)
 

@@ -172,6 +172,14 @@ def nearest_neighbours(pair: KeypointPair, ratio: float = 0.8) -> tuple[Tensor, 
     Shapes:
         - **output:** the index of the nearest keypoint of the other image :math:`(N)`, -1 if it has none, and a mask
           :math:`(N)`
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> x = torch.eye(3)
+        >>> sets = [KeypointSet(pos=torch.rand(3, 2), x=order, image_size=(2, 2)) for order in (x, x.flip(0))]
+        >>> nearest, clear = nearest_neighbours(KeypointPair.from_sets(*sets))
+        >>> nearest.tolist(), bool(clear.all())
+        ([2, 1, 0, 2, 1, 0], True)
     """
     nearest = torch.full((pair.x.size(0),), -1, dtype=torch.long, device=pair.x.device)
     clear = torch.zeros_like(nearest, dtype=torch.bool)

@@ -24,6 +24,20 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
 
     Raises:
         ValueError: If only the largest coefficients were recorded, or none.
+
+    Example:
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(5, 2), x=torch.rand(5, 8), image_size=(2, 2)) for _ in range(2)
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> attention_span(record, pair.pos).shape
+        torch.Size([2, 4])
     """
 
     def distance(step: EdgeAttention) -> Tensor:
@@ -46,11 +60,29 @@ def attention_entropy(record: AttentionRecord, kind: Kind = "self") -> Tensor:
 
     Its exponential is the number of keypoints that a target as good as averages over.
 
+    Args:
+        record: What was recorded, with all coefficients of each target.
+        kind: ``"self"`` or ``"cross"``.
+
     Shapes:
         - **output:** :math:`(L, H)`, NaN for a layer without edges
 
     Raises:
         ValueError: If only the largest coefficients were recorded, or none.
+
+    Example:
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(5, 2), x=torch.rand(5, 8), image_size=(2, 2)) for _ in range(2)
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> bool((attention_entropy(record).exp() <= 5.001).all())
+        True
     """
     _all_of(record)
     means = []
@@ -84,6 +116,21 @@ def attention_mass(
 
     Raises:
         ValueError: If nothing was recorded.
+
+    Example:
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> sets = [
+        ...     KeypointSet(pos=torch.rand(5, 2), x=torch.rand(5, 8), image_size=(2, 2)) for _ in range(2)
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> every = torch.zeros(10, dtype=torch.long)
+        >>> bool(torch.allclose(attention_mass(record, every, every), torch.ones(2, 10, 4)))
+        True
     """
     parts = []
     for step in _steps(record, kind):

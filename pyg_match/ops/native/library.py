@@ -49,6 +49,10 @@ def warmup(*dtypes: torch.dtype) -> float:
 
     Returns:
         The seconds that it took.
+
+    Example:
+        >>> warmup() < 10
+        True
     """
     start = time.perf_counter()
     if available():
