@@ -126,7 +126,7 @@ class Objective(nn.Module):
         graph: PairGraph,
         output: MatcherOutput,
         layers: tuple[int, ...],
-        related_share: float | Tensor,
+        related_share: float | Tensor = 1.0,
     ) -> dict[str, Tensor]:
         w, counts = self.weights, batch.num_keypoints
         descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
