@@ -8,6 +8,7 @@ from common import Row, find
 from tables import gpu
 from tables.accuracy import interval
 from tables.layout import Results, read, table
+from tables.matchers import early_exit
 
 SETS = {  # records of accuracy, and how the first column calls them
     "hpatches": "{pairs} real pairs, {max_keypoints:,} keypoints",
@@ -89,6 +90,16 @@ def speed(folder: Path) -> tuple[str, list[Results]] | None:
         cells = [_against(value, own) for value, own in zip(seconds, first, strict=True)]
         last = "not measured yet" if on_gpu is None else _against(gpu.alone(folder, *there), of_gpu)
         lines.append([name, *cells, last])
+    early = [
+        (find(whole["rows"], f"{peer}, early exit", **at), early_exit(alone["rows"], matcher, 2048))
+        for peer, matcher, _ in MATCHERS.values()
+        if matcher != "complete"
+    ]
+    if all(early[0]):
+        names = [name for name in MATCHERS if not name.endswith("graphs")]
+        for name, seconds in zip(names, early, strict=True):
+            cells = [_against(value, own) for value, own in zip(seconds, early[0], strict=True)]
+            lines.append([f"{name}, early exit", *cells, "–"])
     # Columns may be of different machines, and are compared within themselves.
     cpus = [
         str(results["machine"]["cpu"]).replace("(R)", "").removesuffix(" Processor")
