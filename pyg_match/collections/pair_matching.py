@@ -89,24 +89,20 @@ def match_pairs(
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from PIL import Image
-        >>> from skimage.data import coffee
-        >>> from pyg_match.features import extractor
-        >>> def photos(folder):
-        ...     for name, shift in (("a.png", 0), ("b.png", 20)):
-        ...         Image.fromarray(coffee()[shift : 240 + shift, shift : 320 + shift]).save(
-        ...             f"{folder}/{name}"
-        ...         )
-        >>> from pyg_match.collections import HlocMatches, extract_features, write_pairs
+        >>> import numpy as np
+        >>> from pyg_match.collections import HlocMatches
+        >>> draw = np.random.default_rng(0)
+        >>> arrays = {"keypoints": 99 * draw.random((64, 2)), "image_size": np.array([100, 100])}
+        >>> arrays["descriptors"] = np.linalg.qr(draw.normal(size=(128, 64)))[0].T
         >>> with TemporaryDirectory() as folder:
-        ...     photos(folder)
-        ...     features, pairs, matches = (f"{folder}/{name}" for name in ("f.h5", "pairs.txt", "m.h5"))
-        ...     _ = extract_features(folder, features, extractor("aliked", 64), resize=320)
-        ...     _ = write_pairs(pairs, [("a.png", "b.png")])
-        ...     summary = match_pairs(features, pairs, matches)
+        ...     for name in ("a.jpg", "b.jpg"):
+        ...         np.savez(f"{folder}/{name}.npz", **arrays)
+        ...     pairs, matches = Path(folder, "pairs.txt"), Path(folder, "m.h5")
+        ...     _ = pairs.write_text("a.jpg b.jpg")
+        ...     summary = match_pairs(folder, pairs, matches)
         ...     with HlocMatches(matches) as found:
-        ...         summary.num_pairs, len(found.find("a.png", "b.png")[0]) > 20
-        (1, True)
+        ...         summary.num_pairs, len(found.find("a.jpg", "b.jpg")[0])
+        (1, 64)
     """
     output = real_path(output)
     if not output.parent.is_dir():

@@ -51,6 +51,10 @@ def in_process(code: str, out: Path, **variables: str) -> subprocess.Popen:
     )
 
 
+def logged_losses(out: Path) -> list[dict]:
+    return [record["train"] for record in read_json_lines(out / "log.jsonl") if "train" in record]
+
+
 def assert_same_weights(file0: Path, file1: Path) -> None:
     state0, state1 = (GraphMatcher.from_pretrained(file).state_dict() for file in (file0, file1))
     assert all(torch.equal(value, state1[key]) for key, value in state0.items())
@@ -251,10 +255,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, layers):
     process = in_process(code, tmp_path / "two")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    one, two = (
-        [record["train"] for record in read_json_lines(tmp_path / name / "log.jsonl") if "train" in record]
-        for name in ("one", "two")
-    )
+    one, two = (logged_losses(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 4
     for ours, theirs in zip(one, two, strict=True):
         for name in ("total", "assignment", "confidence"):
@@ -567,10 +568,7 @@ def test_distillation_does_not_depend_on_parts_and_processes(processes, tmp_path
         process = in_process(code, tmp_path / "parts")
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
-    one, parts = (
-        [record["train"] for record in read_json_lines(tmp_path / name / "log.jsonl") if "train" in record]
-        for name in ("one", "parts")
-    )
+    one, parts = (logged_losses(tmp_path / name) for name in ("one", "parts"))
     assert len(one) == len(parts) == 3
     for ours, theirs in zip(one, parts, strict=True):
         assert ours["distill_assignment"] > 0
