@@ -71,6 +71,8 @@ class HlocFeatures(FeatureFile):
         """See :meth:`FeatureFile.orientation`."""
         stored = self._file[name]["keypoints"].attrs.get(ORIENTATION)
         if stored is not None:
+            if stored not in range(1, 9):
+                raise ValueError(f"the attribute {ORIENTATION!r} must be from 1 to 8, got {stored!r}")
             return int(stored)
         # Version 0.2.0 of this package wrote upright positions, and angles in radians.
         return None if self._is_own else 1

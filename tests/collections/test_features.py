@@ -98,6 +98,16 @@ def test_turned_photos(orientation, tmp_path):
     assert near.any(dim=1).float().mean() > 0.8
 
 
+def test_orientations_that_are_none(features):
+    with h5py.File(features, "a") as file:
+        file["a.jpg"]["keypoints"].attrs["orientation"] = 9
+    with (
+        open_features(features) as opened,
+        pytest.raises(ValueError, match=r"'a.jpg' in .*'orientation' must be from 1 to 8, got .*9"),
+    ):
+        opened.read("a.jpg")
+
+
 def test_files_without_pixels_that_pillow_knows_lie_as_they_are(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*\x00")
     assert exif_orientation(tmp_path / "a.tif") == 1
