@@ -137,15 +137,15 @@ QUESTIONS: dict[str, dict[str, Settings]] = {
     },
 }
 TITLES = {
-    "partition": "B. One scale, rings, nested scales or equal division",
-    "branch": "B. Several scales in a branch beside the self step",
-    "orthogonality": "B. Orthogonal scales",
-    "convolution": "B. Graph convolution or attention on the scales",
-    "values": "C. Which values attention passes on",
-    "masks": "D. What becomes of pairs that shall not attend",
-    "diversity": "D. Nearest or diverse neighbours",
-    "neighbours": "D. How many neighbours",
-    "anchors": "D. Anchors that every keypoint sees",
+    "partition": "One scale, rings, nested scales or equal division",
+    "branch": "Several scales in a branch beside the self step",
+    "orthogonality": "Orthogonal scales",
+    "convolution": "Graph convolution or attention on the scales",
+    "values": "Which values attention passes on",
+    "masks": "What becomes of pairs that shall not attend",
+    "diversity": "Nearest or diverse neighbours",
+    "neighbours": "How many neighbours",
+    "anchors": "Anchors that every keypoint sees",
 }
 
 # The tiny version: two options of two questions with a small matcher on SIFT keypoints.

@@ -1,7 +1,10 @@
 """What attention does at easy, medium and hard keypoints, above all at those that repeat: figures and numbers.
 
     python examples/attention_figures.py                 # on photos of scikit-image, warped
-    python examples/attention_figures.py --data FOLDER   # on real pairs: FOLDER/homography and FOLDER/pose/strecha
+    python examples/attention_figures.py --data FOLDER   # on real pairs
+
+FOLDER/homography holds sequences in HPatches' layout, FOLDER/pose/strecha scenes with pairs_with_gt.txt as
+pose_eval.py reads it.
 
 Writes figures to --out and the numbers behind them to --json. Three questions are answered, each for keypoints that
 repeat within their image and for those that do not:

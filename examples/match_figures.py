@@ -4,8 +4,8 @@ The photos come with scikit-image, and the weights with this package and scm-lig
 
     python examples/match_figures.py --out docs/images
 
-With a folder of evaluation images that holds `pose/strecha`, a pair of photos taken from places far apart is drawn as
-well, into a folder of its own:
+With a folder that holds scenes in `pose/strecha`, as pose_eval.py reads them, a pair of photos taken from places far
+apart is drawn as well, into a folder of its own:
 
     python examples/match_figures.py --out docs/images --data DATA --data-out docs/images
 """

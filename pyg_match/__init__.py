@@ -20,6 +20,8 @@ _HOMES = {
     "knn_graph": "pyg_match.ops.knn",
 }
 _SUBPACKAGES = (
+    "app",
+    "collections",
     "data",
     "datasets",
     "features",
@@ -29,6 +31,7 @@ _SUBPACKAGES = (
     "nn",
     "ops",
     "pretrained",
+    "retrieval",
     "training",
     "transforms",
     "visualization",

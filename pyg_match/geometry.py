@@ -1,17 +1,14 @@
 """From matches to a homography or a fundamental matrix, and how far a homography is from the truth."""
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyg_match.arrays import Array, ArrayLike, point_pairs, to_array
 from pyg_match.checks import real_number, shown, whole_number
 from pyg_match.dlt import dlt, dlt_lu, scaled
-
-Array: TypeAlias = npt.NDArray[Any]
-ArrayLike: TypeAlias = npt.ArrayLike | Tensor
 
 # Settings of OpenCV's estimators in glue-factory; 3,000 is more than OpenCV's own 2,000.
 _OPENCV_ITERATIONS = 3000
@@ -56,6 +53,7 @@ def estimate_homography(
         - **output:** :math:`(3, 3)` ``float64`` and :math:`(N)` ``bool``
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If a shape, the method, the threshold, the sign of a score or the number of iterations is
             not as expected.
 
@@ -127,6 +125,7 @@ def estimate_fundamental(
         - **output:** :math:`(3, 3)` ``float64`` and :math:`(N)` ``bool``
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If a shape, the method or the threshold is not as expected.
 
     Example:
@@ -180,6 +179,7 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         - **output:** :math:`(*, 2)`
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If a shape is not as expected.
 
     Example:
@@ -240,6 +240,7 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
         - **image_size:** :math:`(2)` or :math:`(1, 2)`
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If a shape is not as expected.
 
     Example:
@@ -255,35 +256,6 @@ def corner_error(H_est: ArrayLike | None, H_true: ArrayLike, image_size: ArrayLi
     offset = warp_points(corners, to_array(H_est)) - warp_points(corners, to_array(H_true))
     error = float(np.linalg.norm(offset, axis=1).mean())
     return error if np.isfinite(error) else float("inf")
-
-
-def to_array(values: ArrayLike) -> Array:
-    """Numbers as a user gave them, of any shape in double precision; TypeError if they are no real numbers."""
-    if isinstance(values, Tensor):
-        if values.is_complex() or values.is_meta:
-            raise TypeError(f"expected a tensor of real numbers, got {values.dtype} on {values.device}")
-        values = values.detach().cpu().double().numpy()
-    try:
-        if np.iscomplexobj(values):
-            raise TypeError
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"expected an array of real numbers, got {shown(values)}") from None
-
-
-def point_pairs(points0: ArrayLike, points1: ArrayLike) -> tuple[Array, Array]:
-    """Matched points as a user gave them, ``[N, 2]`` in double precision each.
-
-    Raises:
-        TypeError: If they are no real numbers.
-        ValueError: If a shape is not as expected, or they differ in number.
-    """
-    p0, p1 = to_array(points0), to_array(points1)
-    if p0.ndim != 2 or p0.shape[1] != 2 or p0.shape != p1.shape:
-        raise ValueError(
-            f"expected two arrays of points of shape [N, 2], got {list(p0.shape)} and {list(p1.shape)}"
-        )
-    return p0, p1
 
 
 def _check_scores(scores: ArrayLike, num_matches: int) -> Array:
@@ -320,6 +292,10 @@ def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
         - **H:** :math:`(3, 3)`
         - **p0**, **p1:** :math:`(N, 2)`
         - **output:** :math:`(N)`
+
+    Example:
+        >>> transfer_error(np.eye(3), np.zeros((1, 2)), np.array([[3.0, 4.0]]))
+        array([5.])
     """
     return np.asarray(np.linalg.norm(warp_points(p0, H) - p1, axis=1))
 
@@ -333,6 +309,11 @@ def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
         - **output:** :math:`(N)`
 
     Source: Sampson (CGIP 1982), by :func:`kornia.geometry.epipolar.sampson_epipolar_distance`.
+
+    Example:
+        >>> F = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]])  # a move to the side: rows stay rows
+        >>> sampson_distance(F, np.array([[0.0, 0.0]]), np.array([[9.0, 2.0]]))
+        array([1.41421356])
     """
     from kornia.geometry.epipolar import sampson_epipolar_distance
 

@@ -26,16 +26,23 @@ class MatchResult:
         keypoints0: Keypoints of image 0 in pixels of the original image.
         keypoints1: Keypoints of image 1 in pixels of the original image.
         matches: Indices of matched keypoints of image 0 and image 1.
-        scores: Probability of each match.
+        scores: Probability of each match. Tensors are on the device of the matcher.
         image_size0: ``(width, height)`` of image 0 in pixels.
         image_size1: ``(width, height)`` of image 1 in pixels.
-        seconds: Time spent in each stage, by all pairs that were matched together.
+        seconds: Time spent in ``"extract"``, ``"graph"`` and ``"match"``, by all pairs that were matched together.
 
     Shapes:
         - **keypoints0:** :math:`(N_0, 2)`
         - **keypoints1:** :math:`(N_1, 2)`
         - **matches:** :math:`(M, 2)`
         - **scores:** :math:`(M)`
+
+    Example:
+        >>> import torch
+        >>> points, matches = 9 * torch.rand(3, 2), torch.tensor([[0, 2]])
+        >>> result = MatchResult(points, points, matches, torch.tensor([0.9]), (10, 10), (10, 10))
+        >>> bool((result.points1 == points[2]).all())
+        True
     """
 
     keypoints0: Tensor
@@ -57,12 +64,14 @@ class MatchResult:
         return self.keypoints1[self.matches[:, 1]]
 
     def homography(
-        self, method: Literal["poselib", "opencv", "dlt"] = "poselib", threshold: float = 3.0
+        self,
+        method: Literal["poselib", "opencv", "magsac", "dlt", "dlt-lu"] = "poselib",
+        threshold: float = 3.0,
     ) -> tuple[Optional[np.ndarray], np.ndarray]:
         """The homography from image 0 to image 1; see :func:`pyg_match.geometry.estimate_homography`.
 
         Args:
-            method: Estimator.
+            method: ``"poselib"``, ``"opencv"``, ``"magsac"``, ``"dlt"`` or ``"dlt-lu"``.
             threshold: Largest reprojection error of an inlier in pixels.
 
         Returns:
@@ -74,12 +83,12 @@ class MatchResult:
         return estimate_homography(points0, points1, method=method, threshold=threshold, scores=scores)
 
     def fundamental(
-        self, method: Literal["poselib", "opencv"] = "poselib", threshold: float = 1.0
+        self, method: Literal["poselib", "opencv", "magsac"] = "poselib", threshold: float = 1.0
     ) -> tuple[Optional[np.ndarray], np.ndarray]:
         """The fundamental matrix, robustly estimated; see :func:`pyg_match.geometry.estimate_fundamental`.
 
         Args:
-            method: Estimator.
+            method: ``"poselib"``, ``"opencv"`` or ``"magsac"``.
             threshold: Largest epipolar error of an inlier in pixels.
 
         Returns:
@@ -89,14 +98,16 @@ class MatchResult:
         return estimate_fundamental(points0, points1, method=method, threshold=threshold)
 
     def geometry(
-        self, method: Literal["poselib", "opencv"] = "poselib", threshold: Optional[float] = None
+        self,
+        method: Literal["poselib", "opencv", "magsac"] = "poselib",
+        threshold: Optional[float] = None,
     ) -> Geometry:
         """The homography or the fundamental matrix, whichever the matches speak for.
 
         See :func:`pyg_match.model_selection.estimate_geometry`.
 
         Args:
-            method: Estimator.
+            method: ``"poselib"``, ``"opencv"`` or ``"magsac"``.
             threshold: Largest error of an inlier in pixels. By default 3 for a homography and 2 for a fundamental
                 matrix, and more for images of more than 1,024 pixels; see
                 :func:`pyg_match.model_selection.thresholds_for`.
@@ -124,12 +135,15 @@ class MatchResult:
     def save(self, path: Union[str, Path], **extra: Any) -> None:
         """Write the result to a ``.npz`` or ``.json`` file, whole or not at all.
 
+        The file holds ``keypoints0``, ``keypoints1``, ``matches``, ``scores``, ``image_size0`` and ``image_size1``.
+
         Args:
             path: The file; its ending decides the format.
             **extra: Further arrays to store, such as ``homography``.
 
         Raises:
             ValueError: If the ending is neither ``.npz`` nor ``.json``.
+            OSError: If the file cannot be written.
         """
         path = user_path(path)
         ending = path.suffix.lower()

@@ -21,12 +21,14 @@ from pyg_match.weight_registry import DETECTORS, check_matcher
 
 
 class Matcher:
-    """Match two images: a detector, the edges of the graph, and a :class:`~pyg_match.nn.GraphMatcher`.
+    """Matcher of two images: a detector, a transform that draws edges, and a :class:`~pyg_match.nn.GraphMatcher`.
 
     Args:
         extractor: The detector.
         matcher: The matcher, trained with that detector.
         transform: Draws the edges of a :class:`~pyg_match.data.KeypointPair`; the graph is complete without one.
+            Matchers with ``redraw_after``, such as the published sparse ones, draw edges between images anew after some
+            layers; ``redraw_after=None`` keeps those of the transform.
         resize: Longer side of the image in pixels at which keypoints are detected; ``None`` for the original size.
 
     Example:
@@ -120,6 +122,7 @@ class Matcher:
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If something is not an image, or keypoints do not fit the matcher.
+            TypeError: If it is neither an image nor a :class:`~pyg_match.data.KeypointSet`.
         """
         return self.match_batch([(image0, image1)])[0]
 
@@ -148,11 +151,12 @@ class Matcher:
 
         Args:
             pairs: Two images, or keypoints found before, each; see :meth:`__call__`.
-            batch_keypoints: Most keypoints of a batch that is more than one pair.
+            batch_keypoints: Largest number of keypoints in a batch; a pair with more is matched alone.
 
         Raises:
             FileNotFoundError: See :meth:`__call__`.
             ValueError: See :meth:`__call__`.
+            TypeError: See :meth:`__call__`.
 
         Example:
             >>> from pyg_match import Matcher

@@ -5,14 +5,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pyg_match.geometry import (
-    Array,
-    ArrayLike,
-    estimate_fundamental,
-    estimate_homography,
-    point_pairs,
-    transfer_error,
-)
+from pyg_match.arrays import Array, ArrayLike, point_pairs
+from pyg_match.geometry import estimate_fundamental, estimate_homography, transfer_error
 
 Kind: TypeAlias = Literal["homography", "fundamental", "none"]
 
@@ -30,16 +24,20 @@ _DIGITS = 2  # of pixels, by which places are told apart
 
 
 class Geometry(NamedTuple):
-    """What explains the matches of two images.
+    """Geometric model of the matches of two images.
 
     Attributes:
         kind: ``"homography"``, ``"fundamental"`` or ``"none"``.
         model: The 3 x 3 matrix, ``None`` for ``"none"``.
         inliers: Which matches it explains.
-        threshold: Largest error of an inlier in pixels; of a homography's where there is none.
+        threshold: Largest error of an inlier in pixels; for ``"none"`` that of a homography.
 
     Shapes:
         - **inliers:** :math:`(M)` ``bool``
+
+    Example:
+        >>> Geometry("none", None, np.zeros(3, dtype=bool), 3.0).kind
+        'none'
     """
 
     kind: Kind
@@ -79,6 +77,7 @@ def estimate_geometry(
         - **points0**, **points1:** :math:`(N, 2)`
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If a shape, the method or a threshold is not as expected.
 
     Source: the ratio of inliers follows ORB-SLAM (Mur-Artal et al., T-RO 2015), the number of false alarms Moisan and

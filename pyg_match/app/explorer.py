@@ -13,10 +13,10 @@ from torch import Tensor
 from pyg_match.app.content import Looks, bare, drawn, of_pair, of_setting, start_of
 from pyg_match.app.packing import pack
 from pyg_match.app.truth import Truth
+from pyg_match.arrays import ArrayLike
 from pyg_match.data import KeypointPair
 from pyg_match.features.image import ImageLike
 from pyg_match.files import user_path, write_whole
-from pyg_match.geometry import ArrayLike
 from pyg_match.visualization import AttentionRecord, LayerMatches
 
 _HEIGHT = 1000  # pixels of a cell of a notebook

@@ -28,7 +28,12 @@ VALUE_SOURCES = ("trained", "current", "initial", "every:2", "every:3")  # that 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large an uploaded image may be."""
+    """How large an uploaded image may be.
+
+    Example:
+        >>> Limits(max_pixels=1_000_000).max_bytes
+        33554432
+    """
 
     max_bytes: int = 32 * 2**20  # size of the file
     max_pixels: int = 40_000_000  # width times height, read from the header before anything is decoded

@@ -7,8 +7,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from pyg_match.arrays import Array, ArrayLike
 from pyg_match.data import KeypointPair
-from pyg_match.geometry import Array, ArrayLike, sampson_distance, transfer_error
+from pyg_match.geometry import sampson_distance, transfer_error
 from pyg_match.metrics import homography_ground_truth
 from pyg_match.metrics.ground_truth import IGNORED
 from pyg_match.model_selection import estimate_geometry, thresholds_for

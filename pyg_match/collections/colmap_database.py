@@ -27,7 +27,7 @@ _KEPT = 1024  # images whose keypoints stay in memory
 
 @dataclass
 class ColmapSummary:
-    """What :func:`write_colmap` did.
+    """Summary of what :func:`write_colmap` did.
 
     Attributes:
         database: The database.
@@ -84,6 +84,23 @@ def write_colmap(
         FileNotFoundError: If there are no such features, matches, pairs or images.
         ValueError: If one of them cannot be used, an image has another size than its features say, the database has
             other keypoints or matches, or an option is unknown.
+
+    Example:
+        >>> import h5py
+        >>> from PIL import Image
+        >>> from tempfile import TemporaryDirectory
+        >>> pos = 64 * np.random.default_rng(0).random((40, 2))
+        >>> arrays = {"keypoints": pos, "descriptors": np.ones((40, 8)), "image_size": np.array([64, 64])}
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("a.png", "b.png"):
+        ...         Image.new("RGB", (64, 64)).save(f"{folder}/{name}")
+        ...         np.savez(f"{folder}/{name}.npz", **arrays)
+        ...     with h5py.File(f"{folder}/matches.h5", "w") as file:
+        ...         file["a.png/b.png/matches0"] = np.arange(40)
+        ...         file["a.png/b.png/matching_scores0"] = np.ones(40)
+        ...     summary = write_colmap(folder, f"{folder}/matches.h5", f"{folder}/colmap.db", images=folder)
+        >>> summary.num_images, summary.num_pairs
+        (2, 1)
     """
     one_of("camera_mode", camera_mode, CAMERA_MODES)
     database, images = user_path(database), user_path(images)

@@ -35,7 +35,7 @@ _FAILURES = (OSError, ValueError, TypeError, MemoryError, RuntimeError, cv2.erro
 
 @dataclass
 class ExtractSummary:
-    """What :func:`extract_features` did.
+    """Summary of what :func:`extract_features` did.
 
     Attributes:
         output: The file of features.
@@ -71,8 +71,9 @@ def extract_features(
         output: The file.
         extractor: The detector.
         resize: Longer side of the image in pixels at which keypoints are detected; ``None`` for the original size.
-        half: Whether keypoints are written in half precision, as hloc does by default. Pixels beyond 1,024 are off by
-            up to half a pixel then. Descriptors and scores are in half precision anyway.
+        half: Whether keypoints are written in half precision, as hloc does by default, which rounds positions: by up to
+            0.5 pixels from 1,024 on, 1 from 2,048 on, and 2 from 4,096 on. Descriptors and scores are in half
+            precision anyway.
         progress: Whether to report progress on standard error.
 
     Raises:

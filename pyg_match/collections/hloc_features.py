@@ -121,8 +121,7 @@ def write_keypoint_set(
         file: The open :class:`h5py.File`.
         name: Name of the image.
         keypoints: Its features, in the pixels of the upright photo.
-        half: Whether keypoints are written in half precision as by hloc, with which pixels beyond 1,024 are off by up
-            to half a pixel. All else is in half precision anyway.
+        half: Whether keypoints are written in half precision as by hloc. All else is in half precision anyway.
         uncertainty: Length in pixels of the original image of a pixel of the one that was looked at.
         is_sift: Whether scores are named ``scores`` and there are ``scales`` and ``oris``, as hloc has it for SIFT.
         orientation: How the photo lies in its file, in whose pixels the features are written, as hloc does.

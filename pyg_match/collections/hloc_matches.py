@@ -30,6 +30,17 @@ class HlocMatches:
 
     Attributes:
         settings: What they were made with; empty if hloc wrote them.
+
+    Example:
+        >>> import h5py
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with h5py.File(f"{folder}/matches.h5", "w") as file:
+        ...         file["a.jpg/b.jpg/matches0"] = [1, -1]
+        ...         file["a.jpg/b.jpg/matching_scores0"] = [0.9, 0.0]
+        ...     with HlocMatches(f"{folder}/matches.h5") as matches:
+        ...         matches.find("b.jpg", "a.jpg")[0]
+        array([[1, 0]])
     """
 
     def __init__(self, path: str | Path) -> None:

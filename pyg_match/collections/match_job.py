@@ -33,13 +33,17 @@ class MatchJob:
         weights: Pretrained matcher; see :meth:`pyg_match.Matcher.from_pretrained`. Its graph is the one that its file
             names, or the complete one.
         device: Where to match.
-        batch_keypoints: Most keypoints of a batch that is more than one pair. By default 4,096 on a CPU, where more are
-            no faster, and 131,072 elsewhere.
+        batch_keypoints: Largest number of keypoints in a batch; a pair with more is matched alone. By default 4,096 on
+            a CPU, where more are no faster, and 131,072 elsewhere.
         options: Fields of :class:`~pyg_match.nn.MatcherConfig` to override, such as ``filter_threshold``.
         made_with: What :meth:`ShardFolder.prepare` gave; shards are marked with it.
 
     Raises:
         ValueError: If ``batch_keypoints`` is no positive whole number.
+
+    Example:
+        >>> MatchJob(Path("features.h5"), Path("shards")).most_keypoints
+        4096
     """
 
     features: Path

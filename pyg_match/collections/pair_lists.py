@@ -94,6 +94,25 @@ def listed_pairs(path: str | Path, features: FeatureFile) -> Iterator[Pair]:
     Raises:
         FileNotFoundError: If there is no such list.
         ValueError: If it is no list of pairs.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from pyg_match.collections import open_features
+        >>> arrays = {
+        ...     "keypoints": np.zeros((3, 2)),
+        ...     "descriptors": np.ones((3, 8)),
+        ...     "image_size": np.array([64, 48]),
+        ... }
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("a.jpg", "b.jpg"):
+        ...         np.savez(f"{folder}/{name}.npz", **arrays)
+        ...     _ = write_pairs(
+        ...         f"{folder}/pairs.txt", [("a.jpg", "b.jpg"), ("b.jpg", "a.jpg"), ("a.jpg", "c.jpg")]
+        ...     )
+        ...     with open_features(folder) as features:
+        ...         list(listed_pairs(f"{folder}/pairs.txt", features))
+        [('a.jpg', 'b.jpg')]
     """
     seen: set[Pair] = set()
     for _, (first, second) in read_pairs(path):

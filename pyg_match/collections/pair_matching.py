@@ -24,7 +24,7 @@ _AHEAD = 2  # shards that are read before they are matched
 
 @dataclass
 class MatchSummary:
-    """What :func:`match_pairs` did.
+    """Summary of what :func:`match_pairs` did.
 
     Attributes:
         output: The file or folder of matches.

@@ -25,6 +25,11 @@ class Shard:
         number: Its number in the plan, from 0 on.
         names: Names of the images.
         pairs: For each pair the indices of its images in ``names``, :math:`(P, 2)`.
+
+    Example:
+        >>> shard = Shard(0, ("a.jpg", "b.jpg"), np.array([[0, 1]]))
+        >>> [shard.names[image] for image in shard.pairs[0]]
+        ['a.jpg', 'b.jpg']
     """
 
     number: int
@@ -60,6 +65,23 @@ class PairPlan:
         FileNotFoundError: If there is no such list.
         ValueError: If the list is no list of pairs, none of its images has features, an image has more than 32,767
             keypoints, or two names are the same once ``/`` is written as ``-``, by which matches are named.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from pyg_match.collections import open_features, write_pairs
+        >>> arrays = {
+        ...     "keypoints": np.zeros((3, 2)),
+        ...     "descriptors": np.ones((3, 8)),
+        ...     "image_size": np.array([64, 48]),
+        ... }
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("a.jpg", "b.jpg"):
+        ...         np.savez(f"{folder}/{name}.npz", **arrays)
+        ...     _ = write_pairs(f"{folder}/pairs.txt", [("a.jpg", "b.jpg"), ("a.jpg", "c.jpg")])
+        ...     with open_features(folder) as features:
+        ...         plan = PairPlan(f"{folder}/pairs.txt", features)
+        >>> plan.num_pairs, plan.missing
+        (1, {'c.jpg': 2})
     """
 
     def __init__(self, path: str | Path, features: FeatureFile, block: int = 32) -> None:

@@ -32,6 +32,22 @@ def retrieval_pairs(
     Raises:
         ValueError: If there are fewer than two images, or an argument is out of range.
         ModuleNotFoundError: If scikit-learn is missing.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from pyg_match.collections import open_features
+        >>> arrays = {
+        ...     "keypoints": np.zeros((3, 2)),
+        ...     "descriptors": np.random.default_rng(0).random((3, 8)),
+        ...     "image_size": np.array([64, 48]),
+        ... }
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("a.jpg", "b.jpg"):
+        ...         np.savez(f"{folder}/{name}.npz", **arrays)
+        ...     with open_features(folder) as features:
+        ...         list(retrieval_pairs(features, top_k=1, num_words=2))
+        [('a.jpg', 'b.jpg')]
     """
     names = features.names()
     if len(names) < 2:

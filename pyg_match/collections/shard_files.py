@@ -30,6 +30,17 @@ class ShardFolder:
 
     Raises:
         ValueError: If its name is not UTF-8.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> one = np.array([1])
+        >>> matches = PairMatches(np.array([[0, 1]]), one, one, np.array([[0, 0]]), np.array([0.9]))
+        >>> with TemporaryDirectory() as folder:
+        ...     shards = ShardFolder(folder)
+        ...     made_with = shards.prepare({"weights": "aliked-sparse"})
+        ...     shards.write(0, ("a.jpg", "b.jpg"), matches, made_with)
+        ...     [(name0, name1, found.tolist()) for name0, name1, found, scores in shards.pairs()]
+        [('a.jpg', 'b.jpg', [[0, 0]])]
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -17,7 +17,7 @@ _LONGEST_STEM = 80  # bytes of the name of an image in that of its features
 
 
 class FeatureCache:
-    r"""Extract the features of an image file, or read them from disk if that was done before.
+    r"""Features of image files, read from disk if they were found before.
 
     There is one file per image. It is found again only for the same path, size and modification time of the
     image and the same settings, is written under another name first and then renamed, so that an interrupted

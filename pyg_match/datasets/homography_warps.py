@@ -38,7 +38,7 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class HomographyWarps:
-    r"""How strongly the two views of a synthetic pair differ.
+    r"""Random homographies between the two views of a synthetic pair.
 
     A frame of the size of the views is laid at random on the photo; a portrait photo gets the frame upright.
     View 0 is what the frame shows, as the first image of an HPatches sequence, or with probability ``both`` a

@@ -41,6 +41,11 @@ class HPatchesPair:
         pathk: File of image k.
         homography: True homography from pixels of image 1 to pixels of image k, shape :math:`(3, 3)`, double
             precision.
+
+    Example:
+        >>> pair = HPatchesPair("hpatches", "v_wall", 2, Path("1.ppm"), Path("2.ppm"), torch.eye(3).double())
+        >>> pair.kind
+        'viewpoint'
     """
 
     set_name: str

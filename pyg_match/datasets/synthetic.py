@@ -14,6 +14,11 @@ class WarpedPair(NamedTuple):
         image0: The image as given, or the first view of a photo, :math:`(C, H, W)`.
         image1: The changed copy of the same size, values in [0, 1], black where the photo does not reach.
         homography: Homography from pixels of image 0 to pixels of image 1, :math:`(3, 3)`, double precision.
+
+    Example:
+        >>> image0, image1, homography = warped_pair(torch.rand(3, 48, 64), seed=1)
+        >>> image1.shape == image0.shape
+        True
     """
 
     image0: Tensor

@@ -33,6 +33,17 @@ class Extractor(nn.Module):
         - **input:** image :math:`(3, H, W)`, RGB in [0, 1], or :math:`(1, H, W)`, grey
         - **output:** ``pos`` :math:`(N, 2)` in pixels of that image, ``x`` :math:`(N, D)` of unit length,
           ``score`` :math:`(N)`, ``image_size`` :math:`(1, 2)`
+
+    Example:
+        >>> class Corners(Extractor):
+        ...     descriptor_dim = 2
+        ...
+        ...     def detect(self, image):
+        ...         pos = torch.tensor([[0.0, 0.0], [image.size(2) - 1.0, image.size(1) - 1.0]])
+        ...         return {"pos": pos, "x": torch.eye(2), "score": torch.ones(2)}
+        >>> Corners()(torch.rand(3, 48, 64)).pos
+        tensor([[ 0.,  0.],
+                [63., 47.]])
     """
 
     descriptor_dim: int

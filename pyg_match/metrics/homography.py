@@ -23,7 +23,8 @@ def recall_curve(errors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
           :math:`F` finite errors
 
     Raises:
-        ValueError: If ``errors`` is not a list of numbers or holds a negative one.
+        TypeError: If ``errors`` are no real numbers.
+        ValueError: If they are not a list, or one is negative.
 
     Example:
         >>> error, recall = recall_curve([2.0, float("inf")])
@@ -61,6 +62,7 @@ def error_auc(errors: ArrayLike, thresholds: Sequence[float]) -> list[float]:
         - **output:** one number in [0, 1] per threshold; NaN if there are no pairs
 
     Raises:
+        TypeError: If errors or thresholds are no real numbers.
         ValueError: If a threshold is not positive or an error is negative.
 
     Source: the protocol of SuperGlue (CVPR 2020), ``pose_auc``, and glue-factory, ``cal_error_auc``.

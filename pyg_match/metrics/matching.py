@@ -27,6 +27,7 @@ def reprojection_error(points0: Tensor, points1: Tensor, homography: Union[Tenso
         - **output:** :math:`(M)`, double precision
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If the shapes do not fit.
 
     Source: glue-factory, ``sym_homography_error``.
@@ -72,6 +73,7 @@ def matching_precision(
         - **homography:** :math:`(3, 3)`
 
     Raises:
+        TypeError: If something does not consist of real numbers.
         ValueError: If the shapes do not fit.
 
     Source: glue-factory, ``eval_matches_homography``.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyg_match.geometry import Array, ArrayLike, to_array
+from pyg_match.arrays import Array, ArrayLike, to_array
 
 
 def pose_error(R: ArrayLike, t: ArrayLike, T_0to1: ArrayLike) -> tuple[Array, Array]:

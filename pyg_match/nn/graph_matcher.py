@@ -35,7 +35,7 @@ from pyg_match.ops.candidates import redrawn_edges
 
 
 class GraphMatcher(Freezable):
-    r"""Match the keypoints of two images by message passing over their graph.
+    r"""Matcher of the keypoints of two images by message passing over their graph.
 
     Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
     between images, ``cross_edge_index``. Absent edge sets are complete. All pairs of a batch run as one graph,

@@ -23,13 +23,20 @@ _NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
 
 @dataclass(frozen=True)
 class MatcherShape:
-    """What the weights of a matcher were trained as: its size, and choices of research."""
+    """What the weights of a matcher were trained as: its size, and choices of research.
 
-    #: Width of the detector's descriptors, and of those inside.
+    Example:
+        >>> MatcherShape(in_channels=64, heads=2).hidden_channels
+        256
+    """
+
+    #: Width of the detector's descriptors.
     in_channels: int = 128
+    #: Width of descriptors inside.
     hidden_channels: int = 256
-    #: Self and cross steps, and attention heads of each.
+    #: Number of layers, of a self and a cross step each.
     num_layers: int = 9
+    #: Attention heads of a step.
     heads: int = 4
     #: Width inside the feed-forward networks; None for twice hidden_channels, as in LightGlue.
     ffn_channels: Optional[int] = None
@@ -45,26 +52,32 @@ class MatcherShape:
     mask_mode: MaskMode = "remove"
     #: Scale that each layer attends along, instead of edge_index.
     layer_scales: Optional[tuple[int, ...]] = None
-    #: What several scales add to self steps: "attention" or "gcn" on each; how many scales there are; and whether the
-    #: branch projects out what they have in common.
+    #: What several scales add to self steps: "attention" or "gcn" on each; None for nothing.
     branch: Optional[BranchKind] = None
+    #: Number of scales of the branch.
     num_scales: int = 2
+    #: Whether the branch projects out what its scales have in common.
     orthogonal: bool = True
-    #: Whose values attention passes on, "current", "initial" or "every:n", and the steps that this concerns, "both",
-    #: "self" or "cross"; see ValueSource.
+    #: Whose values attention passes on: "current", "initial" or "every:n"; see ValueSource.
     value_source: str = "current"
+    #: The steps that this concerns: "both", "self" or "cross".
     value_steps: ValueSteps = "both"
-    #: Layers after which cross edges are drawn anew between what has become most similar, and candidates of a keypoint
-    #: in the other image then.
+    #: Layers after which cross edges are drawn anew between what has become most similar; None for never.
     redraw_after: Optional[int] = None
+    #: Candidates of a keypoint in the other image then.
     redraw_k: int = 64
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What one run of a matcher may choose, with the same weights."""
+    """What one run of a matcher may choose, with the same weights.
 
-    #: Linear layers in half precision, for CPUs that are faster in it; sums stay in full.
+    Example:
+        >>> RunOptions(depth_confidence=0.95).filter_threshold
+        0.1
+    """
+
+    #: Linear layers in bfloat16, for CPUs that are faster in it; sums stay in single precision.
     bfloat16: bool = False
     #: Least probability of a match.
     filter_threshold: float = 0.1
@@ -72,8 +85,8 @@ class RunOptions:
     depth_confidence: Optional[float] = None
     #: Confidence above which unmatchable keypoints are pruned (LightGlue: .99).
     width_confidence: Optional[float] = None
-    #: Training in less memory: what is quick to compute is computed again for gradients, which stay the same and can be
-    #: asked for once.
+    #: Gradient checkpointing: what is quick to compute is computed again in the backward pass, which can run once.
+    #: Gradients stay the same.
     checkpointed: bool = False
 
 
@@ -82,6 +95,10 @@ class MatcherConfig(RunOptions, MatcherShape):
     """The shape of a :class:`~pyg_match.nn.GraphMatcher`, and options of a run; defaults are LightGlue's for ALIKED.
 
     Fields are those of :class:`MatcherShape`, then those of :class:`RunOptions`.
+
+    Example:
+        >>> MatcherConfig(num_layers=3, layer_scales=(0, 1, 0)).layer_scales
+        (0, 1, 0)
     """
 
     def __post_init__(self) -> None:

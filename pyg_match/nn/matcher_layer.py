@@ -38,6 +38,11 @@ class AttentionBlock(nn.Module):
         - **output:** :math:`(N, D)`
 
     Source: LightGlue (https://arxiv.org/abs/2306.13643), eq. 1.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> AttentionBlock(8, heads=2)(torch.randn(3, 8), edge_index).shape
+        torch.Size([3, 8])
     """
 
     def __init__(
@@ -113,6 +118,15 @@ class MatcherLayer(nn.Module):
         branch: What several scales add to the self step, if anything.
         ffn_channels: See :class:`AttentionBlock`.
         number: Which layer it is, from 0.
+
+    Example:
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [KeypointSet(pos=torch.rand(5, 2), x=torch.randn(5, 8), image_size=(9, 9)) for _ in "ab"]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> layer = MatcherLayer(8, heads=2)
+        >>> x, penalty = layer(pair.x, PairGraph.from_data(pair), None, ValueSource())
+        >>> x.shape
+        torch.Size([10, 8])
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class MatcherOutput:
             threshold then rejects.
         num_keypoints: Number of keypoints of the images of each pair.
         log_assignment: For each pair the log assignment with dustbins, over the keypoints that were not pruned;
-            ``None`` if the assignment ran on edges or was not asked for.
+            ``None`` if the assignment ran on edges.
         edge_log_assignment: Log assignment of each cross edge, if the assignment ran on edges.
         cross_edge_index: These edges, by nodes of all pairs: the ones that were given, or, pair after pair as they
             stopped, the ones that each pair's descriptors were compared along last where edges were drawn anew. On a
@@ -33,7 +33,7 @@ class MatcherOutput:
             :func:`~pyg_match.nn.orthogonality_penalty`, the mean over layers; for the loss. ``None`` without scales.
         num_layers: Number of layers that each pair ran.
         depth: Number of layers that each keypoint took part in.
-        assignment: What ``log_assignment`` are parts of, where all pairs stopped after the same layer.
+        assignment: The assignment of the whole batch, if all pairs stopped after the same layer.
 
     Shapes:
         - **matches**, **scores**, **depth:** :math:`(N)` for the nodes of all pairs
@@ -42,6 +42,17 @@ class MatcherOutput:
         - **edge_log_assignment:** :math:`(E)`
         - **cross_edge_index:** :math:`(2, E)`
         - **num_layers:** :math:`(B)`
+
+    Example:
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> output = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2).eval()(pair)
+        >>> output.matches.shape, output.num_layers
+        (torch.Size([10]), tensor([2]))
     """
 
     matches: Tensor

@@ -13,7 +13,7 @@ BranchKind = Literal["attention", "gcn"]
 
 
 class MultiScaleBranch(nn.Module):
-    r"""Convolve the descriptors on each of several graphs, remove what the results have in common, and fuse them.
+    r"""Convolutions on several graphs, whose results are made orthogonal and fused.
 
     .. math::
         \mathbf{W} \, \mathrm{Fusion}(\mathbf{F}_1, \dots, \mathbf{F}_S), \qquad
@@ -33,6 +33,13 @@ class MultiScaleBranch(nn.Module):
         - **x:** :math:`(N, D)`
         - **output:** :math:`(N, D)`, and the :func:`~pyg_match.nn.orthogonality_penalty` of the scales, ``None`` for
           a single one
+
+    Example:
+        >>> scales = (EdgeIndex([[0, 1], [1, 0]]), EdgeIndex([[0, 1, 2], [1, 2, 0]]))
+        >>> branch = MultiScaleBranch(8, heads=2, num_scales=2, kind="attention")
+        >>> message, penalty = branch(torch.randn(3, 8), scales)
+        >>> message.shape
+        torch.Size([3, 8])
     """
 
     def __init__(

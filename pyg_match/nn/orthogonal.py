@@ -91,7 +91,7 @@ def orthogonality_penalty(*features: Tensor) -> Tensor:
 
 
 class OrthogonalFusion(nn.Module):
-    r"""Fuse the features of several scales into one, after removing what they have in common.
+    r"""Fusion of the features of several scales into one, after what they have in common is removed.
 
     .. math::
         \mathbf{x}' = \mathrm{MLP} \left( [\mathbf{g}_1 \, \| \, \dots \, \| \, \mathbf{g}_S] \right), \qquad

@@ -25,6 +25,16 @@ class PreparedPair:
     Shapes:
         - **position:** :math:`(N, 2)`, or :math:`(N, 4)` with scale and orientation, and one column more for the score
           where positions enter by an MLP
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> from pyg_match.nn import GraphMatcher
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> matcher.prepare(KeypointPair.from_sets(*sets)).position.shape
+        torch.Size([10, 2])
     """
 
     pair: KeypointPair

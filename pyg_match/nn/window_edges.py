@@ -1,5 +1,6 @@
 """Edge sets of parts whose keypoints see each other whole, and of anchors beside them."""
 
+import math
 from typing import Optional
 
 import torch
@@ -17,7 +18,8 @@ def window_edges(
         window: The number of each node's part within its image, in a column for each division; whole numbers.
         ptr: Where the nodes of each image start, and their number at the end.
         anchor: Which nodes all nodes of their image see besides; ``None`` for none.
-        weight: How many nodes each anchor stands for, for each node and division.
+        weight: How many nodes each anchor stands for, for each node and division. Anchors of weight 0 are left out,
+            and give it no gradient.
 
     Shapes:
         - **window**, **weight:** :math:`(N, S)`
@@ -58,5 +60,9 @@ def _division(
     starts = torch.searchsorted(anchors, torch.tensor(ptr, device=anchors.device)) + order.numel()
     places = starts.tolist()
     rows += [list(row) for row in zip(ptr[:-1], ptr[1:], places[:-1], places[1:], strict=True)]
-    log_weight = torch.cat([torch.zeros_like(weight), weight[order].log()])
+    weight = weight[order]
+    nothing = weight == 0
+    # Filled before the logarithm, too, whose gradient at 0 is not finite.
+    added = weight.masked_fill(nothing, 1).log().masked_fill(nothing, -math.inf)
+    log_weight = torch.cat([torch.zeros_like(weight), added])
     return none.with_groups(rows, torch.cat([order, anchors]), log_weight, order)

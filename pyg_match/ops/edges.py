@@ -54,6 +54,11 @@ class Anchored(NamedTuple):
     Shapes:
         - **anchor:** :math:`(A)`
         - **log_weight:** :math:`(T)`
+
+    Example:
+        >>> edges, anchor = CSR(torch.tensor([0, 1, 2]), torch.tensor([1, 0])), torch.tensor([2])
+        >>> Anchored(edges, (0, 2), anchor, (0, 1), torch.zeros(2)).listed()[0].col
+        tensor([1, 2, 0, 2])
     """
 
     edges: CSR

@@ -33,6 +33,11 @@ class Calibration:
         precision: Mean share of right matches of warped pairs, and that of the teacher.
         recall: Mean share of the true matches that are found, and that of the teacher.
         false_matches: Mean number of matches of different photos, and that of the teacher.
+
+    Example:
+        >>> nan = math.nan
+        >>> Calibration(0.8, 1.0, 0.2, (0.95, nan), (0.9, nan), (3.0, nan)).to_dict()["precision"]
+        [0.95, None]
     """
 
     temperature: float

@@ -23,34 +23,46 @@ _LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`."""
+    """Pairs of photos and their warped copies, see :class:`~pyg_match.datasets.SyntheticHomographies`.
 
-    #: Detector, see pyg_match.features.extractor, and its arguments.
+    Example:
+        >>> DataConfig(num_pairs=64, warps={"rotation": 180.0}).size
+        (640, 480)
+    """
+
+    #: Name of the detector, see pyg_match.features.extractor.
     extractor: str = "aliked"
+    #: Its arguments.
     extractor_options: dict[str, Any] = field(default_factory=dict)
-    #: Most keypoints of an image. With a minimum, each training pair has a limit of its own between the two.
+    #: Largest number of keypoints of an image.
     max_num_keypoints: int = 512
+    #: The least limit that a training pair may have; each draws its own between the two. None for the same limit.
     min_num_keypoints: Optional[int] = None
     #: Width and height of the images in pixels.
     size: tuple[int, int] = (640, 480)
-    #: Pairs for training, pairs for validation, and the share of all photos that only validation sees.
+    #: Number of pairs of warped photos for training.
     num_pairs: int = 1000
+    #: Number of pairs of warped photos for validation.
     validation_pairs: int = 32
+    #: Share of all photos that only validation sees.
     validation_photos: float = 0.1
     #: Pixels from every keypoint of the other view that prove a keypoint unmatched.
     negative_threshold: float = 6.0
-    #: Share of pairs with repeated structure, and of training pairs of warped photos that show two different ones.
+    #: Share of pairs with repeated structure.
     repeats: float = 0.0
+    #: Share of training pairs of warped photos that show two different ones.
     unrelated: float = 0.0
-    #: Pairs of photos of the same scene to train on as well, see PhotoPairs: a file of them, or with how many similar
-    #: photos each photo is compared to find them, see related_photos; how many of them, where more than there are need
-    #: photo_warps; and the arguments of HomographyWarps for them, None to show them as they are.
+    #: File of pairs of photos of the same scene to train on as well, two names in a line; see PhotoPairs.
     photo_pairs: Optional[str] = None
+    #: With how many similar photos each photo is compared to find such pairs, see related_photos; 0 to look for none.
     related: int = 0
+    #: Number of training pairs made of them; more than there are need photo_warps. None for one of each.
     num_photo_pairs: Optional[int] = None
+    #: Arguments of HomographyWarps for them; None to show photos as they are.
     photo_warps: Optional[dict[str, Any]] = None
-    #: Arguments of HomographyWarps and of Photometric.
+    #: Arguments of HomographyWarps.
     warps: dict[str, Any] = field(default_factory=dict)
+    #: Arguments of Photometric.
     photometric: dict[str, Any] = field(default_factory=dict)
     #: Seed of warps and of the split of the photos.
     seed: int = 0
@@ -93,14 +105,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; 0 switches one off."""
+    """Weights of the losses; 0 switches one off.
 
-    #: Negative log-likelihood of the true assignment, and the share of matched keypoints in it against unmatched ones.
+    Example:
+        >>> LossConfig(layers="random:3", matchability=0.5).confidence
+        1.0
+    """
+
+    #: Negative log-likelihood of the true assignment.
     assignment: float = 1.0
+    #: Share of matched keypoints in it, against unmatched ones.
     balance: float = 0.5
-    #: Layers supervised, "all", "last", a number, or "random:n"; and the factor on the weight of a layer for each layer
-    #: behind it.
+    #: Layers supervised: "all", "last", a number, or "random:n".
     layers: Union[int, str] = "all"
+    #: Factor on the weight of a layer for each layer behind it.
     layer_decay: float = 1.0
     #: Cross-entropy of matchability on its own.
     matchability: float = 0.0
@@ -108,8 +126,9 @@ class LossConfig:
     confidence: float = 1.0
     #: Overlap of the scales of multi-scale branches.
     orthogonality: float = 0.1
-    #: Divergence from the assignment of the teacher, and distance to its descriptors after each layer.
+    #: Divergence from the assignment of the teacher.
     distill_assignment: float = 0.0
+    #: Distance to the descriptors of the teacher after each layer.
     distill_descriptors: float = 0.0
 
     def __post_init__(self) -> None:
@@ -138,9 +157,9 @@ class TrainingConfig:
 
     #: Weights to start from; None for random ones.
     weights: Optional[str] = "aliked-lightglue"
-    #: Weights of a matcher to imitate, see loss.distill_*; and whether it sees the edges that the matcher sees, instead
-    #: of complete graphs.
+    #: Weights of a matcher to imitate, see loss.distill_*.
     teacher: Optional[str] = None
+    #: Whether the teacher sees the edges that the matcher sees, instead of complete graphs.
     teacher_edges: bool = False
     #: Fields of MatcherConfig.
     matcher: dict[str, Any] = field(default_factory=dict)
@@ -148,31 +167,39 @@ class TrainingConfig:
     graph: list[dict[str, Any]] = field(default_factory=list)
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
-    #: Optimiser steps, pairs in a step over all processes, and parts that a process splits its share of a batch into.
+    #: Number of optimiser steps.
     steps: int = 1000
+    #: Pairs in a step, over all processes.
     batch_size: int = 2
+    #: Parts that a process splits its share of a batch into.
     accumulate: int = 1
-    #: Largest learning rate, steps until it is reached, and the share of it at the end of the cosine.
+    #: Largest learning rate.
     learning_rate: float = 1e-4
+    #: Steps until it is reached.
     warmup: int = 20
+    #: Share of it at the end of the cosine.
     final_learning_rate: float = 0.02
+    #: Weight decay of AdamW.
     weight_decay: float = 0.0
     #: Largest norm of the gradient; 0 for no limit.
     clip: float = 1.0
     #: Decay of the averaged weights; 0 for none.
     ema: float = 0.99
+    #: Precision of Lightning Fabric.
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    #: Steps between lines of the log, between validations (0 for the end only) and between checkpoints (0 for no
-    #: limit), and the most minutes between checkpoints (0 for no limit).
+    #: Steps between lines of the log.
     log_every: int = 10
+    #: Steps between validations; 0 for the end only.
     validate_every: int = 200
+    #: Most steps between checkpoints; 0 for no limit.
     checkpoint_every: int = 100
+    #: Most minutes between checkpoints; 0 for no limit.
     checkpoint_minutes: float = 10.0
-    #: Fields of MatcherConfig that the result has and training has not, such as assign_on_edges; whether temperatures
-    #: and threshold of the result are chosen on validation pairs, see calibrate; and whether its weights are written in
-    #: half precision.
+    #: Fields of MatcherConfig that the result has and training has not, such as assign_on_edges.
     result: dict[str, Any] = field(default_factory=dict)
+    #: Whether temperatures and threshold of the result are chosen on validation pairs; see calibrate.
     calibrate: bool = False
+    #: Whether the weights of the result are written in half precision.
     half: bool = False
     #: Seed of initial weights and of the order of the data.
     seed: int = 0

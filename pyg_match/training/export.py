@@ -50,6 +50,15 @@ def export_matcher(
         ValueError: If the file is damaged, the target's name ends otherwise or the target is the source, the threshold
             is no probability, the graph cannot be drawn, or a temperature is not positive, makes weights infinite, or
             meets a matcher without a softmax to apply it to.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = f"{folder}/run.safetensors"
+        ...     GraphMatcher(in_channels=8, hidden_channels=16, num_layers=1).save(file)
+        ...     digest = export_matcher(file, f"{folder}/half.safetensors", half=True, filter_threshold=0.2)
+        ...     GraphMatcher.from_pretrained(f"{folder}/half.safetensors").config.filter_threshold
+        0.2
     """
     source, target = user_path(source).resolve(), user_path(target)
     choices = (

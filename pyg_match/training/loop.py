@@ -59,6 +59,19 @@ def train(
             hardware.
         FloatingPointError: If the loss or its gradient is not finite; the batch is written to the folder before.
         OSError: If a file cannot be written; earlier checkpoints are intact then.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> from pyg_match.training import config_from_dict
+        >>> sets = [KeypointSet(pos=9 * torch.rand(4, 2), x=torch.eye(4), image_size=(9, 9)) for _ in "ab"]
+        >>> pairs = [KeypointPair.from_sets(*sets, y=torch.arange(4).repeat(2))]
+        >>> config = config_from_dict(
+        ...     {"weights": None, "steps": 1, "matcher": {"in_channels": 4, "num_layers": 1}}
+        ... )
+        >>> with TemporaryDirectory() as folder:
+        ...     train(config, None, folder, datasets=(pairs, pairs), accelerator="cpu").name
+        'matcher.safetensors'
     """
     if accelerator == "auto" and torch.backends.mps.is_available():
         accelerator = "cpu"  # homographies and sums are in double precision, which MPS has not

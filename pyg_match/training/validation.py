@@ -31,6 +31,14 @@ def validate(
     Returns:
         ``recall``, where there are homographies ``precision``, ``auc@5_dlt`` and ``auc@5_poselib``, and where there
         are pairs without a common keypoint ``false_matches``, their mean number.
+
+    Example:
+        >>> from pyg_match.data import KeypointSet
+        >>> sets = [KeypointSet(pos=torch.rand(4, 2), x=torch.eye(4), image_size=(9, 9)) for _ in "ab"]
+        >>> pair = KeypointPair.from_sets(*sets, y=torch.full((8,), -1))
+        >>> matcher = GraphMatcher(in_channels=4, hidden_channels=16, num_layers=1, filter_threshold=1.0)
+        >>> validate(matcher, [pair])
+        {'recall': nan, 'false_matches': 0.0}
     """
     return mean_metrics(pair_metrics(matcher, pairs, threshold))
 

@@ -20,8 +20,8 @@ from pyg_match.transforms.store import carried, store_edges, store_values
 
 @functional_transform("anchor_edges")
 class AnchorEdges(BaseTransform):
-    r"""Let each keypoint also see the anchors of its image: a few keypoints spread over it, through which
-    information travels any distance in two steps (functional name: :obj:`anchor_edges`).
+    r"""Edges from the anchors of each image, a few keypoints spread over it, to all its keypoints, so that information
+    travels any distance in two steps (functional name: :obj:`anchor_edges`).
 
     Edges from each anchor to all keypoints of its image are added behind those of ``edge_index`` that a keypoint
     has already, without duplicates. Data without ``edge_index`` gets the anchors' edges alone. The mask ``anchor``
@@ -40,7 +40,7 @@ class AnchorEdges(BaseTransform):
     with :math:`N` keypoints in the image of the anchors, of which :math:`i` sees :math:`A_i` anchors and the
     others :math:`\mathcal{N}(i)`. :class:`~pyg_match.nn.GraphMatcher` counts a weight of :math:`w` as :math:`w` edges.
 
-    With ``listed=False`` the edges of anchors are not listed, which takes less time and memory, both to draw and to
+    With ``listed=False`` the edges of anchors are implicit, which takes less time and memory, both to draw and to
     use: ``edge_index`` keeps the edges from other keypoints, and ``anchor_weight`` holds the weight of all anchors for
     each keypoint, or 1. :class:`~pyg_match.nn.GraphMatcher` gives the same answer; what else reads ``edge_index`` sees
     no anchors. It is the way to add anchors to the parts of :class:`~pyg_match.transforms.HilbertPartition`, all
@@ -58,7 +58,8 @@ class AnchorEdges(BaseTransform):
         loop: Whether an anchor is joined to itself.
         weighted: Whether edges from anchors weigh as much as all keypoints that they stand for.
         cross: Whether to join keypoints to the anchors of the other image.
-        listed: Whether edges are listed. If not, an anchor always sees itself, so that ``loop`` must be set.
+        listed: Whether edges of anchors are listed. Implicit ones need ``loop=True``, as an anchor sees itself then,
+            and ``cross=False``.
 
     Raises:
         TypeError: If ``cross=True`` and the data is no :class:`~pyg_match.data.KeypointPair`.

@@ -16,8 +16,8 @@ from pyg_match.transforms.store import store_edges
 
 @functional_transform("candidate_edges")
 class CandidateEdges(BaseTransform):
-    r"""Join each keypoint to its :math:`k` candidates: the keypoints of the **other** image with the most similar
-    descriptors (functional name: :obj:`candidate_edges`).
+    r"""Edges from the :math:`k` keypoints of the **other** image with the most similar descriptors, the candidates of a
+    keypoint (functional name: :obj:`candidate_edges`).
 
     The similarity of two descriptors is their inner product, the cosine for the unit descriptors that detectors
     give. Similarities are computed a few rows at a time, so memory grows linearly with the number of keypoints.

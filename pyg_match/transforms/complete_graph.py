@@ -14,8 +14,8 @@ from pyg_match.transforms.store import store_edges
 
 @functional_transform("complete_graph")
 class CompleteGraph(BaseTransform):
-    r"""Join each keypoint to all keypoints of its image, itself included, and to all keypoints of the other image
-    (functional name: :obj:`complete_graph`).
+    r"""Complete graph within and between the images, self-loops included, with explicit edges (functional name:
+    :obj:`complete_graph`).
 
     The edges are listed one by one, which takes memory quadratic in the number of keypoints. A
     :class:`~pyg_match.data.KeypointPair` **without** edges means the same and is matched by dense attention

@@ -19,7 +19,7 @@ from pyg_match.transforms.store import store_edges
 
 @functional_transform("diverse_knn")
 class DiverseKNN(BaseTransform):
-    r"""Join each keypoint to :math:`k` keypoints **of the same image** that are near it *and* differ from each other
+    r"""Graph of :math:`k` neighbours **of the same image** that are near a keypoint *and* differ from each other
     (functional name: :obj:`diverse_knn`).
 
     The neighbours of node :math:`i` are chosen one by one from its pool, the :math:`P` nearest keypoints. Given

@@ -20,7 +20,7 @@ _MOST_GRAPHS = 1024  # that are drawn one by one
 
 @functional_transform("equal_partition")
 class EqualPartition(BaseTransform):
-    r"""Divide the keypoints **of each image** equally, or their neighbours (functional name:
+    r"""Equal division of the keypoints **of each image**, or of their neighbours (functional name:
     :obj:`equal_partition`).
 
     * ``by="nodes"``: the image is cut in two across its longer extent, each half again, and so on, in proportion to
@@ -32,7 +32,8 @@ class EqualPartition(BaseTransform):
       as ``edge_index_0``, ``edge_index_1``, ..., read by :func:`~pyg_match.transforms.scales`.
 
     Args:
-        parts: Number of parts, or of graphs, at most 1,024. In an image with fewer keypoints some parts are empty.
+        parts: Number of parts, or of graphs, of which there are at most 1,024. In an image with fewer keypoints some
+            parts are empty.
         by: ``"nodes"`` or ``"edges"``.
         k: Number of neighbours; ``None`` for all keypoints of the part.
         loop: Whether a keypoint is joined to itself (with ``k``: as its own first neighbour).

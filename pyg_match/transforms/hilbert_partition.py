@@ -18,7 +18,7 @@ _LEVELS = 12  # of squares within squares: 4,096 along the longer side
 
 @functional_transform("hilbert_partition")
 class HilbertPartition(BaseTransform):
-    r"""Divide the keypoints **of each image** equally along a Hilbert curve, into parts that see each other whole
+    r"""Equal division of the keypoints **of each image** along a Hilbert curve, into parts that are complete graphs
     (functional name: :obj:`hilbert_partition`).
 
     The curve runs through all places of an image, so that keypoints which follow each other on it are near each other.

@@ -13,10 +13,11 @@ from pyg_match.transforms.store import store_edges
 
 @functional_transform("keypoint_knn_graph")
 class KNNGraph(BaseTransform):
-    r"""Join each keypoint to its :math:`k` nearest keypoints **of the same image** (functional name:
-    :obj:`keypoint_knn_graph`).
+    r"""k-nearest-neighbour graph **of each image** (functional name: :obj:`keypoint_knn_graph`).
 
-    Works on a :class:`~pyg_match.data.KeypointPair` (or a batch of them), whose images stay apart, and on any
+    Unlike :class:`torch_geometric.transforms.KNNGraph` it keeps the images of a pair apart, sorts edges by target, and
+    takes the node of the lower number where distances are equal. It works on a
+    :class:`~pyg_match.data.KeypointPair` (or a batch of them), whose images stay apart, and on any
     :class:`~torch_geometric.data.Data` with ``pos``, whose examples stay apart.
 
     Args:

@@ -8,8 +8,8 @@ from pyg_match.transforms.multi_scale import NeighbourScales
 
 @functional_transform("nested_partition")
 class NestedPartition(NeighbourScales):
-    r"""Join each keypoint to its :math:`k_1` nearest keypoints **of the same image** in one graph, to its
-    :math:`k_2 > k_1` nearest in the next, and so on (functional name: :obj:`nested_partition`).
+    r"""Nested scales: the graph of the :math:`k_1` nearest neighbours **of the same image**, that of the
+    :math:`k_2 > k_1` nearest, and so on (functional name: :obj:`nested_partition`).
 
     Each scale is the graph of :class:`~pyg_match.transforms.KNNGraph` with its :math:`k` and contains the scales
     before it; the neighbours are searched once. The scales are stored as ``edge_index_0``, ``edge_index_1``, ...,

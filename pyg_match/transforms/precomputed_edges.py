@@ -20,7 +20,7 @@ from pyg_match.transforms.store import store_edges
 
 @functional_transform("precomputed_edges")
 class PrecomputedEdges(BaseTransform):
-    r"""Take edges from an adjacency computed beforehand (functional name: :obj:`precomputed_edges`).
+    r"""Edges of an adjacency computed beforehand (functional name: :obj:`precomputed_edges`).
 
     A matcher treats them exactly as if a transform had drawn them.
 

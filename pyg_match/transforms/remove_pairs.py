@@ -24,7 +24,7 @@ _CHUNK_ELEMENTS = 1 << 22  # channels of descriptors compared at once: 16 MiB in
 
 @functional_transform("remove_pairs")
 class RemovePairs(BaseTransform):
-    r"""Forbid edges between some pairs of keypoints (functional name: :obj:`remove_pairs`).
+    r"""Removal of edges between some pairs of keypoints (functional name: :obj:`remove_pairs`).
 
     An edge is forbidden if any of the given criteria says so. What becomes of it is a research choice, and the edges
     come out sorted by target in any case:

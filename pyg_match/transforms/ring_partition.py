@@ -8,7 +8,7 @@ from pyg_match.transforms.multi_scale import NeighbourScales
 
 @functional_transform("ring_partition")
 class RingPartition(NeighbourScales):
-    r"""Split the nearest neighbours of each keypoint **of the same image** into rings (functional name:
+    r"""Disjoint scales: rings of the nearest neighbours of each keypoint **of the same image** (functional name:
     :obj:`ring_partition`).
 
     Of the neighbours of node :math:`i` in the order of their distance, scale 0 holds the first :math:`k_1`, scale 1

@@ -69,6 +69,23 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
 
     Raises:
         ValueError: If the node, layer or head does not exist, or the pair is a batch.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> canvas, axes = Canvas(torch.rand(3, 64, 64), torch.rand(3, 64, 64)), new_figure(4, 2).subplots()
+        >>> draw_attention(axes, canvas, AttentionPanel(pair, record, node=0, layer=1))
+        >>> [lines.get_label() for lines in axes.collections[::2]]
+        ['self', 'cross', 'query']
     """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgba
@@ -125,6 +142,22 @@ def plot_attention(
         partner: Its right match, the index of a keypoint of the other image, to be marked.
         title: Text above.
         path: Where to save the figure, if anywhere; the ending decides the format.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> image = torch.rand(3, 64, 64)
+        >>> plot_attention(image, image, pair, record, node=0, title="Keypoint 0").axes[0].get_title()
+        'Keypoint 0'
     """
     panel = AttentionPanel(pair, record, node, layer, kind, head, partner, title)
     return plot_attention_panels(image0, image1, [[panel]], path=path)
@@ -148,6 +181,23 @@ def plot_attention_panels(
 
     Raises:
         ValueError: If there is no panel, or rows are not equally long.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> image = torch.rand(3, 64, 64)
+        >>> panels = [AttentionPanel(pair, record, node, layer=0) for node in (0, 5)]
+        >>> len(plot_attention_panels(image, image, [panels], row_titles=["layer 0"]).axes)
+        2
     """
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or 0 in lengths:
@@ -184,6 +234,22 @@ def plot_attention_grid(
     """Draw where one keypoint attends to, a row for each layer and a column for each head.
 
     See :func:`plot_attention` for the arguments; ``layers`` chooses some of them.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> image = torch.rand(3, 64, 64)
+        >>> len(plot_attention_grid(image, image, pair, record, node=0).axes)  # 2 layers, 4 heads
+        8
     """
     layers = range(record.num_layers) if layers is None else layers
     rows = [
@@ -219,6 +285,23 @@ def plot_attention_comparison(
         head: See :func:`plot_attention`.
         partner: See :func:`plot_attention`.
         path: Where to save the figure, if anywhere.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.nn import GraphMatcher
+        >>> from pyg_match.visualization import record_attention
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
+        >>> with record_attention(matcher) as record:
+        ...     output = matcher(pair)
+        >>> image = torch.rand(3, 64, 64)
+        >>> records = {"one": (pair, record), "other": (pair, record)}
+        >>> len(plot_attention_comparison(image, image, records, node=0, layers=[0, -1]).axes)
+        4
     """
     rows = [
         [

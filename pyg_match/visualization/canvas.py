@@ -78,6 +78,11 @@ class Canvas:
         scales: For each image by how much it is enlarged.
         width: Width of the whole in pixels.
         height: Height of the whole in pixels.
+
+    Example:
+        >>> canvas = Canvas(np.zeros((40, 100, 3)), np.zeros((40, 60, 3)))
+        >>> canvas.place(np.array([[0.0, 0.0]]), image=1)
+        array([[102.,   0.]])
     """
 
     def __init__(

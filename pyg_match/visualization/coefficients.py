@@ -25,6 +25,11 @@ class EdgeAttention(NamedTuple):
     Shapes:
         - **edge_index:** :math:`(2, E)`
         - **alpha:** :math:`(E, H)`
+
+    Example:
+        >>> step = EdgeAttention(torch.tensor([[0, 1], [2, 2]]), torch.tensor([[0.9], [0.1]]))
+        >>> step.edge_index[0, step.alpha[:, 0].argmax()]
+        tensor(0)
     """
 
     edge_index: Tensor

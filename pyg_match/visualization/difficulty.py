@@ -17,7 +17,7 @@ _CHUNK = 1 << 22
 
 
 class LayerMatches(NamedTuple):
-    r"""What a matcher would answer after each layer.
+    r"""Matches after each layer of a matcher.
 
     Attributes:
         matches: For each layer and node the index of the match among the keypoints of the *other* image, or -1.
@@ -25,6 +25,10 @@ class LayerMatches(NamedTuple):
 
     Shapes:
         - **matches**, **scores:** :math:`(L, N)`
+
+    Example:
+        >>> LayerMatches(torch.tensor([[-1, -1], [0, 0]]), torch.ones(2, 2)).matches[-1]
+        tensor([0, 0])
     """
 
     matches: Tensor
@@ -32,7 +36,7 @@ class LayerMatches(NamedTuple):
 
 
 class Difficulty(NamedTuple):
-    r"""How hard each keypoint was to match.
+    r"""Difficulty of each keypoint in matching.
 
     Attributes:
         labels: ``EASY`` (0), ``MEDIUM`` (1), ``HARD`` (2), or ``UNKNOWN`` (-1) for keypoints without a partner.
@@ -41,6 +45,11 @@ class Difficulty(NamedTuple):
 
     Shapes:
         - **labels**, **layer**, **partner:** :math:`(N)`
+
+    Example:
+        >>> labels = torch.tensor([EASY, HARD, HARD])
+        >>> Difficulty(labels, torch.ones(3), torch.zeros(3)).counts()
+        {'easy': 1, 'medium': 0, 'hard': 2, 'unknown': 0}
     """
 
     labels: Tensor

@@ -34,6 +34,14 @@ def draw_graph(
 
     Raises:
         ValueError: If an edge set is missing or the keypoint does not exist.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match import knn_graph
+        >>> pos, axes = 64 * torch.rand(20, 2), new_figure(3, 3).subplots()
+        >>> draw_graph(axes, torch.rand(3, 64, 64), Data(pos=pos, edge_index=knn_graph(pos, k=4)))
+        >>> len(axes.collections[1].get_segments())
+        80
     """
     from matplotlib.collections import LineCollection
 
@@ -81,6 +89,14 @@ def plot_graph(
         node: The keypoint on the left; the one nearest to the centre of the image by default.
         title: Text above.
         path: Where to save the figure, if anywhere.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match import knn_graph
+        >>> pos = 64 * torch.rand(20, 2)
+        >>> figure = plot_graph(torch.rand(3, 64, 64), Data(pos=pos, edge_index=knn_graph(pos, k=4)))
+        >>> len(figure.axes)
+        2
     """
     pixels = load_image(image)
     if node is None and data.pos.size(0) > 0:

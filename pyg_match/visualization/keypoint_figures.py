@@ -50,6 +50,19 @@ def plot_difficulty(
 
     Raises:
         ValueError: If there are not as many labels as keypoints.
+
+    Example:
+        >>> import torch
+        >>> from pyg_match.data import KeypointPair, KeypointSet
+        >>> sets = [
+        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
+        ... ]
+        >>> pair = KeypointPair.from_sets(*sets)
+        >>> labels = torch.tensor([EASY] * 4 + [HARD] * 6)
+        >>> image, found = torch.rand(3, 64, 64), Difficulty(labels, torch.ones(10), torch.zeros(10))
+        >>> figure = plot_difficulty(image, image, pair, found)
+        >>> figure.axes[0].get_legend().get_texts()[1].get_text()
+        'easy (4)'
     """
     if difficulty.labels.shape != pair.pos.shape[:1]:
         raise ValueError(f"expected {pair.pos.size(0)} labels, got {list(difficulty.labels.shape)}")
@@ -104,6 +117,13 @@ def plot_repeated_groups(
 
     Raises:
         ValueError: If shapes do not fit, or the group or layer does not exist.
+
+    Example:
+        >>> import torch
+        >>> groups = torch.tensor([0, 0, -1])
+        >>> figure = plot_repeated_groups(torch.rand(3, 64, 64), 64 * torch.rand(3, 2), groups)
+        >>> figure.axes[0].get_title()
+        '1 groups, the 1 largest in colour'
     """
     if groups.shape != pos.shape[:1]:
         raise ValueError(f"'groups' must have shape [{pos.size(0)}], got {list(groups.shape)}")

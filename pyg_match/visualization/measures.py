@@ -51,7 +51,7 @@ def attention_entropy(record: AttentionRecord, kind: Kind = "self") -> Tensor:
     .. math::
         -\frac{1}{T} \sum_i \sum_j \alpha_{ij} \log \alpha_{ij}
 
-    Its exponential is the number of keypoints that a target as good as averages over.
+    Its exponential is the effective number of attended keypoints.
 
     Args:
         record: What was recorded, with all coefficients of each target.

@@ -127,6 +127,22 @@ def test_small_images_are_complete():
         torch.testing.assert_close(out.log_assignment[0], complete.log_assignment[0])
 
 
+def test_anchors_of_no_weight_have_gradients():
+    """Those of all other weights are as if it were next to nothing."""
+    model, pair = matcher(), graph()(pairs()[0])
+    grads = []
+    for least in (0.0, 1e-12):
+        weight = pair.anchor_weight.detach().double()
+        weight[[0, 40]] = least
+        pair.anchor_weight = weight.requires_grad_()
+        model(pair).log_assignment[0].sum().backward()
+        grads.append(weight.grad)
+    assert (grads[0][[0, 40]] == 0).all() and grads[0].count_nonzero() > 50
+    for grad in grads:
+        grad[[0, 40]] = 0
+    torch.testing.assert_close(*grads)
+
+
 def test_batches_and_order_of_keypoints_change_nothing():
     model = matcher()
     alone = [model(graph()(pair)) for pair in pairs()]

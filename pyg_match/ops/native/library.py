@@ -45,7 +45,7 @@ def warmup(*dtypes: torch.dtype) -> float:
     """Load the library before it is needed.
 
     Args:
-        *dtypes: What the kernels will be used for; all types are in the same library.
+        *dtypes: Not used; the library holds the kernels of all types.
 
     Returns:
         The seconds that it took.
