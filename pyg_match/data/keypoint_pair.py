@@ -211,7 +211,9 @@ def _homographies(homography: Any) -> Tensor:
         raise TypeError(f"'homography' must be a 3 x 3 matrix, got {shown(homography)}") from None
     if matrix.dim() not in (2, 3) or matrix.shape[-2:] != (3, 3):
         raise ValueError(f"'homography' must have shape [3, 3], got {list(matrix.shape)}")
-    return matrix.view(-1, 3, 3)
+    # Half precision has no inverse.
+    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float)) if not matrix.is_complex() else matrix
+    return matrix.reshape(-1, 3, 3)
 
 
 def _check_labels(y: Any, limit: Tensor) -> None:

@@ -253,16 +253,15 @@ def mutual_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Te
     if count0 == 0 or count1 == 0:
         none0, none1 = (inner.new_full((count,), -1, dtype=torch.long) for count in (count0, count1))
         return none0, none1, inner.new_zeros(count0), inner.new_zeros(count1)
-    best, partner = inner.max(dim=1)
-    # Of several rows that share the best of a column, the first one has it.
-    highest = inner.detach().amax(dim=0)
-    rows = torch.arange(count0, device=inner.device).masked_fill(best != highest[partner], count0)
-    first = rows.new_full((count1,), count0).scatter_reduce(0, partner, rows, "amin")
-    mutual0, mutual1 = first[partner] == torch.arange(count0, device=inner.device), first < count0
+    # Of several that are as good, the first one, for rows and columns alike.
+    best, partner0 = inner.max(dim=1)
+    partner1 = inner.detach().max(dim=0).indices
+    mutual0 = partner1[partner0] == torch.arange(count0, device=inner.device)
+    mutual1 = partner0[partner1] == torch.arange(count1, device=inner.device)
     scores0 = best.exp().masked_fill(~mutual0, 0)
-    scores1 = torch.cat([scores0, scores0.new_zeros(1)])[first]
-    matches0 = partner.masked_fill(~(scores0 > threshold), -1)
-    matches1 = first.masked_fill(~(mutual1 & (scores1 > threshold)), -1)
+    scores1 = scores0[partner1].masked_fill(~mutual1, 0)
+    matches0 = partner0.masked_fill(~(scores0 > threshold), -1)
+    matches1 = partner1.masked_fill(~(scores1 > threshold), -1)
     return matches0, matches1, scores0, scores1
 
 

@@ -46,8 +46,13 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether hooks see the calls of a module or of parts of it, which they are to see once."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    """Whether hooks, of torch or of PyG's layers, see the calls of a module or of parts of it, which is to be once."""
+    return any(
+        hooks
+        for part in module.modules()
+        for name, hooks in vars(part).items()
+        if name.endswith(("_forward_hooks", "_forward_pre_hooks"))
+    )
 
 
 def _without_cache(device_type: str) -> AbstractContextManager[Any]:

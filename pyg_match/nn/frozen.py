@@ -69,7 +69,7 @@ class Freezable(nn.Module):
                 plain = all(type(lin) is Projection and not is_hooked(lin) for lin in lins)
                 # Queries that are keys as well are read again.
                 module.in_place = plain and module.lin_key is not None
-            elif type(module) is Projection:
+            elif type(module) is Projection and not is_hooked(module):
                 module.ordered = OrderedWeight(module.weight)
         self._frozen = weight_state(self)
         self.recorded = RecordedForwards() if cuda_graphs else None

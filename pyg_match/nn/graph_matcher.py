@@ -202,7 +202,8 @@ class GraphMatcher(Freezable):
                 descriptors.append(x if whole else descriptors[-1].index_copy(0, graph.nodes, x))
             stops, keep = (True,) * len(graph.pairs), None
             if i < last:
-                stops, keep = adapt(self, i, x, graph, output.num_keypoints)
+                with torch.autocast(x.device.type, enabled=False):
+                    stops, keep = adapt(self, i, x, graph, output.num_keypoints)
             if any(stops):
                 # In full precision whatever the layers run in: probabilities near 1 differ by less than half has.
                 if checks_values:

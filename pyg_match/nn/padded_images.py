@@ -131,17 +131,15 @@ class PaddedImages(NamedTuple):
         """
         none = least(log_assignment.dtype)
         inner = log_assignment[:, :-1, :-1].masked_fill(~self.both, none)
-        best, partner = inner.max(dim=2)
-        most = inner.size(1)
-        places = torch.arange(most, device=inner.device)
-        # Of several rows that share the best of a column, the first one has it.
-        lost = (best != inner.detach().amax(dim=1).gather(1, partner)) | (best <= none / 2)
-        rows = places.expand_as(partner).masked_fill(lost, most)
-        first = torch.full_like(partner, most).scatter_reduce(1, partner, rows, "amin")
-        mutual0 = first.gather(1, partner) == places
+        # Of several that are as good, the first one, for rows and columns alike.
+        best, partner0 = inner.max(dim=2)
+        partner1 = inner.detach().max(dim=1).indices
+        places = torch.arange(inner.size(1), device=inner.device)
+        mutual0 = (partner1.gather(1, partner0) == places) & (best > none / 2)
+        mutual1 = (partner0.gather(1, partner1) == places) & mutual0.gather(1, partner1)
         scores0 = best.exp().masked_fill(~mutual0, 0)
-        scores1 = F.pad(scores0, (0, 1)).gather(1, first)
-        matches = self.of_nodes(partner.masked_fill(~mutual0, -1), first.masked_fill(first == most, -1))
+        scores1 = scores0.gather(1, partner1).masked_fill(~mutual1, 0)
+        matches = self.of_nodes(partner0.masked_fill(~mutual0, -1), partner1.masked_fill(~mutual1, -1))
         scores = self.of_nodes(scores0, scores1)
         nodes = matches + self.offsets[self.image ^ 1]
         return torch.where((matches >= 0) & (scores > threshold), nodes, -1), scores

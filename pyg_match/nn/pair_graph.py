@@ -124,11 +124,15 @@ class PairGraph:
         edges = self.cross_edges.csr()
         if masked and self.cross_edge_mask is not None:
             edges = edges.subset(self.cross_edge_mask)
-        count, both = edges.col.numel(), undirected(edges.rowptr, edges.col).col.numel()
-        if both > count:
+        both = undirected(edges.rowptr, edges.col)
+        if torch.equal(both.rowptr, edges.rowptr) and torch.equal(both.col, edges.col.long()):
+            return
+        # Edges may be listed twice, or in another order within a target.
+        count = (edges.target() * self.nodes.numel() + edges.col).unique().numel()
+        if both.col.numel() > count:
             raise ValueError(
                 "'assign_on_edges' needs edges between images in both directions, as CandidateEdges draws them, but "
-                f"{both - count} of {count} have none back"
+                f"{both.col.numel() - count} of {count} have none back"
             )
 
     @torch.compiler.disable

@@ -1,10 +1,9 @@
 """Attention along the edges of a graph."""
 
-from typing import Literal, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from pyg_match.checks import one_of, real_number
 from pyg_match.ops import attention_operators as operators
@@ -17,6 +16,7 @@ from pyg_match.ops.attention_reference import (
     softmax_of_edges,
 )
 from pyg_match.ops.csr import CSR, EdgesLike
+from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.edges import Anchored, Blocks, EdgeSet
 
 Backend = Literal["auto", "kernel", "reference"]
@@ -234,17 +234,15 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
     return found or backend == "kernel"
 
 
-def _factor(query: Tensor, scale: Optional[float]) -> float:
+def _factor(query: Tensor, scale: Any) -> float:
     """The factor of the scores."""
     if scale is None:
         return float(query.size(2) ** -0.5)
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise TypeError("'scale' has no gradient; multiply the queries by what wants one")
     return scale if torch.compiler.is_compiling() else real_number("scale", scale)
 
 
 def _differentiable(backend: Backend, *tensors: Optional[Tensor]) -> Backend:
     """The backend to use: kernels have neither derivatives forward nor those of :mod:`torch.func`."""
-    if torch.compiler.is_compiling():
-        return backend
-    transformed = torch._C._are_functorch_transforms_active()
-    transformed = transformed or any(t is not None and unpack_dual(t).tangent is not None for t in tensors)
-    return "reference" if transformed else backend
+    return "reference" if not torch.compiler.is_compiling() and is_transformed(*tensors) else backend

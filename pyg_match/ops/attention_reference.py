@@ -87,9 +87,11 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, groups: Tensor, s
         scale: The factor :math:`s`.
     """
     query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
-    out = query.new_zeros(*query.shape[:3], value.size(3))
-    for first, stop, source, source_stop in groups.tolist():
-        if first < stop and source < source_stop:
-            q, k, v = query[:, :, first:stop], key[:, :, source:source_stop], value[:, :, source:source_stop]
-            out[:, :, first:stop] = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return out.squeeze(0).transpose(0, 1)
+    parts = [query.new_zeros(1, query.size(1), 0, value.size(3))]
+    for first, stop, source, source_stop in groups.tolist():  # they go through the targets in order
+        q, k, v = query[:, :, first:stop], key[:, :, source:source_stop], value[:, :, source:source_stop]
+        if source < source_stop:
+            parts.append(F.scaled_dot_product_attention(q, k, v, scale=scale))
+        else:
+            parts.append(query.new_zeros(1, query.size(1), stop - first, value.size(3)))
+    return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)

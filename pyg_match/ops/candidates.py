@@ -110,7 +110,8 @@ def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
     chunk = 2 * max(1, _BATCH_ELEMENTS // max(1, most * most))
     for images, real in zip(rows.split(chunk), here.split(chunk), strict=True):
         padded = x[images]
-        similarity = padded[::2] @ padded[1::2].transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            similarity = padded[::2] @ padded[1::2].transpose(1, 2)
         seen = real[::2].unsqueeze(2) & real[1::2].unsqueeze(1)
         similarity.masked_fill_(~seen, -torch.inf)
         both = torch.stack(
@@ -129,7 +130,8 @@ def _most_similar(x0: Tensor, x1: Tensor, k: int) -> tuple[Tensor, Tensor]:
     step = 1 << (step.bit_length() - 1)  # few numbers of rows, see pyg_match.ops.linear
     rows, columns = [torch.empty(0, k0, dtype=torch.long, device=x0.device)], LargestOfColumns(x1.size(0), k1)
     for chunk in x0.split(step):
-        similarity = similarities(chunk, x1)
+        with torch.autocast(x0.device.type, enabled=False):  # under which many would be as similar
+            similarity = similarities(chunk, x1)
         rows.append(largest_indices(similarity, k0))
         columns.add(similarity)
     return torch.cat(rows), columns.indices()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.native.library import kernel, library
 from pyg_match.ops.team import run_together
 from pyg_match.ops.workspace import SCRATCH, whole_lines, workspace
@@ -54,7 +55,7 @@ class Convolution(nn.Module):
         - **bias:** :math:`(C')`
 
     Raises:
-        ValueError: If kernels have another side.
+        ValueError: If kernels have another side, or there are not as many biases as channels.
     """
 
     weight: Tensor
@@ -68,7 +69,9 @@ class Convolution(nn.Module):
         if side not in (1, 3) or weight.size(3) != side:
             raise ValueError(f"kernels must be 1 x 1 or 3 x 3, got {list(weight.shape[2:])}")
         columns = -(-out_channels // _COLUMNS) * _COLUMNS
-        bias = weight.new_zeros(out_channels) if bias is None else bias
+        bias = weight.new_zeros(out_channels) if bias is None else bias.to(weight)
+        if bias.shape != (out_channels,):
+            raise ValueError(f"expected {out_channels} biases, one per channel, got {list(bias.shape)}")
         rows = weight.detach().permute(2, 3, 1, 0).reshape(-1, out_channels)
         packed = {
             "packed_weight": F.pad(rows, (0, columns - out_channels)),
@@ -102,7 +105,7 @@ def has_kernels(*tensors: Optional[Tensor]) -> bool:
         if tensor is not None:
             usual &= tensor.device.type == "cpu" and tensor.dtype == torch.float
             usual &= not (torch.is_grad_enabled() and tensor.requires_grad)
-    return usual
+    return usual and not is_transformed(*tensors)
 
 
 def convolve(
@@ -167,7 +170,7 @@ def convolve_twice(
     _check((*x.shape[:3], first.out_channels), second, {"shortcut": shortcut})
     if x.size(1) % pool or x.size(2) % pool:
         raise ValueError(f"'pool' must divide the size {x.size(1)} x {x.size(2)} of the maps, got {pool}")
-    if has_kernels(x, second.weight, shortcut):
+    if has_kernels(x, first.weight, second.weight, shortcut):
         out, pooled = _run(x, second, before=first, shortcut=shortcut, pool=pool)
         assert pooled is not None
         return out, pooled

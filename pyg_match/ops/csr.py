@@ -75,8 +75,8 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         num_targets: Number of targets :math:`T`.
 
     Raises:
-        TypeError: If it is nothing of that kind.
-        ValueError: If a shape does not fit or a target does not exist.
+        TypeError: If it is nothing of that kind, or does not hold whole numbers.
+        ValueError: If a shape does not fit, a target does not exist, or ``perm`` is no order of the edges.
 
     Example:
         >>> to_csr(torch.tensor([[5, 6, 7], [0, 2, 2]]), num_targets=3).rowptr
@@ -86,6 +86,7 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         num_targets = whole_number("num_targets", num_targets, least=0, most=_MOST_NODES)
     if isinstance(edge_index, CSR):
         csr = edge_index
+        _check_csr(csr)
     elif isinstance(edge_index, EdgeIndex):
         csr = _from_edge_index(edge_index, num_targets)
     elif isinstance(edge_index, SparseTensor):
@@ -120,6 +121,19 @@ def check_ends(name: str, index: Tensor, count: int) -> None:
     low, high = (int(bound) for bound in index.aminmax())
     if low < 0 or high >= count:
         raise ValueError(f"an edge names {name} {low if low < 0 else high}, but there are {count}")
+
+
+def _check_csr(csr: CSR) -> None:
+    """Refuse what would lead kernels to foreign memory, but for sources, which :func:`narrow_edges` looks at."""
+    for name, index in zip(CSR._fields, csr, strict=True):
+        if index is not None and index.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"'{name}' must hold int32 or int64 numbers, got {index.dtype}")
+    count, perm = csr.col.numel(), csr.perm
+    if perm is None or torch.compiler.is_compiling():
+        return
+    known = perm.shape == (count,) and (count == 0 or (int(perm.min()) >= 0 and int(perm.max()) < count))
+    if not known or bool((perm.bincount(minlength=count) != 1).any()):
+        raise ValueError(f"'perm' must hold each number below {count} once, got shape {list(perm.shape)}")
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:

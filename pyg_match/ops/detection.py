@@ -144,6 +144,8 @@ def local_maxima(score: Tensor, radius: int, threshold: Tensor) -> Tensor:
         tensor([[0, 1, 1]])
     """
     images, height, width = score.shape
+    if radius < 0:
+        raise ValueError(f"'radius' must not be negative, got {radius}")
     if threshold.shape != (images,):
         raise ValueError(f"'threshold' must have shape {[images]}, got {list(threshold.shape)}")
     if not has_kernels(score, threshold):

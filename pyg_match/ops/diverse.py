@@ -69,7 +69,7 @@ def diverse_choice(
         return torch.cat(several)
     pos, descriptors, candidates = pos.contiguous(), descriptors.contiguous(), candidates.contiguous()
     rows, size = candidates.shape
-    chosen = torch.zeros(rows, size, dtype=torch.bool)
+    chosen = torch.zeros(rows, size, dtype=torch.bool, device=pos.device)
     work = rows * size * k * max(pos.size(1), descriptors.size(1))
     threads = min(torch.get_num_threads(), 1 + work // _WORK_OF_A_THREAD)
     job = _Job(

@@ -1,6 +1,7 @@
 """What attention runs along: listed edges, and dense groups whose edges nobody lists."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple, Optional, Union
 
 import torch
@@ -249,7 +250,7 @@ class EdgeSet(NamedTuple):
             places = [torch.arange(start, stop, device=device) for *_, start, stop in rows]
             place = torch.cat(places)
             source = place if source is None else source[place]
-            ends = torch.tensor([len(part) for part in places]).cumsum(0).tolist()
+            ends = accumulate(map(len, places))
             rows = [
                 [*row[:2], end - len(part), end] for row, part, end in zip(rows, places, ends, strict=True)
             ]

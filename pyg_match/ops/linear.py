@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.workspace import HIDDEN, workspace
 
 _ROWS = 256  # fewer are multiplied before oneDNN has brought the weight into its order
@@ -203,6 +204,8 @@ def onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[t
     if weight.numel() == 0 or weight.shape[1:] != x.shape[1:]:
         return None
     if bias is not None and bias.shape != weight.shape[:1]:
+        return None
+    if is_transformed(x, weight, bias):
         return None
     if torch.is_autocast_enabled("cpu"):
         halves = torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype in (

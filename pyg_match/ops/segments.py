@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch_geometric.utils import scatter, segment
+from torch_geometric.utils import scatter
 
 _SEGMENTED = ("cpu", "cuda")  # devices for which torch has an operator of segments
 
@@ -33,8 +33,8 @@ def segment_logsumexp(src: Tensor, ptr: Tensor) -> Tensor:
     segmented = src.device.type in _SEGMENTED and not torch._C._are_functorch_transforms_active()
 
     def reduce(values: Tensor, kind: str) -> Tensor:
-        if segmented:
-            return segment(values, ptr, kind)
+        if segmented:  # by torch alone, as torch-scatter is not everywhere
+            return torch.segment_reduce(values, kind, offsets=ptr, axis=0, unsafe=True)
         return scatter(values, index, dim_size=count, reduce=kind)
 
     wide = src.to(torch.promote_types(src.dtype, torch.float))

@@ -116,6 +116,8 @@ class DiverseKNN(BaseTransform):
             return widest(data.pos).new_zeros(data.pos.size(0), 0)
         check_data(data, self, "pos", "x")
         x = data.x.detach()
+        if x.dim() < 2 or x.shape[1:].numel() == 0:
+            raise ValueError(f"'x' must hold descriptors of shape [N, D], got shape {list(x.shape)}")
         x = x.to(torch.promote_types(x.dtype, torch.float)).flatten(1)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")

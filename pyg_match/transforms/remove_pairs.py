@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union, cast
 
 import torch
 from torch import Tensor
@@ -83,8 +83,6 @@ class RemovePairs(BaseTransform):
                 )
         elif pairs is not None:
             pairs = _node_pairs(pairs)
-            if pairs.dim() != 2 or pairs.size(0) != 2:
-                raise ValueError(f"'pairs' must have shape [2, M], got {list(pairs.shape)}")
         self.pairs = pairs
         self.min_distance = _limit("min_distance", min_distance)
         self.max_distance = _limit("max_distance", max_distance)
@@ -128,7 +126,7 @@ class RemovePairs(BaseTransform):
         forbidden = torch.zeros_like(source, dtype=torch.bool)
         check_data(data, self, *self._needed())
         if self.pairs is not None:
-            pairs = data[self.pairs] if isinstance(self.pairs, str) else self.pairs.to(source.device)
+            pairs = self._pairs_of(data).to(source.device)
             num_nodes = num_nodes_of(data)
             wrong = pairs[(pairs < 0) | (pairs >= num_nodes)]
             if wrong.numel() > 0:
@@ -151,6 +149,13 @@ class RemovePairs(BaseTransform):
             forbidden |= mask
         return forbidden
 
+    def _pairs_of(self, data: Data) -> Tensor:
+        if not isinstance(self.pairs, str):
+            return cast(Tensor, self.pairs)
+        if data.get(self.pairs) is None:
+            raise ValueError(f"the data has no '{self.pairs}', which names the pairs to forbid")
+        return _node_pairs(data[self.pairs], self.pairs)
+
     def _needed(self) -> list[str]:
         """The node attributes that the criteria compare."""
         near = self.min_distance is not None or self.max_distance is not None
@@ -169,14 +174,16 @@ class RemovePairs(BaseTransform):
         )
 
 
-def _node_pairs(pairs: Any) -> Tensor:
+def _node_pairs(pairs: Any, name: str = "pairs") -> Tensor:
     try:
         found = torch.as_tensor(pairs)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"'pairs' must be node numbers, got {shown(pairs)}") from None
+        raise TypeError(f"'{name}' must be node numbers, got {shown(pairs)}") from None
     found = found.long() if found.numel() == 0 else found  # an empty list is of no type
     if found.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64) or found.is_meta:
-        raise TypeError(f"'pairs' must be whole numbers, got {found.dtype} on {found.device}")
+        raise TypeError(f"'{name}' must be whole numbers, got {found.dtype} on {found.device}")
+    if found.dim() != 2 or found.size(0) != 2:
+        raise ValueError(f"'{name}' must have shape [2, M], got {list(found.shape)}")
     return found.long()
 
 
@@ -208,6 +215,8 @@ def _outside(value: Tensor, lowest: Optional[float], highest: Optional[float]) -
 
 def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """The cosine of the descriptors at both ends of each edge, some edges at a time."""
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
     x = torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float)), dim=1)
     step = max(1, _CHUNK_ELEMENTS // max(1, x.size(1)))
     parts = zip(source.split(step), target.split(step), strict=True)

@@ -49,7 +49,7 @@ def store_values(data: Data, key: str, value: Tensor, edges: str | None = None) 
     if _comes_apart(data):
         ptr = data.ptr.cpu()
         slices = ptr if edges is None else data[edges].get_csc()[0][0].cpu()[ptr].long()
-        _write_down(data, key, slices, torch.zeros(ptr.numel() - 1, dtype=torch.long))
+        _write_down(data, key, slices, torch.zeros_like(ptr[1:]))
     data[key] = value
 
 

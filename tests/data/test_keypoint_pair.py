@@ -65,6 +65,14 @@ def test_swapped():
     assert torch.allclose(swapped.homography[0] @ homography, torch.eye(3), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [torch.long, torch.half])
+def test_homographies_of_other_numbers(kind):
+    homography = torch.tensor([[1, 0, 5], [0, 1, 0], [0, 0, 1]], dtype=kind)
+    pair = KeypointPair.from_sets(random_set(3), random_set(2), homography=homography)
+    assert pair.homography.dtype == torch.float and pair.validate()
+    assert pair.swapped().homography[0, 0].tolist() == [1, 0, -5]
+
+
 def test_save_load_and_copy(tmp_path):
     pair = make_pairs()[0]
     torch.save(pair, tmp_path / "pair.pt")

@@ -116,8 +116,8 @@ def test_mutual_matches_against_a_loop():
         for i in range(7):
             j = int(inner[i].argmax())
             column = inner[:, j]
-            rivals = [r for r in range(7) if inner[r].argmax() == j and column[r] == column.max()]
-            mutual = bool(rivals) and rivals[0] == i
+            rivals = [r for r in range(7) if column[r] == column.max()]
+            mutual = rivals[0] == i
             assert float(scores0[i]) == (math.exp(inner[i, j]) if mutual else 0)
             assert int(matches0[i]) == (j if mutual and scores0[i] > 0.05 else -1)
         for j in range(6):
@@ -125,6 +125,27 @@ def test_mutual_matches_against_a_loop():
             assert partners == ([int(matches1[j])] if matches1[j] >= 0 else [])
             mutual = [i for i in range(7) if scores0[i] > 0 and inner[i].argmax() == j]
             assert float(scores1[j]) == (float(scores0[mutual[0]]) if mutual else 0)
+
+
+def test_matches_of_equal_scores_are_those_of_lightglue():
+    """Swapped images have the same ones, and so do single edges."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        matrix = torch.randint(-6, 0, (9, 7)).double()
+        found = mutual_matches(matrix, 0.05)
+        for one, other in zip(found, filter_matches(matrix[None], 0.05), strict=True):
+            assert torch.equal(one, other[0])
+        swapped = mutual_matches(matrix.t().contiguous(), 0.05)
+        for one, other in zip(found, (swapped[1], swapped[0], swapped[3], swapped[2]), strict=True):
+            assert torch.equal(one, other)
+        row, column = torch.meshgrid(torch.arange(8), torch.arange(6) + 8, indexing="ij")
+        edges = torch.stack([torch.cat([row, column]).flatten(), torch.cat([column, row]).flatten()])
+        order = edges[1].argsort(stable=True)
+        values = matrix[:-1, :-1].flatten().repeat(2)[order]
+        matches, scores = mutual_edges(values, edges[:, order], 14, 0.05)
+        assert torch.equal(matches[:8], torch.where(found[0] >= 0, found[0] + 8, -1))
+        assert torch.equal(matches[8:], found[1])
+        torch.testing.assert_close(scores, torch.cat(found[2:]))
 
 
 def test_an_edge_from_a_source_that_sees_nobody():

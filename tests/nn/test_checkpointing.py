@@ -178,6 +178,16 @@ def test_hooks_see_parts_of_a_layer_once(part):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("hook", ["message", "propagate", "aggregate"])
+def test_hooks_of_layers_of_pyg_see_them_once(hook):
+    model, calls = both()[1], []
+    conv = model.layers[0].self_attn.conv
+    getattr(conv, f"register_{hook}_forward_hook")(lambda *_: calls.append(1))
+    pair = CandidateEdges(4)(KNNGraph(4, loop=True)(random_pair(9, 8)))
+    model(pair).log_assignment[0].sum().backward()
+    assert len(calls) == 1
+
+
 def test_hooks_see_a_layer_once():
     """Those of a recording too, with gradients asked for while it lasts."""
     pair, found = random_pair(20, 15), []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import random_pair, random_set
 from kornia.feature import LightGlue
+from torch.nn.utils import prune
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
@@ -609,6 +610,30 @@ def test_changed_feed_forward_networks_answer_as_in_training(change):
     assert bool(seen) == (change == "hook")
 
 
+def test_pruned_projections_stay_as_they_are():
+    """A hook makes their weights of others, which may change."""
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(300, 280)))
+    matcher = small().float()
+    projection = matcher.layers[0].self_attn.conv.lin_value
+    prune.l1_unstructured(projection, "weight", 0.5)
+    with torch.no_grad():
+        projection.weight_orig.mul_(3)
+        frozen = matcher.freeze()(pair).scores
+        matcher.train()
+        assert torch.allclose(frozen, matcher.eval()(pair).scores, atol=1e-5)
+
+
+def test_early_exit_does_not_depend_on_the_precision_of_the_caller():
+    matcher = small(depth_confidence=0.5, width_confidence=0.5).float()
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(20, 20)))
+    seen = []
+    for module in (matcher.confidences[0], matcher.assignments[0].lin_matchability):
+        module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        matcher(pair)
+    assert len(seen) >= 2 and set(seen) == {torch.float}
+
+
 def test_assignment_on_edges_needs_them_both_ways():
     pair = CandidateEdges(3)(random_pair(6, 6, dtype=torch.double))
     matcher = small(assign_on_edges=True)
@@ -625,6 +650,13 @@ def test_assignment_on_edges_needs_them_both_ways():
     one_way.cross_edge_index = sorted_edges(torch.tensor([[0, 1, 2], [6, 7, 8]]), 12)
     with pytest.raises(ValueError, match="3 of 3 have none back"):
         matcher(one_way)
+    # Edges that are listed twice count once.
+    twice = random_pair(6, 6, dtype=torch.double)
+    twice.cross_edge_index = sorted_edges(torch.tensor([[0, 6, 6], [6, 0, 0]]), 12)
+    assert torch.isfinite(matcher(twice).scores).all()
+    twice.cross_edge_index = sorted_edges(torch.tensor([[6, 6], [0, 0]]), 12)
+    with pytest.raises(ValueError, match="1 of 1 have none back"):
+        matcher(twice)
     # Edges that are drawn anew have all of them, but a pair may stop before.
     redrawn = {"assign_on_edges": True, "redraw_after": 1, "redraw_k": 2}
     assert torch.isfinite(small(**redrawn)(one_way).scores).all()

@@ -255,6 +255,18 @@ def test_message_hooks_and_explainer_see_every_edge():
     assert torch.allclose(explainer(x, edge_index).edge_mask, alpha.max(dim=-1).values, atol=1e-5)
 
 
+def test_messages_of_complete_graphs_are_computed_where_asked_for():
+    conv, x = MaskedAttentionConv(16, 4, heads=2).double(), torch.randn(9, 16, dtype=torch.double)
+    blocks, calls = Blocks((0, 5, 9), (0, 5), (5, 9)), []
+    expected = conv(x, blocks)
+    handle = conv.register_message_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(conv(x, blocks), expected)
+    handle.remove()
+    assert calls == [1]
+    conv.fuse = False
+    assert torch.autograd.gradgradcheck(lambda x: conv(x, blocks), x.requires_grad_())
+
+
 def test_propagate_hooks_are_called_for_all_forms_of_edges():
     x, edge_index = torch.randn(30, 16), random_edges(30, 30, 200)
     conv, calls = MaskedAttentionConv(16, 4, heads=4), []

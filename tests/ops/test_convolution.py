@@ -107,6 +107,27 @@ def test_gradients():
         assert_close(grad, other)
 
 
+def test_numbers_that_are_none_stay(backend):
+    x = torch.zeros(1, 4, 6, 3)
+    x[0, 1, 1] = torch.nan
+    out = convolve(x, layer(5, 3, 1, selu=True))
+    assert out[0, 1, 1].isnan().all() and int(out.isnan().sum()) == 5
+
+
+def test_derivatives_forward(backend):
+    x, tangent, convolution = torch.randn(1, 4, 5, 3), torch.randn(1, 4, 5, 3), layer(8, 3, 3)
+    found = torch.func.jvp(lambda x: convolve(x, convolution), (x,), (tangent,))[1]
+    assert_close(found, convolve(tangent, convolution) - convolution.bias)
+
+
+def test_biases_of_another_type():
+    bias = torch.randn(8, dtype=torch.double)
+    found = convolve(torch.zeros(1, 2, 2, 3), Convolution(torch.randn(8, 3, 1, 1), bias))
+    assert_close(found, bias.float().expand(1, 2, 2, 8))
+    with pytest.raises(ValueError, match=r"expected 8 biases, one per channel, got \[7\]"):
+        Convolution(torch.randn(8, 3, 1, 1), bias[:7])
+
+
 def test_no_pixels():
     assert convolve(torch.empty(0, 4, 4, 3), layer(8, 3, 3)).shape == (0, 4, 4, 8)
     assert convolve(torch.empty(1, 1, 0, 3), layer(8, 3, 1)).shape == (1, 1, 0, 8)

@@ -133,6 +133,8 @@ def test_what_does_not_fit_is_refused():
         features_at(x, levels, hidden, image, pos, (0, 0, 33, 32))
     with pytest.raises(ValueError, match=r"'threshold' must have shape \[2\], got \[1\]"):
         local_maxima(torch.rand(2, 8, 8), 1, torch.zeros(1))
+    with pytest.raises(ValueError, match="'radius' must not be negative, got -1"):
+        local_maxima(torch.rand(2, 8, 8), -1, torch.zeros(2))
     head, convolutions = layer(8, 16), [layer(4, 8, 3), layer(4, 4, 3), layer(1, 4, 3)]
     with pytest.raises(RuntimeError):  # torch says it
         score_map(x, coarse(1, 32, 32, 4), hidden, head, convolutions)

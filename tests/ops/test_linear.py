@@ -72,6 +72,15 @@ def test_uses_onednn_where_it_pays(capability, monkeypatch):
 
 
 @torch.inference_mode()
+def test_derivatives_forward_without_gradients():
+    x, tangent, weight = torch.randn(300, 16), torch.randn(300, 16), torch.randn(8, 16)
+    with torch.no_grad():
+        found = torch.func.jvp(lambda x: linear(x, weight), (x,), (tangent,))[1]
+        many = torch.vmap(lambda x: linear(x, weight))(torch.stack([x, tangent]))
+    torch.testing.assert_close(found, tangent @ weight.t())
+    torch.testing.assert_close(many[1], tangent @ weight.t())
+
+
 def test_wrong_shapes_get_the_error_of_torch():
     x, weight, bias = problem()
     with pytest.raises(RuntimeError, match="300x47"):

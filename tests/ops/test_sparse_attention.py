@@ -684,6 +684,20 @@ def call(**change):
             ValueError,
             "must lead from 0 to 2",
         ),
+        *(
+            (
+                {"edge_index": CSR(torch.tensor([0, 1, 2, 2, 2]), torch.tensor([0, 1]), torch.tensor(perm))},
+                ValueError,
+                rf"'perm' must hold each number below 2 once, got shape \[{len(perm)}\]",
+            )
+            for perm in ([0], [0, 0], [0, 2], [-1, 0])
+        ),
+        (
+            {"edge_index": CSR(torch.tensor([0, 1, 2, 2, 2]), torch.tensor([0.0, 1.5]))},
+            TypeError,
+            "'col' must hold int32 or int64 numbers, got torch.float32",
+        ),
+        ({"scale": torch.tensor(0.5, requires_grad=True)}, TypeError, "'scale' has no gradient"),
         ({"bias": torch.randn(2)}, ValueError, r"'bias' must have shape \[2, 2\], got \[2\]"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, ValueError, r"'mask' must have shape \[2\], got \[3\]"),
         ({"mask": torch.ones(2)}, TypeError, "'mask' must be boolean"),
@@ -949,6 +963,17 @@ def test_queries_without_channels_and_other_devices():
     for scale in (float("nan"), float("inf"), "1"):
         with pytest.raises(ValueError, match="'scale' must be a finite number, got"):
             sparse_attention(q, q, q, edges, scale=scale)
+
+
+@pytest.mark.parametrize("batched", ["query", "key", "value"])
+def test_complete_graphs_of_torch_func(batched):
+    """The first of three graphs has no sources."""
+    inputs = {"query": torch.randn(6, 2, 4), "key": torch.randn(5, 2, 4), "value": torch.randn(5, 2, 3)}
+    blocks, many = Blocks((0, 2, 4, 6), (0, 0, 3), (0, 3, 5)), torch.randn(3, *inputs[batched].shape)
+    found = torch.vmap(lambda x: sparse_attention(**{**inputs, batched: x}, edge_index=blocks))(many)
+    expected = [sparse_attention(**{**inputs, batched: x}, edge_index=blocks) for x in many]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert (found[:, :2] == 0).all()
 
 
 def test_gradients_of_torch_func():

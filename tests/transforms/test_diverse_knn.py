@@ -112,8 +112,18 @@ def test_repr_and_errors():
             DiverseKNN(**{"k": 4, **kwargs})
     with pytest.raises(TypeError, match="the data lacks 'x', which DiverseKNN needs"):
         DiverseKNN(2)(Data(pos=torch.rand(5, 2)))
+    for x in (torch.empty(5, 0), torch.rand(5)):
+        with pytest.raises(ValueError, match=r"'x' must hold descriptors of shape \[N, D\], got shape \[5"):
+            DiverseKNN(2)(Data(pos=torch.rand(5, 2), x=x))
     with pytest.raises(ValueError, match="'x' holds NaN"):
         DiverseKNN(2)(Data(pos=torch.rand(3, 2), x=torch.full((3, 2), torch.nan)))
+
+
+def test_a_default_device_changes_nothing():
+    data = Data(pos=torch.rand(30, 2), x=torch.randn(30, 8))
+    expected = DiverseKNN(3)(data).edge_index
+    with torch.device("meta"):
+        assert torch.equal(DiverseKNN(3)(data).edge_index, expected)
 
 
 @pytest.mark.parametrize("space", ["descriptor", "direction"])

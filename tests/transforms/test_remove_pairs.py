@@ -34,6 +34,24 @@ def test_by_index_in_a_batch():
     assert out.edge_index.size(1) == 2 * (25 + 49) - 8
 
 
+def test_pairs_by_a_name_that_holds_none():
+    data = Data(pos=torch.rand(3, 2), edge_index=torch.tensor([[1], [0]]))
+    with pytest.raises(ValueError, match="the data has no 'bad_index', which names the pairs to forbid"):
+        RemovePairs("bad_index")(data)
+    data.bad_index = torch.tensor([[0.9], [1.2]])
+    with pytest.raises(TypeError, match=r"'bad_index' must be whole numbers, got torch.float32"):
+        RemovePairs("bad_index")(data)
+    data.bad_index = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"'bad_index' must have shape \[2, M\], got \[2\]"):
+        RemovePairs("bad_index")(data)
+
+
+def test_descriptors_that_are_no_numbers():
+    data = Data(x=torch.full((2, 3), torch.nan), edge_index=torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="'x' holds NaN"):
+        RemovePairs(min_similarity=0.9)(data)
+
+
 def test_by_index_of_many_nodes_with_short_numbers():
     edge_index = torch.tensor([[59_999, 0], [59_998, 1]], dtype=torch.int32)
     data = Data(pos=torch.zeros(60_000, 2), edge_index=edge_index)

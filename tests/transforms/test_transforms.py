@@ -5,6 +5,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 import pyg_match
+from pyg_match.ops import candidates
 from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph
 
 COUNTS = [(9, 6), (1, 3), (0, 4), (1, 1), (0, 0)]
@@ -91,6 +92,15 @@ def test_candidates_chunks_do_not_matter(monkeypatch):
     expected = CandidateEdges(3)(pair.clone()).cross_edge_index
     monkeypatch.setattr("pyg_match.ops.candidates._CHUNK_ELEMENTS", 60)
     assert torch.equal(CandidateEdges(3)(pair).cross_edge_index, expected)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_candidates_do_not_depend_on_autocast(waits, monkeypatch):
+    monkeypatch.setattr(candidates, "waits_for_counts", lambda device: waits)
+    pair = random_pair(200, 150)
+    expected = CandidateEdges(4)(pair).cross_edge_index
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(CandidateEdges(4)(pair).cross_edge_index, expected)
 
 
 def test_candidates_errors():

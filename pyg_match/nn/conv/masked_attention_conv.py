@@ -167,7 +167,7 @@ class MaskedAttentionConv(MessagePassing):
             edge_bias = edge_bias.expand(-1, self.heads) if edge_bias.shape[1:] == (1,) else edge_bias
 
         attention: Any = None
-        fused = self.fuses(edge_index, return_attention_weights) or exact
+        fused = self.fuses(edge_index, return_attention_weights)
         if exact and return_attention_weights:
             raise ValueError(
                 "dense groups list no edges; use CompleteGraph to get the attention weights of a complete graph"

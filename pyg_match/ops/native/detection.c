@@ -74,7 +74,8 @@ static void first_row(const struct score_job *job, int64_t image, int64_t y, int
 
 INLINE VEC sigmoid(VEC x) {
   const VEC zero = {0}, small = decay(NAME(where)(x > zero, -x, x));
-  return NAME(where)(x > zero, 1.0f / (1.0f + small), small / (1.0f + small));
+  const VEC value = NAME(where)(x > zero, 1.0f / (1.0f + small), small / (1.0f + small));
+  return NAME(where)(x == x, value, x);
 }
 
 // A row of a convolution of planes, whose rows above, here and below are given; SELU or, of the last one, a sigmoid.

@@ -59,7 +59,8 @@ INLINE VEC decay(VEC x) {
 INLINE VEC selu(VEC x) {
   const float scale = 1.0507009873554805f, below = 1.7580993408473766f;
   const VEC zero = {0};
-  return decay(x) * below + (NAME(where)(x > zero, x, zero) * scale - below);
+  const VEC value = decay(x) * below + (NAME(where)(x > zero, x, zero) * scale - below);
+  return NAME(where)(x == x, value, x);
 }
 
 // Some registers of output channels of a tile, from `column` on.
