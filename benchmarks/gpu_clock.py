@@ -12,6 +12,7 @@ import torch
 from common import Bench, Call, Row
 
 CAPTURED = 10  # calls in a CUDA graph
+LONG = 5e-3  # seconds of a call of which one is enough
 
 
 class GPUBench(Bench):
@@ -69,9 +70,9 @@ class GPUBench(Bench):
         row |= self._memory(call)
         row |= self._timing(call)
         if captures:
-            launched = row["seconds"]
-            row |= self._timing(capture(call, CAPTURED), CAPTURED)
-            row["launched"] = launched
+            row["launched"], row["seconds"] = row["seconds"], None  # which stays so if it cannot be captured
+            calls = CAPTURED if row["launched"] < LONG else 1
+            row |= self._timing(capture(call, calls), calls)
 
     def _memory(self, call: Call) -> Row:
         """Bytes that the second call needed at most beyond what there was, and together with that."""

@@ -54,7 +54,7 @@ def launches(dtype: torch.dtype, heads: int, channels: int) -> Iterator[tuple[st
     kernels = {
         (module, name): getattr(module, name)
         for module in (listed, dense)
-        for name in ("forward", "backward_targets", "backward_sources", "scores", "gather")
+        for name in ("forward", "backward_targets", "backward_sources", "scores", "gather", "count_tiles")
         if hasattr(module, name)
     }
     for (module, name), kernel in kernels.items():

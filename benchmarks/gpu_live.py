@@ -1,6 +1,5 @@
 """Training on a GPU from photos: processes read them, the device makes the pairs."""
 
-import contextlib
 import os
 import tempfile
 import time
@@ -14,13 +13,14 @@ from torch.utils.data import DataLoader
 
 from pyg_match.datasets import HomographyWarps, SyntheticHomographies
 from pyg_match.datasets.live_pairs import LivePairs
+from pyg_match.files import allow_open_files
 from pyg_match.pretrained import read_metadata
 from pyg_match.transforms import graph_from_recipe
 
 
 def live(bench: GPUBench) -> None:
     """Seconds of a batch: its photos, its views, keypoints and edges, and all of it with a step of training."""
-    _open_many_files()
+    allow_open_files()
     processes = max(1, (os.cpu_count() or 2) - 1)
     labels = {"section": "live", "n": min(512, max(bench.args.keypoints)), "pairs": bench.args.pairs}
     print("\n" + ", ".join(f"{key}={value}" for key, value in {**labels, "processes": processes}.items()))
@@ -75,12 +75,3 @@ def _wall(call: Call, bench: GPUBench) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _open_many_files() -> None:
-    """Allow as many open files as the system does: a batch of tensors from other processes needs one for each."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -34,6 +34,15 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{process_name()}.tmp")
 
 
+def allow_open_files() -> None:
+    """Allow as many open files as the system does: each tensor of a batch from another process is one."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def sweep(folder: Union[str, Path], everything: bool = False, name: str = "") -> None:
     """Delete temporary files of writers that were killed: of this machine, or of others after an hour.
 

@@ -87,7 +87,8 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         name_or_path: As for :func:`load_weights`.
 
     Returns:
-        ``"config"`` and, for trained matchers, ``"graph"`` and ``"extractor"``. Empty for files of other kinds.
+        ``"config"`` and, for trained matchers, ``"graph"``, ``"extractor"``, and where there are any
+        ``"extractor_options"`` and ``"calibration"``. Empty for files of other kinds.
 
     Raises:
         FileNotFoundError: As :func:`load_weights`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.checks import whole_number
@@ -43,11 +43,14 @@ class CachedPairs(Dataset[KeypointPair]):
 
     def to(self, device: torch.device | str) -> "CachedPairs":
         """Make pairs on a device from now on; they come back on the CPU."""
-        for name in ("extractor", "teacher"):
-            module = getattr(self, name, None)
-            if module is not None:
-                module.to(device)
+        for module in self._modules():
+            module.to(device)
         return self
+
+    def _modules(self) -> list[nn.Module]:
+        """What computes, on a device."""
+        found = (getattr(self, name, None) for name in ("extractor", "teacher"))
+        return [module for module in found if isinstance(module, nn.Module)]
 
     def __len__(self) -> int:
         return self.num_pairs
@@ -70,13 +73,19 @@ class CachedPairs(Dataset[KeypointPair]):
             The number of pairs that were made.
 
         Raises:
-            ValueError: If there is no cache, photos cannot be read (all of them are named, before any work is
-                done), or a shard is corrupt and is not to be repaired.
+            ValueError: If there is no cache, processes are to find keypoints on another device than the CPU, photos
+                cannot be read (all of them are named, before any work is done), or a shard is corrupt and is not to be
+                repaired.
             OSError: If a shard cannot be written, for instance to a full disk. The shards before it remain.
         """
         shards = self.shards
         if shards is None:
             raise ValueError("there is nothing to prepare without a cache; pass cache=FOLDER")
+        devices = {parameter.device for module in self._modules() for parameter in module.parameters()}
+        if num_workers > 0 and devices - {torch.device("cpu")}:
+            raise ValueError(
+                f"'num_workers' must be 0 where keypoints are found on {devices.pop()}, got {num_workers}"
+            )
         shards.sweep()
         missing = [shard for shard in range(len(shards)) if not self._has(shards, shard)]
         order = [index for shard in missing for index in shards.indices(shard)]

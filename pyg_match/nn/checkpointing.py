@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch_geometric.nn import MessagePassing
 
 from pyg_match.heap import release_memory
 
+_STEPS = ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
+_HOOKS = [f"_{step}_forward_{kind}" for step in _STEPS for kind in ("pre_hooks", "hooks")]  # of PyG's layers
 _PRODUCTS = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
 
 
@@ -48,10 +51,10 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
 def is_hooked(module: nn.Module) -> bool:
     """Whether hooks, of torch or of PyG's layers, see the calls of a module or of parts of it, which is to be once."""
     return any(
-        hooks
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or (isinstance(part, MessagePassing) and any(getattr(part, name) for name in _HOOKS))
         for part in module.modules()
-        for name, hooks in vars(part).items()
-        if name.endswith(("_forward_hooks", "_forward_pre_hooks"))
     )
 
 

@@ -70,7 +70,7 @@ class Freezable(nn.Module):
                 # Queries that are keys as well are read again.
                 module.in_place = plain and module.lin_key is not None
             elif type(module) is Projection and not is_hooked(module):
-                module.ordered = OrderedWeight(module.weight)
+                module.ordered = OrderedWeight(module.weight, module.bias)
         self._frozen = weight_state(self)
         self.recorded = RecordedForwards() if cuda_graphs else None
         return self
@@ -136,7 +136,7 @@ class FrozenBlock:
             own, of_message = first.weight.split(block.lin_out.out_features, dim=1)
             weight = torch.cat([own, of_message @ block.lin_out.weight], dim=1)
             self.bias = torch.addmv(first.bias, of_message, block.lin_out.bias)
-        self.first, self.last = OrderedWeight(weight), OrderedWeight(last.weight)
+        self.first, self.last = OrderedWeight(weight, self.bias), OrderedWeight(last.weight, last.bias)
 
     def __call__(
         self, block: AttentionBlock, x: Tensor, edge_index: Any, extra: Optional[Tensor], **kwargs: Any
@@ -161,11 +161,11 @@ class FrozenBlock:
         """What follows attention, of all nodes at once, for devices that need many at a time."""
         if torch.is_grad_enabled() or extra is not None:
             return block.update(x, message, extra)
-        joined = torch.cat([rounded, message.to(rounded.dtype)], dim=-1)
-        out: Tensor = x + block.ffn[1:](
-            F.linear(joined, self.first.weight.to(joined.dtype), self.bias.to(joined.dtype))
-        )
-        return out
+        dtype = rounded.dtype
+        norm: Any = block.ffn[1]
+        gelu: Any = block.ffn[2]
+        hidden = F.linear(torch.cat([rounded, message.to(dtype)], dim=-1), *self.first.rounded(dtype))
+        return x + F.linear(gelu(norm(hidden)).to(dtype), *self.last.rounded(dtype))
 
     def _update(self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor) -> Tensor:
         norm: Any = block.ffn[1]

@@ -82,6 +82,7 @@ class RecordedForwards:
                     found = record(lambda: forward(padded), device, self._places[stream])
                 except RuntimeError as error:
                     self._met[key] = False
+                    self._places.pop(stream, None)  # its memory may still be taken for being recorded to
                     warnings.warn(f"a forward runs without being recorded: {error}", stacklevel=2)
                     return None
                 self._recordings[key] = _Recording(tensors, *found)

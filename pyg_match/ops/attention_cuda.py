@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Optional
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
@@ -22,7 +21,8 @@ from pyg_match.ops.precision import rounds_products
 
 _BLOCK = 4096  # numbers of keys that a program gathers at a time
 _MOST_CHANNELS = 1024  # of all heads that one program takes
-_TILE = 64  # nodes of a tile
+_TILE = 64  # nodes of a tile, of targets and of sources
+_GROUPS = 1024  # that are counted at a time
 _TILE_BYTES = 1 << 13  # of a tile, of which registers and shared memory hold several
 
 
@@ -60,7 +60,7 @@ def attention_forward(
         if edges.groups is not None and lse.numel() > 0:
             groups, source = edges.groups, edges.source
             work = _tiles(query, key, value, edges.log_weight)
-            ptr, tiles = _tables(groups, 0, work["M"])
+            ptr, tiles, _ = _tables(groups, work["M"])
             grid = (triton.cdiv(query.size(0), work["M"]) + groups.size(0), query.size(1))
             dense_tiles.forward[grid](
                 query, key, value, groups, ptr, tiles, *_or(query, source, edges.target, edges.log_weight), out, lse,
@@ -116,10 +116,13 @@ def attention_backward(
                 **sizes.constants,
             )  # fmt: skip
         if edges.groups is not None:
-            if not listed:
+            adds = listed and heads > 0 and query.size(0) > 0
+            if not adds and (edges.source is None or lse.numel() == 0):  # else all of them are written
                 for of_sources in grads[1:]:
                     of_sources.zero_()
-            grad_weight = _dense_backward(query, key, value, edges, scale, lse, grad, common, grads, weighs)
+            grad_weight = _dense_backward(
+                query, key, value, edges, scale, lse, grad, common, grads, weighs, adds
+            )
     grad_bias = grad_bias if bias is None else grad_bias.to(bias.dtype)
     grad_weight = grad_weight if edges.log_weight is None else grad_weight.to(edges.log_weight.dtype)
     return grads[0], grads[1], grads[2], grad_bias, grad_weight
@@ -136,8 +139,11 @@ def _dense_backward(
     common: Tensor,
     grads: list[Tensor],
     weighs: bool,
+    adds: bool,
 ) -> Tensor:
-    """Add the gradients of groups; return those of their weights."""
+    """Add the gradients of groups, which are written where sources are named and nothing is there; return those of
+    their weights.
+    """
     groups, source, log_weight = edges.groups, edges.source, edges.log_weight
     assert groups is not None
     heads, num_groups = query.size(1), groups.size(0)
@@ -147,7 +153,7 @@ def _dense_backward(
     if heads == 0 or query.size(0) == 0 or key.size(0) == 0:
         return grad_weight.sum(0)
     work = _tiles(query, key, value, log_weight)
-    ptr, tiles = _tables(groups, 0, work["M"])
+    ptr, tiles, source_tiles = _tables(groups, work["M"])
     flags = {"HAS_SOURCE": source is not None, "HAS_TARGET": edges.target is not None, **work}
     optional = _or(query, source, edges.target, log_weight)
     dense_tiles.backward_targets[(triton.cdiv(query.size(0), work["M"]) + num_groups, heads)](
@@ -159,7 +165,6 @@ def _dense_backward(
     rows = grads[1:]
     if source is not None:
         rows = [t.new_zeros(count, *t.shape[1:], dtype=lse.dtype) for t in rows]
-    _, source_tiles = _tables(groups, 2, work["N"])
     dense_tiles.backward_sources[(triton.cdiv(count, work["N"]) + num_groups, heads)](
         query, key, value, groups, ptr, source_tiles, *optional, lse, grad, common, *rows, *_halves(scale),
         *_steps(query, key, value, grad, *rows), num_groups, *shapes, **flags,
@@ -169,7 +174,7 @@ def _dense_backward(
         bounds = torch.arange(key.size(0) + 1, device=source.device)
         nodes = torch.searchsorted(source[order], bounds)
         for into, of_rows in zip(grads[1:], rows, strict=True):
-            _gather(None, of_rows, nodes, order, None, into, 1.0, adds=True)
+            _gather(None, of_rows, nodes, order, None, into, 1.0, adds)
     return grad_weight.sum(0)
 
 
@@ -261,13 +266,11 @@ def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tenso
     }  # fmt: skip
 
 
-def _tables(groups: Tensor, column: int, tile: int) -> tuple[Tensor, Tensor]:
-    """How many targets, and tiles of targets or sources, there are before each group."""
-    targets = groups[:, 1] - groups[:, 0]
-    tiles = (groups[:, column + 1] - groups[:, column] + tile - 1) // tile
-    tiles = tiles.masked_fill(targets == 0, 0)
-    ptr, tile_ptr = F.pad(torch.stack([targets, tiles]).cumsum(1), (1, 0))
-    return ptr, tile_ptr
+def _tables(groups: Tensor, tile: int) -> tuple[Tensor, ...]:
+    """How many targets, tiles of targets, and tiles of sources there are before each group."""
+    tables = groups.new_empty(3, groups.size(0) + 1)
+    dense_tiles.count_tiles[(1,)](groups, tables, groups.size(0), tile, G=_GROUPS)
+    return tables.unbind(0)
 
 
 def _together(*nodes: Tensor) -> list[Tensor]:

@@ -19,7 +19,8 @@ _WIDTH = 32  # of which that of the fine map is a multiple
 _ROWS = 64  # of a task; six more are computed besides
 _AROUND = 16  # numbers before and behind a row
 _POINTS = 64  # of a task
-_MOST_NUMBERS = 1 << 24  # of features that are in memory at a time without the kernel
+# Numbers of features that are in memory at a time without the kernel, on the CPU and on devices that need many.
+_MOST_NUMBERS, _MOST_ON_DEVICES = 1 << 24, 1 << 28
 
 
 class _Level(ctypes.Structure):
@@ -192,7 +193,8 @@ def features_at(
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
         raise ValueError(f"'frame' must lie in maps of {height} x {width}, got {frame}")
     if not has_kernels(x, pos, hidden.weight, *levels) or not _fits(x, levels, hidden, hidden.out_channels):
-        chunk = max(1, _MOST_NUMBERS // (4 * size))
+        most = _MOST_NUMBERS if x.device.type == "cpu" else _MOST_ON_DEVICES
+        chunk = max(1, most // (4 * size))
         parts = zip(image.split(chunk), pos.split(chunk), strict=True)
         return torch.cat([_features_in_torch(x, levels, hidden, *part, frame) for part in parts])
     x, levels = x.contiguous(), [level.contiguous() for level in levels]

@@ -104,11 +104,20 @@ class OrderedWeight:
 
     Args:
         weight: The matrix, :math:`(F_{out}, F_{in})`.
+        bias: The shift, :math:`(F_{out})`, for :meth:`rounded`.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Optional[Tensor] = None) -> None:
         self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
         self._ordered: dict[torch.dtype, Tensor] = {}
+        self._rounded: dict[torch.dtype, tuple[Tensor, Optional[Tensor]]] = {}
+
+    def rounded(self, dtype: torch.dtype) -> tuple[Tensor, Optional[Tensor]]:
+        """Weight and bias in another type of numbers, which are made once."""
+        if dtype not in self._rounded:
+            self._rounded[dtype] = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        return self._rounded[dtype]
 
     def of(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it.
@@ -144,6 +153,14 @@ def rounded_for_linear(x: Tensor) -> Tensor:
     if kind != "cpu" or x.dim() != 2 or not x.is_contiguous():
         return x.to(torch.get_autocast_dtype(kind))
     return with_room(x).to(torch.get_autocast_dtype(kind))[: x.size(0)]
+
+
+def is_rounded(x: Tensor) -> bool:
+    """Whether linear layers take ``x`` as it is under autocast; no gradients."""
+    kind = x.device.type
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
+        return False
+    return x.dtype == torch.get_autocast_dtype(kind)
 
 
 def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:

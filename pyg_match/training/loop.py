@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from pyg_match.datasets.cached_pairs import check_photos
 from pyg_match.datasets.live_pairs import LivePairs
 from pyg_match.datasets.sources import find_images
-from pyg_match.files import is_file, sweep, user_path, write_whole
+from pyg_match.files import allow_open_files, is_file, sweep, user_path, write_whole
 from pyg_match.spinner import spinner
 from pyg_match.training.checkpoint import random_state, set_random_state
 from pyg_match.training.config import TrainingConfig
@@ -119,6 +119,8 @@ def _run(
                 device=fabric.device,
             )
         made_here = True
+    if config.data.num_workers > 0:
+        allow_open_files()
     trainer = Trainer(fabric, config, out, *datasets)
     if made_here:
         trainer.check_checkpoint()  # what does not fit is said before keypoints are found

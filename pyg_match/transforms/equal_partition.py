@@ -119,7 +119,6 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
     order = pos.t().argsort(dim=1, stable=True)
     order = order.gather(1, groups[order].argsort(dim=1, stable=True))
     size = torch.bincount(groups)
-    size = size[size > 0]
     smaller, larger = size // parts, size % parts  # the first parts hold one node more than the others
     # Of each region: it holds the parts from `first` to `first + count - 1` and `size` nodes of a group.
     regions = torch.stack(
@@ -130,26 +129,28 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
             torch.arange(len(size), device=size.device),
         ]
     )
-    while bool((regions[1] > 1).any()):
+    for _ in range((parts - 1).bit_length()):  # until each region holds one part at most
         first, count, size, group = regions
         left = count // 2
         left_size = left * smaller[group] + (larger[group] - first).clamp(min=0).minimum(left)
         order = _cut(pos, order, size, left_size)
         halves = [[first, left, left_size, group], [first + left, count - left, size - left_size, group]]
         regions = torch.stack([torch.stack(half) for half in halves], dim=2).flatten(1)
-        regions = regions[:, regions[2] > 0]
+        if regions.size(1) > pos.size(0):  # else a device need not tell which are empty
+            regions = regions[:, regions[2] > 0]
     part = torch.empty_like(groups)
-    part[order[0]] = regions[0].repeat_interleave(regions[2])
+    part[order[0]] = regions[0].repeat_interleave(regions[2], output_size=pos.size(0))
     return part
 
 
 def _cut(pos: Tensor, order: Tensor, size: Tensor, left_size: Tensor) -> Tensor:
     """The nodes in order after those at the lower end of each region's longer extent have gone to its left."""
-    end = size.cumsum(0)
-    start, last = end - size, end - 1
-    lowest, highest = (pos.t().gather(1, order[:, ends]) for ends in (start, last))
+    end, most = size.cumsum(0), pos.size(0) - 1
+    start = end - size
+    lowest, highest = (pos.t().gather(1, order[:, ends.clamp(0, most)]) for ends in (start, end - 1))
     axis = (highest - lowest).argmax(dim=0)
-    region = torch.arange(len(size), device=size.device).repeat_interleave(size)
+    regions = torch.arange(len(size), device=size.device)
+    region = regions.repeat_interleave(size, output_size=pos.size(0))
     start, left_size = start[region], left_size[region]
     place = torch.arange(len(region), device=region.device)
     goes_left = torch.empty_like(region, dtype=torch.bool)

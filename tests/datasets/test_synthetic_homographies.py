@@ -177,6 +177,12 @@ def test_same_pairs_in_workers_and_batches(photos, tmp_path, context, num_worker
         assert torch.equal(pair.edge_index.as_tensor(), other.edge_index.as_tensor())
 
 
+def test_processes_do_not_share_another_device(photos, tmp_path):
+    dataset = SyntheticHomographies(photos, "aliked", num_pairs=2, size=SIZE, cache=tmp_path).to("meta")
+    with pytest.raises(ValueError, match="'num_workers' must be 0 where keypoints are found on meta, got 2"):
+        dataset.prepare(num_workers=2)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_cached_pairs_equal_uncached_ones(photos, tmp_path, num_workers):
     state = torch.get_rng_state()

@@ -12,7 +12,8 @@ from torch_geometric.loader import DataLoader
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
-from pyg_match.nn import GraphMatcher, MatcherConfig, convert_lightglue
+from pyg_match.nn import AttentionBlock, GraphMatcher, MatcherConfig, convert_lightglue
+from pyg_match.nn.frozen import FrozenBlock
 from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (18, 18), (5, 0)]
@@ -403,6 +404,26 @@ def test_half_precision_answers_in_inference_as_in_training(autocast):
     assert (outs[0] - full).abs().mean() < 1.2 * (trained - full).abs().mean()
     with torch.no_grad():  # and in full precision again
         assert (matcher(pair, return_descriptors=True).descriptors[-1] - full).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.half])
+def test_weights_are_rounded_once(kind):
+    """As devices do that are not the CPU; the same numbers as autocast rounds each time."""
+    block = AttentionBlock(16, 2).eval()
+    model = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=1, heads=2).freeze()
+    projection = model.layers[0].self_attn.conv.lin_value
+    frozen, x, message = FrozenBlock(block), torch.randn(20, 16), torch.randn(20, 16)
+    with torch.no_grad(), torch.autocast("cpu", kind):
+        halves = x.to(kind)
+        expected = torch.nn.functional.linear(halves, projection.weight, projection.bias)
+        assert torch.equal(projection(halves), expected) and expected.dtype == kind
+        assert projection.ordered.rounded(kind)[0] is projection.ordered.rounded(kind)[0]
+        found = frozen._whole(block, x, halves, message, None)
+        assert (found - block.update(x, message)).abs().max() < 0.05 and found.dtype == torch.float
+        assert frozen.first._rounded.keys() == frozen.last._rounded.keys() == {kind}
+    with torch.no_grad():
+        full = frozen._whole(block, x, x, message, None)
+        torch.testing.assert_close(full, block.update(x, message))
 
 
 def test_save_and_load(tmp_path):

@@ -300,6 +300,7 @@ def test_what_cannot_be_recorded_runs_without(tapes, monkeypatch):
             check_equal(model(pair), slow(pair))
         check_equal(model(pair), slow(pair))
     assert len(tries) == 1
+    assert model.recorded._places == {}  # another size gets memory of its own
 
 
 def test_few_sizes_are_remembered(tapes, monkeypatch):

@@ -42,7 +42,7 @@ class MaskedAttentionConv(MessagePassing):
     by edge, with the same result.
 
     Args:
-        in_channels: Width of the input features, or of source and target features.
+        in_channels: Width of the input features, or of source and target features; -1 takes it from the first input.
         out_channels: Channels of one head.
         heads: Number of heads.
         concat: Whether to concatenate the heads or to average them.

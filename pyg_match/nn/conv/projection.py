@@ -3,12 +3,13 @@
 from typing import Any, Optional, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import PairTensor
 
 from pyg_match.checks import check_tensor, shown
-from pyg_match.ops.linear import OrderedWeight, linear, onednn_type
+from pyg_match.ops.linear import OrderedWeight, is_rounded, linear, onednn_type
 
 
 class Projection(Linear):
@@ -16,12 +17,14 @@ class Projection(Linear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Its weight for inference; see GraphMatcher.freeze.
+        # Its weight and bias for inference; see GraphMatcher.freeze.
         self.ordered: Optional[OrderedWeight] = None
 
     def forward(self, x: Tensor, exact: bool = False) -> Tensor:
         """The projection of ``x``; see :func:`pyg_match.ops.linear.linear`."""
         if exact or onednn_type(x, self.weight, self.bias) is None:
+            if self.ordered is not None and x.dtype != self.weight.dtype and is_rounded(x):
+                return F.linear(x, *self.ordered.rounded(x.dtype))
             out: Tensor = super().forward(x)
             return out
         weight = self.weight if self.ordered is None else self.ordered.of(x, self.bias)

@@ -27,6 +27,37 @@ def _group_of(ptr, num_groups, place):
 
 
 @kernel
+def count_tiles(groups, tables, num_groups, tile, G: tl.constexpr):
+    """How many targets, tiles of targets, and tiles of sources there are before each group, and in all.
+
+    One program makes the three tables, which lie one behind the other.
+    """
+    g = tl.arange(0, G)
+    targets = tl.full([], 0, tl.int64)
+    target_tiles = tl.full([], 0, tl.int64)
+    source_tiles = tl.full([], 0, tl.int64)
+    size = tl.cast(num_groups, tl.int64) + 1
+    for start in range(0, num_groups, G):
+        real = start + g < num_groups
+        row = groups + (start + g) * 4
+        count = tl.load(row + 1, mask=real, other=0) - tl.load(row, mask=real, other=0)
+        sources = tl.load(row + 3, mask=real, other=0) - tl.load(row + 2, mask=real, other=0)
+        of_targets = (count + tile - 1) // tile
+        of_sources = tl.where(count > 0, (sources + tile - 1) // tile, 0)
+        place = tables + start + g
+        tl.store(place, targets + tl.cumsum(count, 0) - count, mask=real)
+        tl.store(place + size, target_tiles + tl.cumsum(of_targets, 0) - of_targets, mask=real)
+        tl.store(place + 2 * size, source_tiles + tl.cumsum(of_sources, 0) - of_sources, mask=real)
+        targets += tl.sum(count, 0)
+        target_tiles += tl.sum(of_targets, 0)
+        source_tiles += tl.sum(of_sources, 0)
+    last = tables + num_groups
+    tl.store(last, targets)
+    tl.store(last + size, target_tiles)
+    tl.store(last + 2 * size, source_tiles)
+
+
+@kernel
 def forward(
     query, key, value, groups, ptr, tiles, source, target, log_weight, out, lse, scale, scale_rest, query_step,
     query_head, key_step, key_head, value_step, value_head, out_step, out_head, num_targets, num_groups, heads,
