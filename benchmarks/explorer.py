@@ -72,12 +72,16 @@ def hovered(file: Path, nodes: Sequence[int]) -> list[float]:
         samples = []
         for node in nodes:
             x, y = page.evaluate(PLACE, node)
+            before = page.evaluate("explorer.state.hovered")
             start = time.perf_counter()
             page.mouse.move(x, y)
             page.evaluate(FRAMES)
-            if page.evaluate("explorer.state.hovered") < 0:  # a busy machine delivers the event later
+            # A busy machine delivers the event later.
+            if page.evaluate("explorer.state.hovered") in (-1, before):
                 try:
-                    page.wait_for_function("explorer.state.hovered >= 0", timeout=60_000)
+                    page.wait_for_function(
+                        f"![-1, {before}].includes(explorer.state.hovered)", timeout=60_000
+                    )
                 except NotSeenError:
                     raise RuntimeError(f"the page shows no attention of keypoint {node}") from None
                 page.evaluate(FRAMES)

@@ -2,6 +2,7 @@
 
 from typing import Literal, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -96,8 +97,7 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
     r"""Number the nodes of each group with spatial parts whose sizes differ by at most one.
 
     A region is cut across its longer extent; of nodes with the same coordinate the one of lower index goes first. All
-    regions of all groups are cut at once, about :math:`\log_2 P` times. Nodes are sorted once: cutting keeps the order
-    of those on either side.
+    regions of all groups are cut at once, about :math:`\log_2 P` times.
 
     Args:
         pos: Positions, in any unit.
@@ -114,53 +114,34 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
     """
     pos = pos.detach()
     check_points("pos", pos)
-    groups = torch.zeros(pos.size(0), dtype=torch.long, device=pos.device) if groups is None else groups
-    # The nodes region by region, sorted by each coordinate within each region.
-    order = pos.t().argsort(dim=1, stable=True)
-    order = order.gather(1, groups[order].argsort(dim=1, stable=True))
+    num_nodes = pos.size(0)
+    groups = torch.zeros(num_nodes, dtype=torch.long, device=pos.device) if groups is None else groups
+    place = torch.arange(num_nodes, device=pos.device)
+    order = pos.argsort(dim=0, stable=True)
+    rank = torch.empty_like(order).scatter_(0, order, place.unsqueeze(1).expand_as(order))
     size = torch.bincount(groups)
     smaller, larger = size // parts, size % parts  # the first parts hold one node more than the others
-    # Of each region: it holds the parts from `first` to `first + count - 1` and `size` nodes of a group.
-    regions = torch.stack(
-        [
-            torch.zeros_like(size),
-            torch.full_like(size, parts),
-            size,
-            torch.arange(len(size), device=size.device),
-        ]
-    )
-    for _ in range((parts - 1).bit_length()):  # until each region holds one part at most
-        first, count, size, group = regions
+    part = torch.arange(parts + 1, device=pos.device)
+    # Where each part of each group starts once its nodes lie in order, and that of the next group.
+    starts = (size.cumsum(0) - size + smaller * part.unsqueeze(1) + larger.minimum(part.unsqueeze(1))).t()
+    # Of each region of a group: it holds the parts from `first` to `first + count - 1`.
+    first, count, region = np.array([0]), np.array([parts]), groups
+    for _ in range((parts - 1).bit_length()):  # until it holds one part, or none
+        axis = _longer_axis(pos, region, starts.size(0) * first.size)
+        order = (region * num_nodes + rank.gather(1, axis).squeeze(1)).argsort()
         left = count // 2
-        left_size = left * smaller[group] + (larger[group] - first).clamp(min=0).minimum(left)
-        order = _cut(pos, order, size, left_size)
-        halves = [[first, left, left_size, group], [first + left, count - left, size - left_size, group]]
-        regions = torch.stack([torch.stack(half) for half in halves], dim=2).flatten(1)
-        if regions.size(1) > pos.size(0):  # else a device need not tell which are empty
-            regions = regions[:, regions[2] > 0]
-    part = torch.empty_like(groups)
-    part[order[0]] = regions[0].repeat_interleave(regions[2], output_size=pos.size(0))
-    return part
+        first, count = np.stack([first, first + left], 1).ravel(), np.stack([left, count - left], 1).ravel()
+        begin = starts[:, torch.from_numpy(first).to(pos.device)].flatten()
+        region = torch.empty_like(region).scatter_(0, order, torch.searchsorted(begin, place, right=True) - 1)
+    return torch.from_numpy(first).to(pos.device)[region % first.size]
 
 
-def _cut(pos: Tensor, order: Tensor, size: Tensor, left_size: Tensor) -> Tensor:
-    """The nodes in order after those at the lower end of each region's longer extent have gone to its left."""
-    end, most = size.cumsum(0), pos.size(0) - 1
-    start = end - size
-    lowest, highest = (pos.t().gather(1, order[:, ends.clamp(0, most)]) for ends in (start, end - 1))
-    axis = (highest - lowest).argmax(dim=0)
-    regions = torch.arange(len(size), device=size.device)
-    region = regions.repeat_interleave(size, output_size=pos.size(0))
-    start, left_size = start[region], left_size[region]
-    place = torch.arange(len(region), device=region.device)
-    goes_left = torch.empty_like(region, dtype=torch.bool)
-    goes_left[order[axis[region], place]] = place - start < left_size
-    goes_left = goes_left[order]
-    # How many of its region that go left come before each node.
-    before = goes_left.cumsum(1) - goes_left.long()
-    before = before - before[:, start]
-    place = torch.where(goes_left, start + before, place + left_size - before)
-    return torch.empty_like(order).scatter_(1, place, order)
+def _longer_axis(pos: Tensor, region: Tensor, num_regions: int) -> Tensor:
+    """The coordinate of the longer extent of the region of each node, :math:`(N, 1)`."""
+    index = region.unsqueeze(1).expand_as(pos)
+    none = pos.new_full((num_regions, pos.size(1)), torch.inf)
+    extent = (-none).scatter_reduce(0, index, pos, "amax") - none.scatter_reduce(0, index, pos, "amin")
+    return extent.argmax(dim=1, keepdim=True)[region]
 
 
 def _edges_inside(pos: Tensor, inside: Tensor, k: Optional[int], loop: bool) -> Tensor:
