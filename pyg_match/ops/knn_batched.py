@@ -52,8 +52,10 @@ def _nearest(distance: Tensor, k: int) -> Tensor:
     # Which of several equal ones topk takes is not told, but how large the last one is.
     last = distance.topk(k, dim=1, largest=False).values.amax(1, keepdim=True)
     nearer, equal = distance < last, distance == last
-    chosen = nearer | (equal & (equal.cumsum(1) <= k - nearer.sum(1, keepdim=True)))
-    columns = torch.arange(distance.size(1), device=distance.device)
-    index = columns.masked_fill(~chosen, distance.size(1)).topk(k, dim=1, largest=False).values.sort(1).values
+    # Numbers of 32 bits, which are read and selected in half of the time.
+    chosen = nearer | (equal & (equal.cumsum(1, dtype=torch.int32) <= k - nearer.sum(1, keepdim=True)))
+    columns = torch.arange(distance.size(1), dtype=torch.int32, device=distance.device)
+    index = columns.masked_fill(~chosen, distance.size(1)).topk(k, dim=1, largest=False).values
+    index = index.sort(1).values.long()
     order = distance.gather(1, index).argsort(dim=1, stable=True)
     return index.gather(1, order)
