@@ -1,6 +1,7 @@
 """Files that are whole or as they were before."""
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ def _host() -> str:
 
 _HOST = _host()
 _TEMPORARY = re.compile(r".+\.(?P<host>[\w-]+)\.(?P<process>\d+)\.tmp")  # see temporary_name
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # where file systems do not sync folders
 _ABANDONED = 3600.0  # seconds; files are written within a few
 
 
@@ -137,6 +139,9 @@ def whole_path(path: Union[str, Path]) -> Iterator[Path]:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
         finally:
             os.close(folder)
 

@@ -1,7 +1,9 @@
 """Files that are whole, and what killed writers leave."""
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -103,3 +105,20 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
         ("b/back/deep", []),
     ]
     assert list(walk(tmp_path / "absent")) == []
+
+
+def test_file_systems_that_sync_no_folders(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def of_files(descriptor, number=errno.EINVAL):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    write_whole(tmp_path / "whole", b"content")
+    assert (tmp_path / "whole").read_bytes() == b"content"
+    monkeypatch.setattr(os, "fsync", lambda descriptor: of_files(descriptor, errno.EIO))
+    if hasattr(os, "O_DIRECTORY"):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            write_whole(tmp_path / "whole", b"other")

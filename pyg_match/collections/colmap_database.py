@@ -140,8 +140,10 @@ def write_colmap(
         with ProgressReport("pairs", source.count(), shown=progress) as report:
             todo = source.pairs()
             while some := list(islice(todo, _TOGETHER)):
+                present = summary.present
                 writer.write_pairs(some, summary)
-                report.advance(len(some))
+                report.skip(summary.present - present)
+                report.advance(len(some) - (summary.present - present))
     return summary
 
 

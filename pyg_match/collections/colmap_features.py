@@ -37,7 +37,7 @@ class ColmapFeatures(FeatureFile):
             raise ValueError(f"{path} is not a readable COLMAP database: {error}") from error
 
     def names(self) -> list[str]:
-        return sorted(self._images)
+        return sorted(name for name in self._images if self.num_keypoints(name) is not None)
 
     def num_keypoints(self, name: str) -> int | None:
         image = self._images.get(name)
@@ -106,6 +106,6 @@ def _scale_orientation(keypoints: np.ndarray) -> dict[str, np.ndarray]:
     else:
         return {}
     return {
-        "scale": np.ascontiguousarray(scale, dtype=np.float32),
+        "scale": np.ascontiguousarray(2 * scale, dtype=np.float32),  # a diameter
         "orientation": np.ascontiguousarray(orientation, dtype=np.float32),
     }

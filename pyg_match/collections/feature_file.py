@@ -109,7 +109,7 @@ def keypoint_set(
     """The features of an image, upright, of arrays by hloc's names.
 
     Args:
-        arrays: See :func:`check_arrays`; angles are in degrees.
+        arrays: See :func:`check_arrays`; angles are in degrees, scales are standard deviations.
         descriptors: The descriptors, one row for each keypoint.
         orientation: How the photo lies in its file, in whose pixels the arrays are; see :func:`.exif.exif_orientation`.
 
@@ -117,6 +117,8 @@ def keypoint_set(
         - **descriptors:** :math:`(N, D)`
     """
     optional = {name: _float(arrays[key]) for key, name in _OPTIONAL.items() if key in arrays}
+    if "scale" in optional:
+        optional["scale"] = 2 * optional["scale"]  # a diameter, of what files hold as a standard deviation
     if "oris" in arrays:
         angles = np.deg2rad(np.asarray(arrays["oris"], dtype=np.float32))
         optional["orientation"] = _float(turned_angles(angles, orientation, to_upright))

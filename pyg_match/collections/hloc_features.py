@@ -24,7 +24,8 @@ class HlocFeatures(FeatureFile):
 
     The group of an image, which is nested where its name has slashes, holds the datasets ``keypoints``
     :math:`(N, 2)` in pixels of the original image, ``descriptors`` :math:`(D, N)`, ``keypoint_scores`` or ``scores``
-    :math:`(N)`, ``image_size`` :math:`(2)`, and for SIFT ``scales`` and ``oris`` :math:`(N)`, the latter in degrees.
+    :math:`(N)`, ``image_size`` :math:`(2)`, and for SIFT ``scales`` and ``oris`` :math:`(N)`: standard deviations,
+    half of what is ``scale`` here, and angles in degrees.
 
     Positions and angles are those of the image as it lies in its file. Those that this package found in a photo that
     EXIF turns are read as of the upright photo; the attribute ``orientation`` of ``keypoints`` tells how it lies.
@@ -65,6 +66,8 @@ class HlocFeatures(FeatureFile):
         orientation = self.orientation(name)
         if orientation is None and "oris" in datasets:
             datasets["oris"] = np.rad2deg(datasets["oris"].astype(np.float32))
+            if "scales" in datasets:
+                datasets["scales"] = datasets["scales"].astype(np.float32) / 2
         return keypoint_set(datasets, datasets["descriptors"].T, orientation or 1)
 
     def orientation(self, name: str) -> int | None:
@@ -74,7 +77,7 @@ class HlocFeatures(FeatureFile):
             if stored not in range(1, 9):
                 raise ValueError(f"the attribute {ORIENTATION!r} must be from 1 to 8, got {stored!r}")
             return int(stored)
-        # Version 0.2.0 of this package wrote upright positions, and angles in radians.
+        # Version 0.2.0 of this package wrote upright positions, angles in radians, and diameters.
         return None if self._is_own else 1
 
     def detectors(self) -> tuple[str, ...]:
@@ -139,7 +142,7 @@ def write_keypoint_set(
     if "score" in keypoints:
         arrays["scores" if is_sift else "keypoint_scores"] = _half(_numpy(keypoints.score))
     if is_sift:
-        arrays["scales"] = _half(_numpy(keypoints.scale))
+        arrays["scales"] = _half(_numpy(keypoints.scale) / 2)
         arrays["oris"] = _half(np.rad2deg(turned_angles(_numpy(keypoints.orientation), orientation, to_file)))
     group = file.create_group(name)
     for key, array in arrays.items():

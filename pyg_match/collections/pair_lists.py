@@ -69,7 +69,7 @@ def read_pairs(path: str | Path) -> Iterator[tuple[int, Pair]]:
     path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no list of pairs at {path}")
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 words = line.split()

@@ -1,5 +1,6 @@
 """Matching all pairs of a list."""
 
+import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -135,10 +136,16 @@ def match_pairs(
         mine = (shard for shard in plan if shard.number % count == number - 1)
         with ProgressReport("pairs", -(-plan.num_pairs // count), shown=progress) as report:
             todo = _unfinished(mine, finished, report)
-            with closing(_run(job, todo, ray)) as run:
-                for done in run:
-                    report.advance(done)
-                    summary.matched += done
+            try:
+                with closing(_run(job, todo, ray)) as run:
+                    for done in run:
+                        report.advance(done)
+                        summary.matched += done
+            except FileNotFoundError:
+                if keep_shards or not output.exists():  # else another process has put all together meanwhile
+                    raise
+                _check_written(output, settings)
+                return summary
             summary.seconds["match"] = report.seconds
         if count > 1 or keep_shards:
             summary.output = shards.folder
@@ -235,4 +242,6 @@ def _merge(
             writer = HlocMatchesWriter(file, settings)
             for number in range(plan.num_shards):
                 report.advance(writer.write(*shards.read(number)))
+        shards.delete()
+    if os.name == "nt":  # where open files cannot be deleted
         shards.delete()

@@ -8,11 +8,13 @@ from pyg_match.collections.feature_file import FeatureFile
 from pyg_match.collections.pair_lists import Pair
 from pyg_match.retrieval import similar_images
 
+_WORDS, _KEYPOINTS_OF_A_WORD = 64, 16  # at most, and at least
+
 
 def retrieval_pairs(
     features: FeatureFile,
     top_k: int = 20,
-    num_words: int = 64,
+    num_words: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Pair]:
@@ -22,7 +24,8 @@ def retrieval_pairs(
     Args:
         features: The features of the collection.
         top_k: How many images each image is paired with; a pair that both choose is one pair.
-        num_words: Number of words, which k-means learns from the collection itself.
+        num_words: Number of words, which k-means learns from the collection itself; by default 64, or a sixteenth of
+            the keypoints if there are fewer.
         seed: Seed of the words.
         device: Where images are compared.
 
@@ -56,5 +59,10 @@ def retrieval_pairs(
     def read(image: int) -> torch.Tensor:
         return features.read(names[image]).x
 
+    if num_words is None:
+        count = sum(features.num_keypoints(name) or 0 for name in names)
+        if count == 0:
+            return
+        num_words = min(_WORDS, max(1, count // _KEYPOINTS_OF_A_WORD))
     for first, second in similar_images(read, len(names), top_k, num_words, seed, device):
         yield names[first], names[second]

@@ -172,8 +172,8 @@ class ShardFolder:
         """Delete all shards, and the folder if nothing else is in it."""
         for file in [*map(self.file, self.numbers()), *self.folder.glob("*.tmp")]:
             file.unlink(missing_ok=True)
-        (self.folder / _SETTINGS).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it
+        with suppress(OSError):  # Windows keeps what is locked; or something else is in the folder
+            (self.folder / _SETTINGS).unlink(missing_ok=True)
             self.folder.rmdir()
 
 

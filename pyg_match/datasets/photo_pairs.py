@@ -259,7 +259,7 @@ def read_pairs(
             raise FileNotFoundError(f"no file of pairs at '{file}'")
         root = file.parent if images is None else user_path(images)
         named = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
             # Names may hold spaces where a tab stands between them.
             words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
             if len(words) == 1:

@@ -37,6 +37,9 @@ class Photometric:
         motion: Largest length of motion blur in pixels, odd, or 0.
         noise: Largest standard deviation of Gaussian noise, the image being in [0, 1].
         jpeg: Lowest JPEG quality, in [1, 100].
+        independent: Whether how strong effects are is drawn apart from which of them happen. Otherwise both come of the
+            same numbers, with which the published weights were trained: strengths depend on effects, and some are
+            never drawn.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -60,6 +63,7 @@ class Photometric:
     motion: int = 7
     noise: float = 0.05
     jpeg: float = 30.0
+    independent: bool = True
 
     def __post_init__(self) -> None:
         for name, kind in field_types(type(self)).items():
@@ -104,6 +108,7 @@ class Photometric:
         generator = torch.Generator().manual_seed(seed)
         chosen = (torch.rand(len(_EFFECTS), generator=generator) < self.probability).tolist()
         strength = float(torch.rand((), generator=generator))
+        seed = int(torch.randint(1 << 62, (), generator=generator)) if self.independent else seed
         gpus = [image.device.index] if image.is_cuda else []
         with torch.random.fork_rng(devices=gpus):
             # Not torch.manual_seed, which would seed all GPUs, and others are not put back.

@@ -131,6 +131,11 @@ class LossConfig:
     #: Distance to the descriptors of the teacher after each layer.
     distill_descriptors: float = 0.0
 
+    @property
+    def imitates(self) -> bool:
+        """Whether there is a teacher to imitate."""
+        return self.distill_assignment > 0 or self.distill_descriptors > 0
+
     def __post_init__(self) -> None:
         for name in (f.name for f in dataclasses.fields(self) if f.name not in ("layers",)):
             if not 0 <= getattr(self, name) < math.inf:

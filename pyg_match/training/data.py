@@ -27,7 +27,8 @@ def split_photos(
 ) -> tuple[list[Path], list[Path]]:
     """Photos for training and for validation, at least one each.
 
-    Photos that ``pairs`` join go the same way, so that validation sees other scenes, unless there is one scene only.
+    Photos that ``pairs`` join go the same way, so that validation sees other scenes, unless there is one scene only. If
+    all scenes are larger than the share, the smallest one is held out.
 
     Raises:
         ValueError: If there are fewer than two photos, or the share is not between 0 and 1.
@@ -44,12 +45,14 @@ def split_photos(
         raise ValueError(f"'data.validation_photos' must be between 0 and 1, got {share}")
     count = min(max(round(len(photos) * share), 1), len(photos) - 1)
     groups = _scenes(photos, pairs)
+    if len(groups) == 1:
+        return split_photos(photos, share, seed)
     held_out: set[int] = set()
-    for group in torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist():
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    for group in order:
         if len(held_out) + len(groups[group]) <= count:
             held_out.update(groups[group])
-    if not held_out:
-        return split_photos(photos, share, seed)
+    held_out = held_out or set(groups[min(order, key=lambda group: len(groups[group]))])
     chosen: tuple[list[Path], list[Path]] = ([], [])
     for index, photo in enumerate(photos):
         chosen[index in held_out].append(photo)

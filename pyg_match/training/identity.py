@@ -14,7 +14,7 @@ from pyg_match.training.checkpoint import load_checkpoint
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.result import with_result
 from pyg_match.training.schedule import batch_indices
-from pyg_match.training.start import make_matcher
+from pyg_match.training.start import make_matcher, make_objective, make_teacher
 from pyg_match.transforms import graph_from_recipe
 
 _FEW = 16  # keypoints that tell whether settings fit
@@ -30,14 +30,16 @@ _DIGESTS = {
 
 
 def check_before(config: TrainingConfig, checkpoint: Path, processes: int) -> None:
-    """Refuse what does not fit before anything takes long: settings of the matcher and of batches, and a checkpoint.
+    """Refuse what does not fit before anything takes long: settings of the matcher, its teacher, losses and batches,
+    and a checkpoint.
 
     Raises:
         TypeError: If the detector finds other keypoints than the matcher needs.
         ValueError: If settings do not fit each other, or the checkpoint is of a run with others.
     """
-    matcher = make_matcher(config)
-    _check_fit(config, matcher, with_result(config, matcher))
+    matcher, teacher = make_matcher(config), make_teacher(config)
+    make_objective(config, matcher, teacher)
+    _check_fit(config, matcher, with_result(config, matcher), *([] if teacher is None else [teacher]))
     batch_indices(0, config.batch_size, config.batch_size, config.seed, config.accumulate, 0, processes)
     if checkpoint.is_file():
         check_identity(checkpoint.parent, load_checkpoint(checkpoint)["identity"], settings_of(config))

@@ -1,5 +1,6 @@
 """The training loop, on one CPU as on many devices and nodes."""
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -86,9 +87,9 @@ def train(
     except (RuntimeError, TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in hardware.items())
         raise ValueError(f"Lightning Fabric cannot run on {given}: {error}") from None
-    arguments = (config, images, user_path(out), datasets)
-    run: Any = _run
-    path: Path = fabric.launch(run, *arguments)
+    # Not as arguments, which Lightning Fabric walks through and frozen settings do not let it.
+    run: Any = functools.partial(_run, config=config, images=images, out=user_path(out), datasets=datasets)
+    path: Path = fabric.launch(run)
     return path
 
 

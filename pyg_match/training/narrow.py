@@ -85,7 +85,12 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
 
     _watch(networks, wide, pairs, refit)
     for moment, network in zip(moments, narrowed, strict=True):
-        fitted = torch.linalg.solve(_ridged(moment.square), moment.product).to(network[3].weight.dtype)
+        last = torch.cat([network[3].weight.t(), network[3].bias.unsqueeze(0)]).double()
+        # What the pairs do not tell stays as it was.
+        ridged = _ridged(moment.square)
+        fitted = torch.linalg.solve(ridged, moment.product + (ridged - moment.square) @ last).to(
+            network[3].weight.dtype
+        )
         network[3].weight.copy_(fitted[:-1].t())
         network[3].bias.copy_(fitted[-1])
     return small.train(matcher.training)

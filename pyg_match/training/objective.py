@@ -254,8 +254,8 @@ def related_pairs(batch: KeypointPair) -> Tensor:
     """Which pairs of a batch have something to match, 1 or 0 for each."""
     counts = batch.num_keypoints
     pair = losses.pair_of_nodes(counts, batch.y.numel())
-    found = torch.zeros(counts.size(0), device=pair.device).index_add(0, pair, (batch.y >= 0).float())
-    return found.clamp(max=1)
+    found = torch.zeros(counts.size(0), dtype=torch.float, device=pair.device)
+    return found.index_add(0, pair, (batch.y >= 0).float()).clamp(max=1)
 
 
 def without_edges(batch: KeypointPair) -> KeypointPair:

@@ -6,6 +6,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import detector_of
 from pyg_match.training.config import TrainingConfig
+from pyg_match.training.objective import Objective
 
 Pairs = Sequence[KeypointPair]
 
@@ -37,3 +38,17 @@ def make_matcher(config: TrainingConfig) -> GraphMatcher:
         return GraphMatcher(**{**config.matcher, **adaptive}).train()
     except TypeError as error:
         raise ValueError(f"'matcher': {error}") from None
+
+
+def make_teacher(config: TrainingConfig) -> GraphMatcher | None:
+    """The matcher that a run imitates, or compares its result with, on the CPU; ``None`` without one."""
+    if config.teacher is None or not (config.loss.imitates or config.calibrate):
+        return None
+    half = config.precision == "bf16-mixed"
+    whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
+    return GraphMatcher.from_pretrained(config.teacher, bfloat16=half, **whole).requires_grad_(False)
+
+
+def make_objective(config: TrainingConfig, matcher: GraphMatcher, teacher: GraphMatcher | None) -> Objective:
+    """The losses of a run."""
+    return Objective(matcher, config.loss, teacher if config.loss.imitates else None, config.teacher_edges)

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from pyg_match.datasets.live_pairs import LivePairs
-from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import weights_digest
 from pyg_match.training.calibration import calibrate
 from pyg_match.training.checkpoint import (
@@ -29,10 +28,10 @@ from pyg_match.training.checkpoint import (
 from pyg_match.training.config import TrainingConfig
 from pyg_match.training.identity import check_identity, fingerprints, settings_of
 from pyg_match.training.monitor import Monitor
-from pyg_match.training.objective import Objective, related_pairs, supervised_layers
+from pyg_match.training.objective import related_pairs, supervised_layers
 from pyg_match.training.result import with_result, write_matcher
 from pyg_match.training.schedule import batch_indices, learning_rate, update_average
-from pyg_match.training.start import Pairs, make_matcher
+from pyg_match.training.start import Pairs, make_matcher, make_objective, make_teacher
 from pyg_match.training.validation import validate
 
 
@@ -69,23 +68,16 @@ class Trainer:
         self.matcher = make_matcher(config).to(fabric.device)
         replace(self.matcher.config, **config.result)  # says now what does not fit
         self.average = copy.deepcopy(self.matcher).requires_grad_(False).eval()
-        self.teacher: GraphMatcher | None = None
-        self.teacher_digest: str | None = None
-        imitates = config.loss.distill_assignment or config.loss.distill_descriptors
-        if config.teacher is not None and (imitates or config.calibrate):
-            half = config.precision == "bf16-mixed"
-            whole = {"assign_on_edges": False, "depth_confidence": None, "width_confidence": None}
-            teacher = GraphMatcher.from_pretrained(config.teacher, bfloat16=half, **whole)
-            self.teacher = teacher.requires_grad_(False).to(fabric.device).freeze()
-            self.teacher_digest = weights_digest(config.teacher)
+        teacher = make_teacher(config)
+        self.teacher = None if teacher is None else teacher.to(fabric.device).freeze()
+        self.teacher_digest = weights_digest(config.teacher) if teacher and config.teacher else None
         self.freeze_unused()
         parameters = [p for p in self.matcher.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
         self.objective, self.optimizer = fabric.setup(
-            Objective(self.matcher, config.loss, self.teacher if imitates else None, config.teacher_edges),
-            optimizer,
+            make_objective(config, self.matcher, self.teacher), optimizer
         )
         self.average.to(next(self.matcher.parameters()).dtype)  # as the precision of the run made it
         self.step, self.best, self.seconds = 0, -math.inf, 0.0

@@ -255,3 +255,26 @@ def test_keypoints_of_turned_photos_lie_where_colmap_sees_them(orientation, tmp_
         file["a.png/b.png/matches0"] = np.array([0], np.int16)
     write_colmap(tmp_path / "f.h5", tmp_path / "m.h5", tmp_path / "c.db", tmp_path / "images")
     assert read_database(tmp_path / "c.db")[1]["a.png"].tolist() == [[11.5, 7.5]]
+
+
+def test_images_without_features_and_scales(tmp_path):
+    """COLMAP's scales are standard deviations, half of OpenCV's diameters."""
+    keypoints = np.array([[10.5, 20.5, 3.0, 0.5]], np.float32)
+    with pycolmap.Database.open(tmp_path / "colmap.db") as database:
+        camera = database.write_camera(pycolmap.Camera.create_from_model_name(1, "PINHOLE", 100.0, 64, 48))
+        for name in ("a.jpg", "empty.jpg"):
+            number = database.write_image(pycolmap.Image(name=name, camera_id=camera))
+            if name == "a.jpg":
+                database.write_keypoints(number, keypoints)
+                descriptors = pycolmap.FeatureDescriptors(
+                    type=pycolmap.FeatureExtractorType.SIFT, data=np.full((1, 128), 9, np.uint8)
+                )
+                database.write_descriptors(number, descriptors)
+    with open_features(tmp_path / "colmap.db") as features:
+        assert features.names() == ["a.jpg"] and features.num_keypoints("empty.jpg") is None
+        found = features.read("a.jpg")
+    assert (
+        found.pos.tolist() == [[10, 20]]
+        and found.scale.tolist() == [6]
+        and found.orientation.tolist() == [0.5]
+    )

@@ -48,7 +48,7 @@ def test_half_precision_and_names_of_sift_are_read(tmp_path):
     with open_features(path) as opened:
         keypoints = opened.read("a.jpg")
     assert keypoints.pos.dtype == keypoints.x.dtype == torch.float
-    assert keypoints.scale.tolist() == [1, 2, 3, 4, 5] and {"score", "orientation"} <= set(keypoints.keys())
+    assert keypoints.scale.tolist() == [2, 4, 6, 8, 10] and {"score", "orientation"} <= set(keypoints.keys())
 
 
 def test_angles_are_in_degrees_as_hloc_has_them(tmp_path):
@@ -323,6 +323,11 @@ def test_extracted_features_have_hlocs_layout(photos, tmp_path):
     expected = extractor("sift", 50).extract(photos / "left/b c.png", resize=160)
     with open_features(tmp_path / "f.h5") as opened:
         assert torch.equal(opened.read("left/b c.png").pos, expected.pos)
+        # A diameter here, half of it in the file.
+        torch.testing.assert_close(opened.read("left/b c.png").scale, expected.scale, rtol=1e-3, atol=0)
+    with h5py.File(tmp_path / "f.h5") as file:
+        stored = torch.from_numpy(file["left/b c.png"]["scales"][()].astype(np.float32))
+    torch.testing.assert_close(2 * stored, expected.scale, rtol=1e-3, atol=0)
     extract_features(photos, tmp_path / "half.h5", extractor("aliked", 20), half=True)
     with h5py.File(tmp_path / "half.h5") as file:
         assert file["a.png"]["keypoints"].dtype == np.float16

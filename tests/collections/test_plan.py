@@ -158,3 +158,11 @@ def test_sequential_pairs():
     assert list(sequential_pairs(names, window=100)) == list(exhaustive_pairs(names))
     with pytest.raises(ValueError, match=r"window.* got 0"):
         list(sequential_pairs(names, window=0))
+
+
+def test_lists_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "pairs.txt").write_text("a.jpg b.jpg\nb.jpg c.jpg\n", encoding="utf-8-sig")
+    assert [pair for _, pair in read_pairs(tmp_path / "pairs.txt")] == [
+        ("a.jpg", "b.jpg"),
+        ("b.jpg", "c.jpg"),
+    ]

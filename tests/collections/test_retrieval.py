@@ -37,6 +37,15 @@ def test_images_of_a_scene_are_found(scenes):
             list(retrieval_pairs(opened, top_k=0))
 
 
+def test_few_keypoints_make_few_words(tmp_path):
+    path = write_hloc_features(tmp_path / "f.h5", {"a.jpg": 9, "b.jpg": 9, "c.jpg": 9})
+    with open_features(path) as opened:
+        assert len(list(retrieval_pairs(opened))) >= 2
+    path = write_hloc_features(tmp_path / "none.h5", {"a.jpg": 0, "b.jpg": 0})
+    with open_features(path) as opened:
+        assert list(retrieval_pairs(opened)) == []
+
+
 def test_one_image_has_no_pair(tmp_path):
     path = write_hloc_features(tmp_path / "f.h5", {"a.jpg": 10})
     with open_features(path) as opened, pytest.raises(ValueError, match=r"at least two images, .* has 1"):

@@ -46,6 +46,23 @@ def test_same_seed_same_image_and_no_trace_in_the_global_generator():
     assert not torch.equal(first, photometric(image, seed=4))
 
 
+@pytest.mark.parametrize("independent", [True, False])
+def test_strengths_do_not_tell_which_effects_happen(independent, monkeypatch):
+    """But with the numbers of the published weights, where the same draws decide both."""
+    rows = []
+
+    def drawn(self, chosen, strength):
+        rows.append((list(chosen.values()), (torch.rand(len(chosen)) < 0.5).tolist()))
+        return iter(())
+
+    monkeypatch.setattr(Photometric, "_augmentations", drawn)
+    photometric = Photometric(independent=independent)
+    for seed in range(200):
+        photometric(torch.rand(3, 8, 8), seed)
+    equal = torch.tensor([[one == other for one, other in zip(*row, strict=True)] for row in rows])
+    assert equal.float().mean() == 1 if not independent else 0.4 < equal.float().mean() < 0.6
+
+
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_each_effect_changes_the_image_within_its_range(effect):
     image = smooth_image()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -671,3 +672,59 @@ def test_what_does_not_fit_the_result_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match="'calibrate' needs pairs to validate on, got none"):
         train(small_config(calibrate=True), None, tmp_path, (datasets()[0], []), accelerator="cpu", devices=1)
     assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_whole_scenes_are_held_out_however_large():
+    photos = [Path(f"{scene}{i}") for scene in "abc" for i in range({"a": 10, "b": 6, "c": 8}[scene])]
+    pairs = [(one, other) for one, other in pairwise(photos) if one.name[0] == other.name[0]]
+    for seed in range(5):
+        train_photos, valid_photos = split_photos(photos, 0.1, seed, pairs)
+        assert {photo.name[0] for photo in valid_photos} == {"b"} and len(valid_photos) == 6
+        assert set(train_photos) | set(valid_photos) == set(photos)
+    alone, held_out = split_photos(photos[:10], 0.1, 0, pairs[:9])  # one scene is divided
+    assert len(alone) == 9 and len(held_out) == 1
+
+
+def saved_teacher(file, **options):
+    shape = {"in_channels": 16, "hidden_channels": 16, "num_layers": 2, "heads": 2, **options}
+    GraphMatcher(**shape).save(file, metadata={"extractor": "aliked"})
+    return str(file)
+
+
+def test_distillation_in_double_precision(tmp_path):
+    teacher = saved_teacher(tmp_path / "teacher.safetensors")
+    loss = {"distill_assignment": 1.0}
+    assert run(
+        small_config(steps=1, precision="64-true", teacher=teacher, loss=loss), tmp_path / "run"
+    ).is_file()
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_photos_are_looked_at(tmp_path, monkeypatch):
+    data = pytest.importorskip("skimage.data")
+    photos = tmp_path / "photos"
+    write_images(photos, {name: getattr(data, name)() for name in ("coffee", "chelsea")}, (64, 48))
+
+    def found(*_, **__):
+        raise AssertionError("photos are looked at")
+
+    monkeypatch.setattr("pyg_match.training.loop.make_datasets", found)
+    small = ["weights=null", "matcher={hidden_channels: 16, num_layers: 3, heads: 2, redraw_after: null}"]
+    for options, message in (
+        ({"in_channels": 128}, "loss.distill_descriptors needs a teacher with at least the layers"),
+        ({"in_channels": 64, "num_layers": 3}, "64"),
+    ):
+        teacher = saved_teacher(tmp_path / "teacher.safetensors", **options)
+        config = load_config("finetune", [*small, f"teacher={teacher}"])
+        with pytest.raises(ValueError, match=message):
+            train(config, photos, tmp_path / "run", accelerator="cpu", devices=1)
+
+
+def test_processes_may_be_spawned(tmp_path):
+    code = (
+        "train(small_config(steps=1), None, out, datasets=datasets(), accelerator='cpu', devices=1, "
+        "strategy='ddp_spawn')"
+    )
+    process = in_process(code, tmp_path / "run")
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "run" / "matcher.safetensors").is_file()

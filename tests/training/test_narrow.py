@@ -81,6 +81,13 @@ def test_all_channels_change_nothing(matcher, pairs):
     torch.testing.assert_close(descriptors(same, pairs[0]), expected, rtol=1e-2, atol=5e-3)
 
 
+def test_what_few_keypoints_do_not_tell_stays_as_it_was(matcher):
+    few = Pairs(1, graph_from_recipe(SPARSE))
+    same = narrow(matcher, 32, few)
+    for pair in Pairs(3, graph_from_recipe(SPARSE), first=50):
+        torch.testing.assert_close(descriptors(same, pair), descriptors(matcher, pair), rtol=1e-4, atol=1e-4)
+
+
 def test_early_exit_and_pruning_are_kept_but_hide_nothing(matcher, pairs):
     adaptive = GraphMatcher(**SHAPE, depth_confidence=0.0, width_confidence=0.5).eval()
     adaptive.load_state_dict(matcher.state_dict())
