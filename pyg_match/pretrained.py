@@ -240,11 +240,8 @@ def _seen_sha256(path: Path) -> str:
 @functools.lru_cache(maxsize=64)
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
     """Hash a file once per process; size and time are there to notice a new file under the old name."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(name: str, file: WeightFile, target: Path) -> None:
