@@ -28,8 +28,12 @@ def _commands(
     """Match local image features with graph networks."""
 
 
-for commands in (match, training, explore, collections):
-    commands.register(app)
+for command in (match.match, training.train, training.narrow, training.export, explore.explore):
+    app.command()(command)
+app.command()(collections.extract)
+app.command()(collections.pairs)
+app.command(cls=collections.OptionalAddress)(collections.match_pairs)
+app.command()(collections.to_colmap)
 
 
 def main() -> None:

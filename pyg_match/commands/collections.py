@@ -35,7 +35,7 @@ FeaturesArgument = Annotated[
 ]
 
 
-class _OptionalAddress(TyperCommand):
+class OptionalAddress(TyperCommand):
     """A command whose option ``--ray`` may stand without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -44,14 +44,6 @@ class _OptionalAddress(TyperCommand):
             if word == "--ray" and not (i + 1 < len(args) and _ADDRESS.fullmatch(args[i + 1])):
                 given[i] = "--ray=local"
         return super().parse_args(ctx, given)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(extract)
-    app.command()(pairs)
-    app.command(cls=_OptionalAddress)(match_pairs)
-    app.command()(to_colmap)
 
 
 def extract(

@@ -11,11 +11,6 @@ from pyg_match.files import shown_path, user_path
 from pyg_match.spinner import spinner
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(explore)
-
-
 def explore(
     image0: Annotated[
         Optional[Path], typer.Argument(help="First image; a sample pair by default.", metavar="[A]")

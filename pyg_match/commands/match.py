@@ -31,11 +31,6 @@ Estimator: TypeAlias = Literal["poselib", "opencv"]
 _EDGES_DEFAULT = "as trained, all if only the other kind is given"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(match)
-
-
 def match(
     image0: Annotated[Path, typer.Argument(help="First image.", metavar="A")],
     image1: Annotated[Path, typer.Argument(help="Second image.", metavar="B")],

@@ -19,13 +19,6 @@ Changes = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(train)
-    app.command()(narrow)
-    app.command()(export)
-
-
 def train(
     images: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to train on.")],
     config: Annotated[
