@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Union
+from typing import Union
 
 
 def _host() -> str:
@@ -108,13 +108,6 @@ def user_path(path: Union[str, "os.PathLike[str]"]) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(path: Union[str, Path]) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of ``path`` when the block ends; see :func:`whole_path`."""
-    with whole_path(path) as temporary, open(temporary, "wb") as file:
-        yield file
-
-
-@contextlib.contextmanager
 def whole_path(path: Union[str, Path]) -> Iterator[Path]:
     """The name of a file to write, which takes the place of ``path`` when the block ends.
 
@@ -176,8 +169,8 @@ def write_whole(path: Union[str, Path], content: bytes) -> None:
     Raises:
         OSError: If it cannot be written, for example onto a full disk; it says whether there is an old file.
     """
-    with whole_file(path) as file:
-        file.write(content)
+    with whole_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def shown_name(path: Union[str, Path]) -> str:

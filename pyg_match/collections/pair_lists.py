@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyg_match.checks import whole_number
 from pyg_match.collections.feature_file import FeatureFile
-from pyg_match.files import shown_path, user_path, whole_file
+from pyg_match.files import shown_path, user_path, whole_path
 
 Pair = tuple[str, str]
 
@@ -157,7 +157,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> int:
         3
     """
     count = 0
-    with whole_file(path) as file:
+    with whole_path(path) as temporary, open(temporary, "wb") as file:
         for first, second in pairs:
             check_listable((first, second))
             file.write(f"{first} {second}\n".encode())
