@@ -173,16 +173,6 @@ def write_whole(path: Union[str, Path], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def shown_name(path: Union[str, Path]) -> str:
-    """The name of a file to be shown, with marks in the place of what is not UTF-8.
-
-    Example:
-        >>> shown_name("photos/a.jpg")
-        'a.jpg'
-    """
-    return shown_path(Path(path).name)
-
-
 def shown_path(path: Union[str, Path]) -> str:
     """A path to be shown, with marks in the place of what is not UTF-8.
 

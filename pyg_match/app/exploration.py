@@ -17,7 +17,7 @@ from pyg_match.app.uploads import read_upload
 from pyg_match.data import KeypointPair
 from pyg_match.datasets import WarpedPair, warped_pair
 from pyg_match.features import load_image
-from pyg_match.files import shown_name
+from pyg_match.files import shown_path
 from pyg_match.matcher import Matcher
 from pyg_match.nn import MatcherConfig
 from pyg_match.visualization import LayerMatches, layer_matches, record_attention
@@ -140,7 +140,7 @@ class Exploration:
                 read_upload(path, self.limits, f"image {name}")
                 for path, name in zip(choice.paths, IMAGES, strict=True)
             )
-            names = (shown_name(choice.paths[0]), shown_name(choice.paths[1]))
+            names = shown_path(Path(choice.paths[0]).name), shown_path(Path(choice.paths[1]).name)
         whole, _ = self._matcher(choice.weights, choice.max_keypoints)
         sets = whole.extractor.extract_batch([image0, image1], resize=self.resize)
         pair = KeypointPair.from_sets(sets[0], sets[1], homography=homography)

@@ -17,7 +17,7 @@ from pyg_match.commands.options import (
     chosen_device,
 )
 from pyg_match.figure_formats import check_format
-from pyg_match.files import shown_name, shown_path
+from pyg_match.files import shown_path
 from pyg_match.spinner import spinner
 from pyg_match.weight_registry import check_matcher
 
@@ -113,7 +113,7 @@ def match(
                 _save(result, model, save)
             if out is not None:
                 say("drawing")
-                names = " and ".join(shown_name(path) for path in images)
+                names = " and ".join(shown_path(path.name) for path in images)
                 _draw(result, model, images, out, f"{names}, {Path(weights).name}")
     _report(result, model, estimator, save, out)
 
