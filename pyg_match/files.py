@@ -1,4 +1,4 @@
-"""Files that are whole or as they were before."""
+"""Files that are whole or as they were before, and their names and folders."""
 
 import contextlib
 import errno
@@ -181,3 +181,53 @@ def shown_path(path: Union[str, Path]) -> str:
         'photos/a.jpg'
     """
     return os.fsencode(path).decode(errors="replace")
+
+
+def walk(folder: Union[str, Path]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """A folder and those in it, with the names of subfolders and files, sorted; a folder before what is in it.
+
+    Links to folders are followed, but not those to a folder that they are in. As with :func:`os.walk`, whoever takes
+    names away from the list of subfolders leaves them out.
+
+    Args:
+        folder: Where to begin.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     os.mkdir(f"{root}/sub")
+        ...     [(folder.name, files) for folder, _, files in walk(f"{root}/sub")]
+        [('sub', [])]
+    """
+    yield from _walk(Path(folder), frozenset())
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for _, subfolders, files in os.walk(folder):
+        subfolders.sort()
+        yield folder, subfolders, sorted(files)
+        for name in subfolders:
+            yield from _walk(folder / name, above | {real})
+        return
+
+
+def check_format(path: Union[str, Path]) -> str:
+    """The format that the ending of a figure's file stands for.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> check_format("matches.PNG")
+        'png'
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    ending = Path(path).suffix[1:].lower()
+    if ending not in known:
+        raise ValueError(f"figures are saved as {', '.join(known)}, got {Path(path).name!r}")
+    return ending

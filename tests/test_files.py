@@ -12,8 +12,7 @@ import pytest
 from helpers import has_links
 
 from pyg_match import files
-from pyg_match.files import _HOST, is_file, sweep, temporary_name, write_whole
-from pyg_match.folders import walk
+from pyg_match.files import _HOST, is_file, sweep, temporary_name, walk, write_whole
 
 
 def test_names_that_no_file_can_have(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 
 from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set, sampled_digest
 from pyg_match.data import KeypointSet
-from pyg_match.folders import walk
+from pyg_match.files import walk
 
 
 class NpzFeatures(FeatureFile):

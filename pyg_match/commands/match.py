@@ -16,8 +16,7 @@ from pyg_match.commands.options import (
     Weights,
     chosen_device,
 )
-from pyg_match.figure_formats import check_format
-from pyg_match.files import shown_path
+from pyg_match.files import check_format, shown_path
 from pyg_match.spinner import spinner
 from pyg_match.weight_registry import check_matcher
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyg_match.checks import shown
-from pyg_match.files import user_path
-from pyg_match.folders import walk
+from pyg_match.files import user_path, walk
 
 LARGE_SEQUENCES = (  # left out by the usual protocol since their images are very large
     "i_contruction",

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from pyg_match.checks import shown
-from pyg_match.files import user_path
-from pyg_match.folders import walk
+from pyg_match.files import user_path, walk
 
 if TYPE_CHECKING:
     from pyg_match.features import Extractor

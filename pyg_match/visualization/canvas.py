@@ -8,8 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from pyg_match.features.image import ImageLike, load_image
-from pyg_match.figure_formats import check_format
-from pyg_match.files import user_path, write_whole
+from pyg_match.files import check_format, user_path, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
