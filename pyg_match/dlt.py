@@ -1,12 +1,9 @@
 """The direct linear transform: a homography by least squares."""
 
-from typing import Any, TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Array: TypeAlias = npt.NDArray[Any]
+from pyg_match.arrays import Array
 
 # Relative size of a singular value that counts as zero: above the rounding of float32 pixels (1e-7), far
 # below what matches spread over a thousandth of the image give.

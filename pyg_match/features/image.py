@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_match.arrays import Array
 from pyg_match.checks import one_of, whole_number
-from pyg_match.features.image_file import Array, Pixels, Shrink, pixels_of, read_file
+from pyg_match.features.image_file import Pixels, Shrink, pixels_of, read_file
 from pyg_match.files import user_path
 
 if TYPE_CHECKING:

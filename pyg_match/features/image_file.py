@@ -11,10 +11,10 @@ from typing import Any, Optional, TypeAlias
 
 import numpy as np
 
+from pyg_match.arrays import Array
 from pyg_match.checks import shown
 from pyg_match.files import is_file
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
 # From width and height to the whole number by which an image may be shrunk.
 Shrink: TypeAlias = Callable[[int, int], int]
 

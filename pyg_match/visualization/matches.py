@@ -1,11 +1,11 @@
 """Matches drawn between two images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
+from pyg_match.arrays import Array
 from pyg_match.checks import one_of, whole_number
 from pyg_match.features.image import ImageLike
 from pyg_match.model_selection import Geometry
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyg_match.match_result import MatchResult
-
-Array: TypeAlias = npt.NDArray[Any]
 
 # Told apart by colour-blind readers, and light enough for thin lines over dimmed photos.
 CORRECT, WRONG = SKY, ORANGE
