@@ -139,6 +139,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
+def kind_of(value: Any) -> str:
+    """The type of the numbers of a tensor, or the class of anything else, as messages name it."""
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
 def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
     """What a message says about a name that nobody knows: the nearest known one, or all of them."""
     names = list(known)
@@ -174,9 +179,7 @@ def check_tensor(
         }[kind]
     )
     if not fits:
-        wanted = _KINDS[kind]
-        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"'{name}' must be {wanted}, got {found}")
+        raise TypeError(f"'{name}' must be {_KINDS[kind]}, got {kind_of(value)}")
     if value.dim() != len(shape) or any(
         w is not None and s != w for s, w in zip(value.shape, shape, strict=True)
     ):
@@ -202,8 +205,7 @@ def check_points(name: str, points: Any, any_shape: bool = False) -> Tensor:
         ValueError: If there are no rows or no columns, a number is not finite, or they are on the meta device.
     """
     if not isinstance(points, Tensor) or points.is_complex() or points.dtype == torch.bool:
-        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise TypeError(f"'{name}' must be a tensor of real numbers, got {kind}")
+        raise TypeError(f"'{name}' must be a tensor of real numbers, got {kind_of(points)}")
     fits = points.dim() >= 1 if any_shape else points.dim() == 2
     if not fits or 0 in points.shape[1:]:
         shape = "[N] or [N, F]" if any_shape else "[N, F]"
@@ -228,8 +230,7 @@ def check_batch(batch: Any, num_nodes: int) -> Tensor:
         ValueError: If it has not one number for each node, or the numbers are negative or fall.
     """
     if not isinstance(batch, Tensor) or batch.dtype.is_floating_point or batch.dtype.is_complex:
-        kind = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
-        raise TypeError(f"'batch' must be a tensor of whole numbers, got {kind}")
+        raise TypeError(f"'batch' must be a tensor of whole numbers, got {kind_of(batch)}")
     if batch.shape != (num_nodes,):
         raise ValueError(
             f"'batch' must have shape [{num_nodes}], got {list(batch.shape)}, expected a number for each node"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
-from pyg_match.checks import shown
+from pyg_match.checks import kind_of, shown
 
 NODE_NUMBERS = ("score", "scale", "orientation")  # one for each keypoint
 
@@ -114,8 +114,9 @@ def check_counts(counts: Any, num_nodes: Optional[int] = None) -> None:
     """
     whole = isinstance(counts, Tensor) and not (counts.is_floating_point() or counts.is_complex())
     if not whole or counts.dtype == torch.bool:
-        kind = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
-        raise TypeError(f"'num_keypoints' must be a tensor of whole numbers, two for each pair, got {kind}")
+        raise TypeError(
+            f"'num_keypoints' must be a tensor of whole numbers, two for each pair, got {kind_of(counts)}"
+        )
     if counts.is_meta:
         raise ValueError("'num_keypoints' is on the meta device, which holds no numbers")
     if counts.dim() != 2 or counts.size(1) != 2:
@@ -140,8 +141,7 @@ def check_edge_index(name: str, edges: Any, num_nodes: int) -> Tensor:
         ValueError: If their shape is wrong, or an edge names no node.
     """
     if not isinstance(edges, Tensor) or edges.dtype not in (torch.int32, torch.int64):
-        kind = edges.dtype if isinstance(edges, Tensor) else type(edges).__name__
-        raise TypeError(f"'{name}' must be a tensor of int64 node numbers, got {kind}")
+        raise TypeError(f"'{name}' must be a tensor of int64 node numbers, got {kind_of(edges)}")
     if edges.is_meta or edges.layout != torch.strided:
         raise ValueError(
             f"'{name}' must be a dense tensor with numbers, got {edges.layout} on {edges.device}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyg_match.checks import shown
+from pyg_match.checks import kind_of, shown
 from pyg_match.data.checks import check_counts, check_edges, check_image_sizes, check_nodes, image_sizes
 from pyg_match.data.keypoint_set import KeypointSet
 
@@ -220,8 +220,7 @@ def _homographies(homography: Any) -> Tensor:
 def _check_labels(y: Any, limit: Tensor) -> None:
     """Refuse labels that are no index of a keypoint below the ``limit`` of each, nor -1 or -2."""
     if not isinstance(y, Tensor) or y.dtype not in (torch.int32, torch.int64):
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"'y' must be a tensor of int64 indices, got {kind}")
+        raise TypeError(f"'y' must be a tensor of int64 indices, got {kind_of(y)}")
     if y.shape != limit.shape:
         raise ValueError(f"'y' must have shape [{limit.numel()}], got {list(y.shape)}")
     if y.device != limit.device:
@@ -238,8 +237,7 @@ def _check_labels(y: Any, limit: Tensor) -> None:
 def _check_homographies(homography: Any, num_pairs: int) -> None:
     """Refuse homographies that map no plane to a plane; NaN stands for none."""
     if not isinstance(homography, Tensor) or not homography.is_floating_point():
-        kind = homography.dtype if isinstance(homography, Tensor) else type(homography).__name__
-        raise TypeError(f"'homography' must be a floating-point tensor, got {kind}")
+        raise TypeError(f"'homography' must be a floating-point tensor, got {kind_of(homography)}")
     if homography.shape != (num_pairs, 3, 3):
         raise ValueError(f"'homography' must have shape [{num_pairs}, 3, 3], got {list(homography.shape)}")
     if homography.is_meta:

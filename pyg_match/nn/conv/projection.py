@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import PairTensor
 
-from pyg_match.checks import check_tensor, shown
+from pyg_match.checks import check_tensor, kind_of, shown
 from pyg_match.ops.linear import OrderedWeight, is_rounded, linear, onednn_type
 
 
@@ -66,8 +66,7 @@ def check_features(
 def check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
     """Refuse rotations that do not fit queries or keys."""
     if not isinstance(rotation, Tensor) or not rotation.is_complex():
-        kind = rotation.dtype if isinstance(rotation, Tensor) else type(rotation).__name__
-        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind}")
+        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind_of(rotation)}")
     rows = num_nodes if rotation.dim() == 2 and rotation.size(0) != 1 else 1  # one turn may be that of all
     if rotation.shape != (rows, channels // 2) or channels % 2 != 0:
         raise ValueError(
