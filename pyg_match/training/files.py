@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Union
 
@@ -10,11 +9,8 @@ from typing import Any, Union
 def append_json(path: Union[str, Path], record: dict[str, Any]) -> None:
     """Append a record as one line, in a single write."""
     line = json.dumps(record).encode() + b"\n"
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, line)
-    finally:
-        os.close(file)
+    with open(path, "ab", buffering=0) as file:
+        file.write(line)
 
 
 def read_json_lines(path: Union[str, Path]) -> list[dict[str, Any]]:
