@@ -2,10 +2,10 @@
 
 import sys
 import time
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
+
+from pyg_match.datasets.progress import rich_bar
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
 
@@ -26,15 +26,7 @@ class ProgressReport:
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
         if shown and sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.1f}/s"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                speed_estimate_period=120,
-            )
+            self._bar = rich_bar(TextColumn("{task.fields[rate]:.1f}/s"), speed_estimate_period=120)
             self._task = self._bar.add_task(what, total=total, rate=0.0)
 
     @property
@@ -70,9 +62,7 @@ class ProgressReport:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

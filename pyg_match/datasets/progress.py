@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 
 @contextmanager
@@ -24,13 +24,19 @@ def progress_bar(what: str, total: int, done: int, show: bool) -> Iterator[Calla
         yield lambda: bar.advance(task)
 
 
-def rich_bar() -> "Progress":
-    """A bar on standard error with what is done, of how much, and the time left."""
+def rich_bar(*columns: "ProgressColumn", **options: Any) -> "Progress":
+    """A bar on standard error with what is done, of how much, further columns, and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+    )
+    return Progress(*shown, console=Console(stderr=True), **options)
 
 
 def _lines(what: str, total: int, done: int) -> Callable[[], None]:
