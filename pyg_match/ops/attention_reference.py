@@ -34,10 +34,10 @@ def reference_attention(
     key: Tensor,
     value: Tensor,
     csr: CSR,
-    bias: Optional[Tensor] = None,
-    mask: Optional[Tensor] = None,
-    mask_mode: MaskMode = "remove",
-    scale: Optional[float] = None,
+    bias: Optional[Tensor],
+    mask: Optional[Tensor],
+    mask_mode: MaskMode,
+    scale: float,
 ) -> Tensor:
     r"""The sum of the values of each target's sources, weighted by their coefficients.
 
@@ -55,7 +55,7 @@ def reference_attention(
         mask: ``False`` at edges to forbid.
         mask_mode: Whether forbidden edges are as good as absent (``"remove"``) or lose their coefficient after the
             softmax (``"zero"``).
-        scale: The factor :math:`s`, by default :math:`1 / \sqrt{C}`.
+        scale: The factor :math:`s`.
 
     Shapes:
         - **query:** :math:`(T, H, C)`
@@ -70,9 +70,8 @@ def reference_attention(
     return messages.new_zeros(query.size(0), *value.shape[1:]).index_add(0, csr.target(), messages)
 
 
-def reference_scores(query: Tensor, key: Tensor, csr: CSR, scale: Optional[float] = None) -> Tensor:
+def reference_scores(query: Tensor, key: Tensor, csr: CSR, scale: float) -> Tensor:
     r"""The scaled inner product of both ends of each edge, :math:`(E, H)`, in the order of ``csr``."""
-    scale = query.size(-1) ** -0.5 if scale is None else scale
     return (query[csr.target()] * key[csr.col]).sum(dim=-1) * scale
 
 
