@@ -34,23 +34,6 @@ def error_line(needs: str = "", extra: str = "train") -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def refuse_inputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]]) -> None:
-    """Refuse to write over what is read, under whatever name.
-
-    Args:
-        outputs: The files to write, by the names of their options.
-        inputs: The files to read; other words, such as names of weights, are no files.
-
-    Raises:
-        ValueError: If an output is an input.
-    """
-    read = [user_path(path) for path in inputs if is_file(path)]
-    for name, output in outputs.items():
-        written = None if output is None else user_path(output)
-        if written is not None and is_file(written) and any(written.samefile(path) for path in read):
-            raise ValueError(f"{name} would overwrite the input {written}; choose another file")
-
-
 def check_files(what: str, *paths: Path) -> None:
     """Refuse files that are not there, before anything is loaded.
 
@@ -84,17 +67,20 @@ def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str
 
     Args:
         outputs: The files to write, by the names of their options.
-        inputs: See :func:`refuse_inputs`.
+        inputs: The files to read; other words, such as names of weights, are no files.
 
     Raises:
         FileNotFoundError: If there is no folder for a file.
         OSError: If a file cannot be written in its folder.
-        ValueError: If a file is a folder, or an input.
+        ValueError: If a file is a folder, or an input, under whatever name.
     """
-    refuse_inputs(outputs, inputs)
-    for name, file in outputs.items():
-        if file is None:
-            continue
+    given = {name: file for name, file in outputs.items() if file is not None}
+    read = [user_path(path) for path in inputs if is_file(path)]
+    for name, file in given.items():
+        written = user_path(file)
+        if is_file(written) and any(written.samefile(path) for path in read):
+            raise ValueError(f"{name} would overwrite the input {written}; choose another file")
+    for name, file in given.items():
         path = user_path(file)
         if not os.path.isdir(path.parent):
             raise FileNotFoundError(f"no folder '{file.parent}' to write {file.name} to")
