@@ -2,8 +2,11 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +20,23 @@ from pyg_match.ops import sparse_attention
 not_text = pytest.mark.skipif(sys.platform != "linux", reason="names of files are text on this system")
 has_links = pytest.mark.skipif(os.name == "nt", reason="the system lets only few make links")
 has_locks = pytest.mark.skipif(os.name == "nt", reason="the system has no such locks")
+
+
+@contextmanager
+def loaded_example(name: str) -> Iterator[ModuleType]:
+    """A script of the examples, with the files beside it in reach as they are of a script; they are forgotten then."""
+    folder, before = Path(__file__).parents[1] / "examples", set(sys.modules)
+    spec = spec_from_file_location(name, folder / f"{name}.py")
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(folder))
+        for other in set(sys.modules) - before:
+            if folder in Path(getattr(sys.modules[other], "__file__", None) or "").parents:
+                del sys.modules[other]
 
 
 def random_set(

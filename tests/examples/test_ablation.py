@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 import sys
@@ -7,36 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import loaded_example
 from training_pairs import labelled_pair
 
 from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import KNNGraph, PrecomputedEdges, graph_from_recipe
 
-FILE = Path(__file__).parents[2] / "examples" / "ablation.py"
-NEIGHBOURS = (
-    "ablation_laboratory",
-    "ablation_options",
-    "ablation_tables",
-    "eval_methods",
-    "eval_tables",
-    "hpatches_eval",
-    "surroundings",
-)
+PAGE = Path(__file__).parents[2] / "docs" / "ablation.md"
 
 
 @pytest.fixture
-def example(monkeypatch):
-    """The example, with the files beside it in reach as they are of a script."""
-    monkeypatch.syspath_prepend(str(FILE.parent))
+def example():
     threads = torch.get_num_threads()
-    spec = importlib.util.spec_from_file_location("ablation", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    with loaded_example("ablation") as module:
+        yield module
     torch.set_num_threads(threads)
-    for name in NEIGHBOURS:
-        sys.modules.pop(name, None)
 
 
 def run(recall: float, place: str = "synthetic") -> dict:
@@ -190,9 +175,9 @@ def test_the_page_is_made_of_the_records(example, tmp_path):
     """Settings that came after the records stand as they stand by default."""
     page = tmp_path / "docs" / "ablation.md"
     page.parent.mkdir()
-    page.write_text((FILE.parents[1] / "docs" / "ablation.md").read_text())
+    page.write_text(PAGE.read_text())
     example.main(["--table", f"--page={page}", f"--plots={page.parent / 'images'}"])
-    assert page.read_text() == (FILE.parents[1] / "docs" / "ablation.md").read_text()
+    assert page.read_text() == PAGE.read_text()
 
 
 def paired(differences):

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 import sys
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import loaded_example
 from PIL import Image
 
 from pyg_match import Matcher, pretrained
@@ -14,16 +14,10 @@ from pyg_match.datasets import warped_pair
 from pyg_match.features import extractor
 from pyg_match.nn import GraphMatcher
 
-FILE = Path(__file__).parents[2] / "examples" / "attention_figures.py"
-
 
 @pytest.fixture
 def example(monkeypatch):
     """The example on small images, with random weights where the official ones are not installed."""
-    monkeypatch.syspath_prepend(str(FILE.parent))
-    spec = importlib.util.spec_from_file_location("attention_figures", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     class Small(Matcher):
         @classmethod
@@ -33,10 +27,9 @@ def example(monkeypatch):
             matcher = GraphMatcher.from_pretrained(name)
             return cls(extractor("aliked", max_num_keypoints=max_num_keypoints), matcher, resize=256)
 
-    monkeypatch.setattr(module, "Matcher", Small)
-    yield module
-    for name in ("attention_study", "surroundings"):
-        sys.modules.pop(name, None)
+    with loaded_example("attention_figures") as module:
+        monkeypatch.setattr(module, "Matcher", Small)
+        yield module
 
 
 @pytest.fixture

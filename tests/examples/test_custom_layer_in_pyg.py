@@ -1,20 +1,14 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import loaded_example
 from scipy.sparse.csgraph import shortest_path
 from torch_geometric.datasets import KarateClub
-
-FILE = Path(__file__).parents[2] / "examples" / "custom_layer_in_pyg.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("custom_layer_in_pyg", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded_example("custom_layer_in_pyg") as module:
+        yield module
 
 
 def test_prints_a_row_for_each_layer_and_task(example, capsys):

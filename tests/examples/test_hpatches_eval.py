@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 import shutil
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import loaded_example
 from PIL import Image
 from skimage import data, transform
 
@@ -16,20 +16,12 @@ from pyg_match.datasets import random_homography
 from pyg_match.metrics import error_auc
 from pyg_match.nn import GraphMatcher
 
-FILE = Path(__file__).parents[2] / "examples" / "hpatches_eval.py"
-NEIGHBOURS = ("eval_methods", "eval_tables")
-
 
 @pytest.fixture
 def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(FILE.parent))
-    spec = importlib.util.spec_from_file_location("hpatches_eval", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "SHORT_SIDE", 160)  # a ninth of the pixels
-    yield module
-    for name in NEIGHBOURS:
-        sys.modules.pop(name, None)
+    with loaded_example("hpatches_eval") as module:
+        monkeypatch.setattr(module, "SHORT_SIDE", 160)  # a ninth of the pixels
+        yield module
 
 
 @pytest.fixture

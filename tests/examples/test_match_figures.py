@@ -1,22 +1,18 @@
 """Pictures of matches for the documentation."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import loaded_example
 from PIL import Image
 from skimage import data
-
-FILE = Path(__file__).parents[2] / "examples" / "match_figures.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("match_figures", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded_example("match_figures") as module:
+        yield module
 
 
 def test_three_kinds_of_pairs_and_a_real_one(example, tmp_path, capsys):

@@ -1,29 +1,23 @@
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import loaded_example
 from kornia.geometry.epipolar import symmetrical_epipolar_distance
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage import data
 
-FOLDER = Path(__file__).parents[2] / "examples"
 INTRINSICS = np.array([[300.0, 0, 160], [0, 310.0, 120], [0, 0, 1]])
 
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("pose_eval", FOLDER / "pose_eval.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    for name in ("eval_methods", "eval_tables"):
-        sys.modules.pop(name, None)
+def example():
+    with loaded_example("pose_eval") as module:
+        yield module
 
 
 def motion(rotation=(0.0, 0.0, 0.0), translation=(-1.0, 0.0, 0.0)) -> np.ndarray:

@@ -1,20 +1,15 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import loaded_example
 from scipy.spatial.transform import Rotation
-
-FILE = Path(__file__).parents[2] / "examples" / "reconstruct.py"
 
 
 @pytest.fixture
 def example():
-    spec = importlib.util.spec_from_file_location("reconstruct", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded_example("reconstruct") as module:
+        yield module
 
 
 def random_poses(count, seed=0):

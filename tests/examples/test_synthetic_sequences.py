@@ -1,22 +1,16 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import loaded_example
 from PIL import Image
 
 from pyg_match.datasets import HPatches
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
 
 @pytest.fixture(scope="module")
 def synthetic_sequences():
-    spec = importlib.util.spec_from_file_location("synthetic_sequences", EXAMPLES / "synthetic_sequences.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded_example("synthetic_sequences") as module:
+        yield module
 
 
 def test_sequences_can_be_read_and_fit_their_homographies(synthetic_sequences, tmp_path, capsys):
