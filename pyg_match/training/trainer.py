@@ -58,6 +58,7 @@ class Trainer:
         valid_pairs: Pairs,
     ) -> None:
         self.fabric, self.config, self.out = fabric, config, out
+        self.checkpoint, self._best = out / "last.ckpt", out / "best.safetensors"
         self.train_pairs, self.valid_pairs = train_pairs, valid_pairs
         self._indices(0)  # says now what does not fit
         if config.calibrate and len(valid_pairs) == 0:
@@ -84,15 +85,6 @@ class Trainer:
         self.sums: dict[str, float] = {}
         self.summed = 0  # steps that the sums are of
         self.asked = False  # to stop, by a signal to this process
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that the run goes on from."""
-        return self.out / "last.ckpt"
-
-    @property
-    def _best(self) -> Path:
-        return self.out / "best.safetensors"
 
     def freeze_unused(self) -> None:
         """Switch off the gradient of heads that no loss reaches, which data-parallel training would wait for."""
