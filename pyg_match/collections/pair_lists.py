@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from pyg_match.checks import whole_number
@@ -18,9 +19,7 @@ def exhaustive_pairs(names: Sequence[str]) -> Iterator[Pair]:
         >>> list(exhaustive_pairs(["a", "b", "c"]))
         [('a', 'b'), ('a', 'c'), ('b', 'c')]
     """
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            yield first, second
+    return combinations(names, 2)
 
 
 def sequential_pairs(names: Sequence[str], window: int = 10, loop_step: int | None = None) -> Iterator[Pair]:

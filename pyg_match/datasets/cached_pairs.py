@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.datasets.progress import progress_bar
 from pyg_match.datasets.shards import CorruptShardError, PairShards
 from pyg_match.features.image import load_image
@@ -180,8 +181,7 @@ def best(score: Tensor, count: int) -> Tensor:
 
 def subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
     """Some keypoints of an image."""
-    names = ("pos", "x", "score", "scale", "orientation")
-    kept = {name: keypoints[name][keep] for name in names if name in keypoints}
+    kept = {name: keypoints[name][keep] for name in NODE_ATTRIBUTES if name in keypoints}
     return KeypointSet(**kept, image_size=size)
 
 
