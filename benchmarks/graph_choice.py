@@ -25,7 +25,7 @@ from rich.table import Table
 from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import load_config, train
-from pyg_match.training.files import read_json_lines
+from pyg_match.training.monitor import read_json_lines
 from pyg_match.transforms import graph_from_recipe
 
 CANDIDATES = {"CandidateEdges": {"k": 32}}

@@ -1,5 +1,6 @@
 """What a run tells: a bar or lines on the terminal, log.jsonl, TensorBoard."""
 
+import contextlib
 import copy
 import json
 import sys
@@ -14,7 +15,6 @@ from pyg_match.datasets.progress import rich_bar
 from pyg_match.files import write_whole
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
-from pyg_match.training.files import append_json, read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,3 +158,20 @@ def match_figure(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair")
     if not bool(views.homography.isnan().any()):  # which views of different photos have not
         correct = reprojection_error(result.points0, result.points1, views.homography) < 3
     return plot_matches(views.image0, views.image1, result, correct=correct.numpy())
+
+
+def append_json(path: str | Path, record: dict[str, Any]) -> None:
+    """Append a record as one line, in a single write."""
+    line = json.dumps(record).encode() + b"\n"
+    with open(path, "ab", buffering=0) as file:
+        file.write(line)
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file of :func:`append_json`, without a line that was cut off."""
+    records = []
+    path = Path(path)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

@@ -27,8 +27,8 @@ from pyg_match.training import export_matcher, validate
 from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
 from pyg_match.training.config import load_config
 from pyg_match.training.data import split_photos
-from pyg_match.training.files import read_json_lines
 from pyg_match.training.loop import train
+from pyg_match.training.monitor import read_json_lines
 from pyg_match.training.schedule import batch_indices
 from pyg_match.transforms import KNNGraph, graph_from_recipe
 
