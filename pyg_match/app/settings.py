@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from torch_geometric.transforms import Compose
+
 from pyg_match.checks import shown
 from pyg_match.data import KeypointPair
 from pyg_match.nn.value_source import refresh_period
+from pyg_match.transforms import AnchorEdges, CandidateEdges, DiverseKNN, KNNGraph
 
 # Names of the graphs on the page. "Self" edges join keypoints of one image, "cross" edges those of different images.
 GRAPHS = {
@@ -92,10 +95,6 @@ class Setting:
 
     def transform(self) -> Optional[Callable[[KeypointPair], KeypointPair]]:
         """What draws the edges; ``None`` for the complete graph and the one that a matcher was trained on."""
-        from torch_geometric.transforms import Compose
-
-        from pyg_match.transforms import AnchorEdges, CandidateEdges, DiverseKNN, KNNGraph
-
         steps: list[Any] = []
         if self.graph in ("knn", "anchors", "sparse"):
             steps.append(KNNGraph(self.k, loop=True))

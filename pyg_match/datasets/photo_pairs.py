@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +17,13 @@ from pyg_match.datasets.homography_warps import HomographyWarps
 from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, make_extractor
 from pyg_match.datasets.views import RenderedView, render_view, view_keypoints
+from pyg_match.features import Extractor
 from pyg_match.features.image import load_image, resize_image
 from pyg_match.files import user_path
 from pyg_match.geometry import estimate_fundamental
 from pyg_match.metrics import homography_ground_truth
+from pyg_match.nn import GraphMatcher
 from pyg_match.nn.assignment import mutual_matches
-
-if TYPE_CHECKING:
-    from pyg_match.features import Extractor
-    from pyg_match.nn import GraphMatcher
 
 _UNKNOWN = -2  # the label of a keypoint that is to be ignored
 _PHOTOS = 64  # whose keypoints are remembered, as a photo may be part of many pairs
@@ -90,8 +88,8 @@ class PhotoPairs(CachedPairs):
         self,
         pairs: str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
         images: str | os.PathLike[str] | None = None,
-        extractor: "Extractor | str" = "aliked",
-        teacher: "GraphMatcher | str" = "aliked-lightglue",
+        extractor: Extractor | str = "aliked",
+        teacher: GraphMatcher | str = "aliked-lightglue",
         max_num_keypoints: int | None = 1024,
         min_num_keypoints: int | None = None,
         resize: int | None = 640,
@@ -107,8 +105,6 @@ class PhotoPairs(CachedPairs):
         repair: bool = False,
         extractor_options: Mapping[str, Any] | None = None,
     ) -> None:
-        from pyg_match.nn import GraphMatcher
-
         self.pairs = read_pairs(pairs, images)
         self.paths = sorted({path for pair in self.pairs for path in pair})
         self.num_pairs = len(self.pairs) if num_pairs is None else num_pairs

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,10 @@ from pyg_match.datasets.cached_pairs import best, check_photos, subset
 from pyg_match.datasets.feature_cache import FeatureCache
 from pyg_match.datasets.progress import progress_bar
 from pyg_match.datasets.sources import describe_images, describe_module, find_images, make_extractor
+from pyg_match.features import Extractor
 from pyg_match.files import replace_file, user_path
 from pyg_match.model_selection import estimate_geometry, thresholds_for
 from pyg_match.retrieval import similar_images
-
-if TYPE_CHECKING:
-    from pyg_match.features import Extractor
 
 # Of the distances to the nearest and the second nearest descriptor, up to which a match is tried.
 _RATIO = 0.95
@@ -35,7 +33,7 @@ _PHOTOS = 256
 
 def related_photos(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    extractor: "Extractor | str" = "aliked",
+    extractor: Extractor | str = "aliked",
     top_k: int = 5,
     max_num_keypoints: int = 1024,
     resize: int | None = 640,

@@ -4,16 +4,15 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from pyg_match.checks import shown
+from pyg_match.features.by_name import extractor as by_name
+from pyg_match.features.extractor import Extractor
 from pyg_match.files import user_path, walk
-
-if TYPE_CHECKING:
-    from pyg_match.features import Extractor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _SAMPLE = 4096  # bytes at the start and at the end of a file that tell it from others
@@ -64,11 +63,8 @@ def describe_images(paths: Sequence[Path], names: Sequence[str]) -> str:
 
 
 def make_extractor(
-    extractor: "Extractor | str", max_num_keypoints: int | None, options: Mapping[str, Any]
-) -> "Extractor":
-    from pyg_match.features.by_name import extractor as by_name
-    from pyg_match.features.extractor import Extractor
-
+    extractor: Extractor | str, max_num_keypoints: int | None, options: Mapping[str, Any]
+) -> Extractor:
     if isinstance(extractor, str):
         # A quarter more than wanted, as those outside of the photo do not count.
         limit = None if max_num_keypoints is None else max_num_keypoints + -(-max_num_keypoints // 4)

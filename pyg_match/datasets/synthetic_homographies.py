@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from pyg_match.datasets.shards import PairShards, rounded
 from pyg_match.datasets.sources import describe_images, describe_module, find_images, make_extractor
 from pyg_match.datasets.synthetic import WarpedPair
 from pyg_match.datasets.views import DrawnView, RenderedView, ViewPair, render_pair, view_keypoints
-
-if TYPE_CHECKING:
-    from pyg_match.features import Extractor
+from pyg_match.features import Extractor
+from pyg_match.features.image import load_image
+from pyg_match.metrics import homography_ground_truth
 
 POSITIVE, _NEGATIVE = 3.0, 6.0  # pixels; within them keypoints are partners, beyond them they have none
 
@@ -86,7 +86,7 @@ class SyntheticHomographies(CachedPairs):
     def __init__(
         self,
         images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        extractor: "Extractor | str",
+        extractor: Extractor | str,
         num_pairs: int | None = None,
         seed: int = 0,
         max_num_keypoints: int | None = 512,
@@ -221,8 +221,6 @@ class SyntheticHomographies(CachedPairs):
         return self.scene_of.get(path, path)
 
     def _drawn(self, index: int) -> ViewPair[DrawnView]:
-        from pyg_match.features.image import load_image
-
         photo = load_image(self.path(index))
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "warps", index))
         if float(torch.rand((), generator=generator)) < self.repeats:
@@ -257,8 +255,6 @@ def _labelled(
     set0: KeypointSet, set1: KeypointSet, homography: Tensor | None, negative_threshold: float = _NEGATIVE
 ) -> KeypointPair:
     """A pair with its true matches, none without a homography."""
-    from pyg_match.metrics import homography_ground_truth
-
     if homography is None:
         count = set0.num_keypoints + set1.num_keypoints
         unmatched = torch.full((count,), -1, device=set0.pos.device)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from pyg_match.datasets.cached_pairs import best, subset
 from pyg_match.datasets.homography_warps import inside_photo
 from pyg_match.datasets.hpatches import rescale_homography
 from pyg_match.datasets.photometric import Photometric
+from pyg_match.features import Extractor
 from pyg_match.features.image import resize_image
-
-if TYPE_CHECKING:
-    from pyg_match.features import Extractor
 
 _MARGIN = 4.0  # pixels; keypoints nearer to the edge of the photo describe the edge
 _MOST_FORESHORTENED = 64.0  # what is averaged in full: more would take memory without a limit
@@ -142,7 +140,7 @@ def render_pair(
 
 
 def view_keypoints(
-    extractor: "Extractor", views: Sequence[RenderedView], max_num_keypoints: int | None
+    extractor: Extractor, views: Sequence[RenderedView], max_num_keypoints: int | None
 ) -> list[KeypointSet]:
     """The keypoints of views, at most so many, without those that lie at the edge of the photo or beyond it.
 

@@ -15,6 +15,7 @@ from pyg_match.files import is_file, user_path
 from pyg_match.nn import MatcherConfig
 from pyg_match.nn.matcher_config import MatcherShape
 from pyg_match.pretrained import check_name
+from pyg_match.transforms import graph_from_recipe
 
 PRESETS = ("sparse", "finetune", "scratch-small", "scratch-full")
 _EVERY = ("validate_every", "checkpoint_every", "checkpoint_minutes")
@@ -237,8 +238,6 @@ class TrainingConfig:
                 raise ValueError(f"'result.{name}' is fixed by training; set 'matcher.{name}' instead")
         if self.calibrate and self.data.validation_pairs == 0:
             raise ValueError("'calibrate' needs 'data.validation_pairs', got 0")
-        from pyg_match.transforms import graph_from_recipe
-
         graph_from_recipe(self.graph)
         if (self.loss.distill_assignment or self.loss.distill_descriptors) and self.teacher is None:
             raise ValueError("the distillation losses need a 'teacher', got None")

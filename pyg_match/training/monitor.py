@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyg_match.data import KeypointPair
+from pyg_match.datasets import WarpedPair
 from pyg_match.datasets.progress import rich_bar
 from pyg_match.files import write_whole
+from pyg_match.match_result import MatchResult
+from pyg_match.metrics import reprojection_error
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
+from pyg_match.visualization import attention_span, plot_matches, record_attention
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from pyg_match.datasets import WarpedPair
 
 
 class Monitor:
@@ -132,8 +134,6 @@ def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
         matcher: The matcher.
         pair: The pair; one whose images are complete graphs gives an empty list, as their edges are not listed.
     """
-    from pyg_match.visualization import attention_span, record_attention
-
     if not ("edge_index" in pair or "window" in pair) or pair.pos.size(0) == 0:
         return []
     moved = copy.copy(pair).to(next(matcher.parameters()).device)
@@ -143,12 +143,8 @@ def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
 
 
 @torch.no_grad()
-def match_figure(matcher: GraphMatcher, pair: KeypointPair, views: "WarpedPair") -> "Figure":
+def match_figure(matcher: GraphMatcher, pair: KeypointPair, views: WarpedPair) -> "Figure":
     """The matches of a pair, right ones (3 px) in blue."""
-    from pyg_match.match_result import MatchResult
-    from pyg_match.metrics import reprojection_error
-    from pyg_match.visualization import plot_matches
-
     device = next(matcher.parameters()).device
     matches, scores = (value.cpu() for value in matcher(copy.copy(pair).to(device)).pair_matches())
     count0 = int(pair.num_keypoints[0, 0])
