@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pyg_match.checks import shown
@@ -102,8 +103,6 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     path = _resolve(name_or_path)
     if path.suffix != ".safetensors":
         return {}
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(str(path), framework="pt") as file:
             texts = file.metadata() or {}

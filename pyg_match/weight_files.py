@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from pyg_match.digest import DIGEST, tensor_digest
@@ -37,8 +38,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, compared with the digest that :meth:`pyg_match.nn.GraphMatcher.save` writes."""
-    from safetensors import safe_open
-
     with safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         texts = dict(file.metadata() or {})

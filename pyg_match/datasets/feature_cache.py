@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from pyg_match.data import KeypointSet
@@ -83,8 +85,6 @@ class FeatureCache:
 
 
 def _load(file: Path) -> KeypointSet | None:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(str(file), framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -96,8 +96,6 @@ def _load(file: Path) -> KeypointSet | None:
 
 
 def _save(file: Path, features: KeypointSet) -> None:
-    from safetensors.torch import save
-
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {
         name: value.detach().cpu().contiguous()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from pyg_match.data import KeypointPair
@@ -94,8 +96,6 @@ class PairShards:
         Raises:
             OSError: If the shard cannot be written; nothing of it is left behind then.
         """
-        from safetensors.torch import save
-
         tensors = _pack(pairs)
         metadata = {"fingerprint": self.fingerprint, "digest": tensor_digest(tensors)}
         file = self.file(shard)
@@ -137,8 +137,6 @@ class _Shard:
     """An open shard."""
 
     def __init__(self, file: Path, fingerprint: str, num_pairs: int, check: bool) -> None:
-        from safetensors import SafetensorError, safe_open
-
         try:
             self._file = safe_open(str(file), framework="pt")
             self._names = sorted(self._file.keys())

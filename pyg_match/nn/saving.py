@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pyg_match.checks import check_finite, whole_number
@@ -27,8 +28,6 @@ def save_matcher(
     metadata: Optional[Mapping[str, Any]] = None,
 ) -> None:
     """Write weights and configuration; see :meth:`pyg_match.nn.GraphMatcher.save`."""
-    from safetensors.torch import save
-
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"matchers are saved as .safetensors, got {Path(path).name!r}")
 
