@@ -1,4 +1,11 @@
-"""Modules whose examples cannot run here: those that need a Triton which this platform, or an old torch, lacks."""
+"""Triton's interpreter where there is no GPU, and modules whose examples cannot run here, without a Triton."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():  # Triton looks at it when kernels are defined
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from pyg_match.ops.attention_operators import has_triton
 

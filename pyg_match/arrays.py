@@ -21,7 +21,8 @@ def to_array(values: ArrayLike) -> Array:
     try:
         if np.iscomplexobj(values):
             raise TypeError
-        return np.asarray(values, dtype=np.float64)
+        # In order, as torch reads no array that runs backwards.
+        return np.asarray(values, dtype=np.float64, order="C")
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"expected an array of real numbers, got {shown(values)}") from None
 

@@ -17,9 +17,6 @@ settings.register_profile(
 )
 settings.load_profile("any_machine")
 
-if not torch.cuda.is_available():  # Triton looks at it when kernels are defined
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 SHARED = Path(os.environ.get("PYG_MATCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

@@ -5,7 +5,13 @@ import pytest
 import torch
 from kornia.geometry.homography import find_homography_dlt
 
-from pyg_match.geometry import corner_error, estimate_fundamental, estimate_homography, warp_points
+from pyg_match.geometry import (
+    corner_error,
+    estimate_fundamental,
+    estimate_homography,
+    homography_matrix,
+    warp_points,
+)
 
 SIZE = (640, 480)
 H_TRUE = np.array([[0.9, -0.2, 60.0], [0.15, 1.1, -20.0], [2e-4, -1e-4, 1.0]])
@@ -71,10 +77,12 @@ def test_poselib_settings():
 
 def test_opencv_settings():
     p0, p1, _ = homography_matches(100, noise=1.0, outliers=0.5)
-    H, mask = cv2.findHomography(p0, p1, cv2.RANSAC, 0.5, maxIters=3000, confidence=0.995)
-    ours, inliers = estimate_homography(p0, p1, "opencv", threshold=0.5)
-    np.testing.assert_allclose(ours, H, rtol=1e-9)
-    assert np.array_equal(inliers, mask[:, 0].astype(bool))
+    for method, solver in (("opencv", cv2.RANSAC), ("magsac", cv2.USAC_MAGSAC)):
+        H, mask = cv2.findHomography(p0, p1, solver, 0.5, maxIters=3000, confidence=0.995)
+        ours, inliers = estimate_homography(p0, p1, method, threshold=0.5)
+        np.testing.assert_allclose(ours, H, rtol=1e-9)
+        if method == "opencv":  # MAGSAC tells inliers by another measure
+            assert np.array_equal(inliers, mask[:, 0].astype(bool))
 
 
 def test_dlt_equals_kornia_with_weights():
@@ -178,6 +186,24 @@ def test_no_fundamental(method):
 
 
 @pytest.mark.parametrize("method", ["poselib", "opencv", "magsac"])
+def test_a_fundamental_matrix_of_random_matches_has_eight_inliers_or_is_none(method):
+    rng = np.random.default_rng(0)
+    p0, p1 = rng.uniform(0, 1000, (2, 30, 2))
+    F, inliers = estimate_fundamental(p0, p1, method, threshold=0.01)
+    assert (F is None) == (inliers.sum() < 8)
+
+
+@pytest.mark.parametrize("method", ["poselib", "opencv", "magsac"])
+def test_points_on_a_line_in_one_image_tell_nothing(method):
+    p0, _, _ = homography_matches(60)
+    line = np.c_[p0[:, 0], 0.5 * p0[:, 0] + 20]
+    for points in ((p0, line), (line, p0)):
+        for estimate in (estimate_homography, estimate_fundamental):
+            matrix, inliers = estimate(*points, method)
+            assert matrix is None and not inliers.any()
+
+
+@pytest.mark.parametrize("method", ["poselib", "opencv", "magsac"])
 def test_inliers_are_those_of_the_returned_matrix(method):
     p0, p1, _ = homography_matches(80, noise=1.5, outliers=0.3)
     H, inliers = estimate_homography(p0, p1, method, threshold=2.0)
@@ -264,3 +290,14 @@ def test_corner_error():
     assert corner_error(through_corner, np.eye(3), SIZE) == float("inf")
     with pytest.raises(ValueError, match="image size"):
         corner_error(H_TRUE, H_TRUE, (1, 2, 3))
+
+
+def test_arrays_that_run_backwards():
+    (p0, p1, _), H = homography_matches(40), H_TRUE
+    for method in ("poselib", "opencv", "magsac", "dlt", "dlt-lu"):
+        found, _ = estimate_homography(p0[::-1], p1[::-1], method)
+        np.testing.assert_allclose(found, estimate_homography(p0[::-1].copy(), p1[::-1].copy(), method)[0])
+    turned = np.ascontiguousarray(H[::-1, ::-1])[::-1, ::-1]
+    points = torch.from_numpy(p0.copy())
+    assert torch.equal(warp_points(points, turned), warp_points(points, H))
+    assert torch.equal(homography_matrix(turned), torch.from_numpy(H))

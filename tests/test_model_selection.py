@@ -94,6 +94,22 @@ def test_matches_between_two_small_areas_have_no_geometry():
     assert estimate_geometry(points0, points1).kind == "none"
 
 
+def test_a_small_area_lies_near_the_epipolar_lines_of_whatever_it_is_matched_with():
+    rng = np.random.default_rng(0)
+    spot, anywhere = rng.normal(300, 1, (60, 2)), uniform(rng, 60)
+    assert estimate_geometry(spot, anywhere).kind == "none"
+    assert estimate_geometry(anywhere, spot).kind == "none"
+
+
+def test_matches_that_share_a_place_in_one_image_are_different_ones():
+    rng = np.random.default_rng(0)
+    points0, points1 = planar(rng, 40)
+    both = np.repeat(points0, 2, axis=0), np.stack([uniform(rng, 40), points1], 1).reshape(-1, 2)
+    for one, other in (both, both[::-1]):
+        geometry = estimate_geometry(one, other)
+        assert geometry.kind != "none" and geometry.inliers[1::2].all() and geometry.inliers[::2].mean() < 0.3
+
+
 def test_degenerate_input():
     line = np.stack([np.linspace(0, 600, 50), np.full(50, 9.0)], 1)
     assert estimate_geometry(line, line).kind == "none"

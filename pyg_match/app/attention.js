@@ -27,7 +27,7 @@ class Attention {
 
   // What a keypoint attends to in one step: a list of { node, weight, heads }, the largest weight first.
   of(node, layer, kind, head) {
-    if (node < 0 || layer >= this.layers) return [];
+    if (node < 0 || layer >= this.layers || head >= this.heads) return [];
     const row = (2 * layer + (kind === "cross" ? 1 : 0)) * this.numNodes + node;
     const attended = [];
     for (let edge = this.first[row]; edge < this.first[row + 1]; edge++) {

@@ -101,6 +101,7 @@ function listenToControls(explorer) {
       saver({ pair, layout: new Layout(pair, false), views, state, colours: paperColours() });
     });
   }
+  element("copy").hidden = location.protocol === "about:"; // a cell of a notebook has no address
   on("copy", "click", async () => {
     explorer.keepLink();
     try {

@@ -275,10 +275,11 @@ class Explorer {
     }
     const { state, pair } = this;
     const { setting } = this.views[0];
-    const heads = ["mean", "max", ...Array.from({ length: setting.heads }, (_, head) => head)];
+    const most = (name) => Math.max(...this.views.map((view) => view.setting[name]));
+    const heads = ["mean", "max", ...Array(most("heads")).keys()];
     const keys = {
       ",": () => this.change({ layer: Math.max(0, state.layer - 1) }),
-      ".": () => this.change({ layer: Math.max(0, Math.min(setting.layers - 1, state.layer + 1)) }),
+      ".": () => this.change({ layer: Math.max(0, Math.min(most("layers") - 1, state.layer + 1)) }),
       h: () => this.change({ head: heads[(heads.indexOf(state.head) + 1) % heads.length] }),
       H: () => this.change({ head: heads[(heads.indexOf(state.head) + heads.length - 1) % heads.length] }),
       m: () => state.pinned >= 0 && pair.matchOf(state.pinned, setting) >= 0 && this.pin(pair.matchOf(state.pinned, setting)),

@@ -110,7 +110,7 @@ def _packed(record: AttentionRecord, steps: list[_Step], num_nodes: int, top: in
     for step in steps:
         kept = step.rank < top
         target, alpha = step.target[kept], step.alpha[kept]
-        largest = torch.zeros(num_nodes).scatter_reduce(0, target, alpha.amax(1), "amax")
+        largest = alpha.new_zeros(num_nodes).scatter_reduce(0, target, alpha.amax(1), "amax")
         share = alpha / largest[target].clamp(min=torch.finfo(torch.float).tiny).unsqueeze(1)
         parts[0].append(largest.numpy().astype("<f4"))
         parts[1].append(torch.bincount(target, minlength=num_nodes).numpy().astype("<u2"))

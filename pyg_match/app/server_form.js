@@ -29,7 +29,11 @@ class ServerForm {
       const field = this.form.elements[name];
       if (!field) continue;
       if (field.type === "checkbox") field.checked = value;
-      else if (field instanceof RadioNodeList || [...(field.options ?? [])].some((o) => o.value === String(value))) field.value = value;
+      else {
+        // What an address asks for need not be among the choices.
+        if (field.options && ![...field.options].some((option) => option.value === String(value))) field.add(new Option(value, value));
+        if (field.options || field instanceof RadioNodeList) field.value = value;
+      }
     }
     this.show();
   }

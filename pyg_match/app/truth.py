@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,18 +55,27 @@ class Truth:
             - **given:** :math:`(N)` or :math:`(3, 3)`
 
         Raises:
-            ValueError: If the shape of ``given`` is another one.
+            TypeError: If partners are no whole numbers.
+            ValueError: If the shape of ``given`` is another one, or a partner does not exist.
         """
         if given is None:
             return (
                 cls._estimated(pair, matches) if pair.y is None else cls("ground truth", partner=pair.y.cpu())
             )
-        values = torch.as_tensor(given).detach().cpu()
+        values = given if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))
+        values = values.detach().cpu()
         if values.shape == (3, 3):
             return cls("ground truth (homography)", partner=_partners(pair, values.double()))
         if values.shape != (pair.num_nodes,):
             raise ValueError(
                 f"'truth' must be partners [{pair.num_nodes}] or a homography [3, 3], got {list(values.shape)}"
+            )
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"'truth' must be partners in whole numbers, got {values.dtype}")
+        counts = pair.num_keypoints[0]
+        if bool((values >= counts.flip(0).repeat_interleave(counts).cpu()).any()):
+            raise ValueError(
+                f"'truth' names keypoint {int(values.max())} of the other image, but there are {counts.tolist()}"
             )
         return cls("ground truth", partner=values.long())
 

@@ -59,6 +59,10 @@ def explore(
         first = Setting.parse(setting)
         second = None if compare is None else Setting.parse(compare)
         if export is not None:
+            if port or browser:
+                raise ValueError(
+                    "'--port' and '--browser' are for a page that is served, '--export' writes a file"
+                )
             check_target(export)
             check_outputs({"--export": export}, [path for path in (image0, image1, weights) if path])
         check_matcher(weights)

@@ -87,7 +87,7 @@ def match(
     """Match two images."""
     images = (image0, image1)
     with error_line():
-        _check(images, out, save, weights, threshold)
+        _check(images, out, save, weights, geometry, threshold)
         with spinner("loading weights") as say:
             from pyg_match.matcher import Matcher
 
@@ -118,7 +118,12 @@ def match(
 
 
 def _check(
-    images: Images, out: Optional[Path], save: Optional[Path], weights: str, threshold: Optional[float]
+    images: Images,
+    out: Optional[Path],
+    save: Optional[Path],
+    weights: str,
+    geometry: str,
+    threshold: Optional[float],
 ) -> None:
     """Refuse what can be refused before anything is loaded.
 
@@ -130,6 +135,8 @@ def _check(
     check_files("image", *images)
     if threshold is not None and not 0 < threshold < math.inf:
         raise ValueError(f"'--threshold' must be a positive number, got {threshold:g}")
+    if threshold is not None and geometry == "none":
+        raise ValueError("'--threshold' is that of a model, but '--geometry none' fits none")
     if save is not None:
         check_ending("--save must end in", save, ".npz", ".json")
     if out is not None:
@@ -200,8 +207,9 @@ def _report(
 ) -> None:
     typer.echo(f"keypoints  {len(result.keypoints0)} {len(result.keypoints1)}")
     typer.echo(f"matches    {len(result.matches)}")
-    if model is not None and model.kind == "none":
-        typer.echo(f"inliers    0 (no homography or fundamental matrix, {estimator})")
+    if model is not None and model.model is None:
+        sought = "homography or fundamental matrix" if model.kind == "none" else f"{model.kind} found"
+        typer.echo(f"inliers    0 (no {sought}, {estimator})")
     elif model is not None:
         told = f"{model.kind}, {estimator}, {model.threshold:.3g} px"
         typer.echo(f"inliers    {int(model.inliers.sum())} ({told})")

@@ -13,6 +13,7 @@ from pyg_match.features.image import ImageLike, load_image, load_resized
 
 _MOST = (1 << 31) - 1  # keypoints that OpenCV can count
 _BATCH_SIZE = 8  # of images on a GPU
+_MOST_WAITING = 4  # batches of images of several sizes that are in memory
 
 # Half a grey level of an 8-bit image: whatever varies less is of one colour.
 _BLANK = 0.5 / 255
@@ -170,11 +171,13 @@ class Extractor(nn.Module):
             if checked is None:
                 features[i] = self.empty(image)
                 continue
-            group = waiting.setdefault((checked.shape, checked.device), [])
-            group.append((i, checked))
-            if len(group) >= (batch_size or (1 if checked.device.type == "cpu" else _BATCH_SIZE)):
-                features.update(self._detect_group(group))
-                group.clear()
+            kind = (checked.shape, checked.device)
+            most = batch_size or (1 if checked.device.type == "cpu" else _BATCH_SIZE)
+            waiting.setdefault(kind, []).append((i, checked))
+            many = sum(map(len, waiting.values())) >= _MOST_WAITING * most
+            if len(waiting[kind]) >= most or many:  # of many sizes, else all would be in memory
+                kind = max(waiting, key=lambda kind: len(waiting[kind]))
+                features.update(self._detect_group(waiting.pop(kind)))
         for group in waiting.values():
             features.update(self._detect_group(group))
         return [KeypointSet(**features[i], image_size=size) for i, size in enumerate(sizes)]

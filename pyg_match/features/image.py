@@ -203,7 +203,8 @@ def resize_image(
 
         new_size = _new_size(width, height, size, side)
         image = resize(image, new_size, interpolation=interpolation, antialias=antialias)
-    scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=image.device)
+    factors = [image.shape[-1] / width, image.shape[-2] / height]
+    scale = torch.tensor(factors, dtype=torch.float, device=image.device)
     return image, scale
 
 
@@ -246,7 +247,8 @@ def _from_pixels(pixels: Pixels, name: str, shrink: Shrink | None) -> tuple[Tens
     dtype = values.dtype.newbyteorder("=")
     if dtype not in (np.bool_, np.uint8, np.uint16) and not np.issubdtype(dtype, np.floating):
         raise ValueError(f"{name}: expected bool, uint8, uint16 or floating-point pixels, got {values.dtype}")
-    values = values.astype(dtype, copy=False)
+    wider = np.issubdtype(dtype, np.floating) and dtype.itemsize > 8  # than what torch knows
+    values = values.astype(np.float64 if wider else dtype, copy=False)
     white = _white_of_array(values, name)
     height, width = (length * factor for length in values.shape[:2])
     more = 1 if shrink is None else shrink(width, height) // factor

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 import numpy as np
 
+from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.features.image import ImageLike
 from pyg_match.visualization.attention import AttentionRecord, Head
@@ -68,7 +69,7 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
         max_lines: Draw at most that many lines of a kind, those of the largest coefficients.
 
     Raises:
-        ValueError: If the node, layer or head does not exist, or the pair is a batch.
+        ValueError: If the node, its partner, layer or head does not exist, or the pair is a batch.
 
     Example:
         >>> import torch
@@ -90,6 +91,7 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgba
 
+    max_lines = whole_number("max_lines", max_lines, least=0)
     points = places(canvas, panel.pair)
     if not 0 <= panel.node < len(points):
         raise ValueError(
@@ -99,7 +101,7 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
     query = points[panel.node]
     for kind in ("self", "cross") if panel.kind == "both" else (panel.kind,):
         source, alpha = (t.cpu().numpy() for t in panel.record.of(panel.node, panel.layer, kind, panel.head))
-        order = np.argsort(alpha, kind="stable")[-max_lines:]
+        order = np.argsort(alpha, kind="stable")[max(0, len(alpha) - max_lines) :]
         ends = points[source[order]]
         opacity = alpha[order] / max(alpha.max(initial=0.0), 1e-12)
         colours = np.tile(to_rgba(COLOURS[kind]), (len(order), 1))
@@ -110,8 +112,13 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
     ring: dict[str, Any] = {"s": 16, "facecolors": "none", "linewidths": 0.9, "zorder": 3}
     axes.scatter(*query, edgecolors=YELLOW, label="query", **ring)
     if panel.partner is not None and panel.partner >= 0:
-        count0, _ = panel.pair._single()
-        other = int(panel.partner) + (count0 if panel.node < count0 else 0)
+        count0, count1 = panel.pair._single()
+        first, count = (count0, count1) if panel.node < count0 else (0, count0)
+        if panel.partner >= count:
+            raise ValueError(
+                f"'partner' must be the index of one of the {count} keypoints of the other image, got {panel.partner}"
+            )
+        other = first + int(panel.partner)
         axes.scatter(*points[other], edgecolors=GREEN, label="match", **ring)
 
 

@@ -1,6 +1,7 @@
 """What the figures share: sizes, colours, and images to draw over."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -43,7 +44,10 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None:
-    """Write a figure whole or not at all; the ending decides the format, and the same figure gives the same file."""
+    """Write a figure whole or not at all; the ending decides the format.
+
+    The same figure gives the same PNG, JPEG, WebP, TIFF, SVG or PDF.
+    """
     if path is None:
         return
     from matplotlib import rc_context
@@ -51,9 +55,11 @@ def save(figure: "Figure", path: Union[str, Path, None], dpi: int = 200) -> None
     path = user_path(path)
     ending = check_format(path)
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
+    metadata: dict[str, Any] = {} if undated is None else {"metadata": undated}
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "pyg_match"}):
-        figure.savefig(buffer, format=ending, dpi=dpi, metadata=undated)
+    with rc_context({"svg.hashsalt": "pyg_match"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of names in other scripts
+        figure.savefig(buffer, format=ending, dpi=dpi, **metadata)
     write_whole(path, buffer.getvalue())
 
 

@@ -45,7 +45,7 @@ def draw_graph(
     """
     from matplotlib.collections import LineCollection
 
-    points = data.pos.cpu().numpy()
+    points = data.pos.detach().cpu().float().numpy()
     if node is not None and not 0 <= node < len(points):
         raise ValueError(f"keypoint {node} does not exist, expected a number from 0 to {len(points) - 1}")
     Canvas(image, max_side=1500).draw(axes)

@@ -43,6 +43,17 @@ def test_what_the_page_gets():
     json.dumps(content, allow_nan=False)
 
 
+@pytest.mark.parametrize("kind", [torch.double, torch.half])
+def test_another_default_type(kind):
+    pair = random_pair(9, 7)
+    page = explored(pair)
+    torch.set_default_dtype(kind)
+    try:
+        assert page.content()[1]
+    finally:
+        torch.set_default_dtype(torch.float)
+
+
 def test_pages_are_whole_and_ask_for_nothing(tmp_path):
     found = explored(random_pair(9, 7), images=(torch.rand(3, 64, 64), torch.rand(1, 64, 48)))
     found.save(tmp_path / "page.HTML")

@@ -47,6 +47,12 @@ def test_a_given_homography():
     assert (verdict[1:75] == RIGHT).all() and (verdict[75:] == WRONG).all()
     with pytest.raises(ValueError, match=r"partners \[160\] or a homography \[3, 3\], got \[3\]"):
         Truth.of(pair, matches, torch.zeros(3))
+    backwards = np.array([[1.0, 0, 0], [0, 1, 0], [20, 0, 1]])[::-1, ::-1][::-1, ::-1].T
+    assert torch.equal(Truth.of(pair, matches, backwards).judge(pair, matches), verdict)
+    with pytest.raises(TypeError, match=r"partners in whole numbers, got torch\.float32"):
+        Truth.of(pair, matches, torch.full((160,), 2.7))
+    with pytest.raises(ValueError, match=r"names keypoint 80 of the other image, but there are \[80, 80\]"):
+        Truth.of(pair, matches, torch.full((160,), 80))
 
 
 @pytest.mark.parametrize(("depth", "name"), [(False, "homography"), (True, "fundamental matrix")])

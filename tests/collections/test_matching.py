@@ -53,7 +53,7 @@ GRAPHS = {
 @pytest.fixture(scope="module")
 def sets():
     torch.manual_seed(0)
-    return [random_set(count, CHANNELS) for count in COUNTS]
+    return [random_set(count, CHANNELS, (640 + 10 * i, 480 - 10 * i)) for i, count in enumerate(COUNTS)]
 
 
 def make_matcher(**options):

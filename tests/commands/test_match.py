@@ -55,6 +55,8 @@ def test_match(run, images, tmp_path):
     assert result.exit_code == 0, result.output
     assert "fundamental, opencv, 1 px" in result.stdout
     assert "inliers" not in run("match", *images, "--geometry", "none", *fast).stdout
+    found = run("match", *images, "--geometry", "homography", "--threshold", "1e9", *fast).stdout
+    assert "inliers    0 (no homography found, poselib)" in found
 
 
 @pytest.mark.parametrize("name", ["x$_{$y.png", "日本.png", pytest.param(b"\xff.png", marks=not_text)])
@@ -152,6 +154,11 @@ def test_a_result_is_plotted(images, tmp_path):
     result = matcher(*images)
     result.plot(*images, path=tmp_path / "matches.png", title="two photos")
     assert Image.open(tmp_path / "matches.png").width > 1000
+
+
+def test_a_threshold_needs_a_model(run, images):
+    result = run("match", *images, "--geometry", "none", "--threshold", "5", *FAST)
+    assert result.exit_code == 1 and "'--geometry none' fits none" in result.stderr
 
 
 @pytest.mark.parametrize("args", [["--geometry", "affine"], ["--estimator", "ransac"], ["--threshold", "-1"]])

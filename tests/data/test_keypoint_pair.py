@@ -50,8 +50,11 @@ def test_image_of_batch():
     for number, pair in enumerate(pairs):
         for side in (0, 1):
             assert torch.equal(batch.image(2 * number + side).pos, pair.image(side).pos)
-    with pytest.raises(IndexError, match="image 12 does not exist"):
-        batch.image(12)
+    for number in (12, -1):
+        with pytest.raises(
+            IndexError, match=f"image {number} does not exist, expected a number from 0 to 11"
+        ):
+            batch.image(number)
 
 
 def test_swapped():

@@ -64,6 +64,11 @@ def test_transforms_of_pyg(transform):
             torch.testing.assert_close(got.as_tensor() if isinstance(got, EdgeIndex) else got, expected)
 
 
+def test_edges_of_a_target_keep_their_order():
+    edge_index = torch.tensor([[3, 1, 0, 2, 3], [1, 0, 1, 0, 0]])
+    assert sorted_edges(edge_index, 4).tolist() == [[1, 2, 3, 3, 0], [0, 0, 0, 1, 1]]
+
+
 def test_one_edge_in_all():
     sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.rand(n, 8), image_size=(9, 9)) for n in (1, 0)]
     one = KNNGraph(4, loop=True)(KeypointPair.from_sets(*sets))

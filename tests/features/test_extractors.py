@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import weakref
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from kornia import feature
 from kornia.geometry.transform import resize
 
-from pyg_match.features import ALIKED, Extractor, extractor, load_image, resize_image
+from pyg_match.features import ALIKED, SIFT, Extractor, extractor, load_image, resize_image
 from pyg_match.pretrained import load_weights
 
 NAMES = ["aliked", "disk", "xfeat", "sift", "rootsift"]
@@ -162,6 +163,22 @@ def test_extract_that_a_subclass_replaces_is_what_batches_call(image):
     detector = Kept(50)
     sets = detector.extract_batch([image, image], resize=128)
     assert detector.calls == 2 and torch.equal(sets[0].pos, ALIKED(50).extract(image, 128).pos)
+
+
+def test_the_side_reaches_what_a_subclass_replaces(image):
+    class Kept(SIFT):
+        def extract(self, image, resize=1024, side="long"):
+            return super().extract(image, resize, side)
+
+    image = image[:, :, : image.size(2) // 2]
+    found = Kept(50).extract_batch([image], resize=96, side="short")[0]
+    assert torch.equal(found.pos, SIFT(50).extract(image, 96, "short").pos)
+
+
+def test_images_of_one_channel_that_varies_are_not_blank():
+    image = torch.zeros(3, 96, 96)
+    image[0] = torch.rand(12, 12).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    assert SIFT()(image).num_keypoints > 0
 
 
 def test_images_are_read_as_they_are_needed(image):
@@ -328,6 +345,32 @@ def test_from_file(detector, tmp_path):
     check(detector.extract(path, resize=None), 120, 96, detector.descriptor_dim)
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
         detector.extract(tmp_path / "nothing.png")
+
+
+def test_images_of_many_sizes_do_not_all_wait(image):
+    alive, most = weakref.WeakSet(), []
+
+    def read():
+        for number in range(40):
+            made = image[:, : 64 + number].clone()
+            alive.add(made)
+            most.append(len(alive))
+            yield made
+
+    found = SIFT(5).forward_batch(read(), batch_size=2)
+    assert len(found) == 40 and max(most) < 12
+    assert [keypoints.image_size[0, 1].item() for keypoints in found] == list(range(64, 104))
+
+
+@pytest.mark.parametrize("kind", [torch.double, torch.bfloat16])
+def test_another_default_type(kind, detector, image):
+    expected = detector.extract(image, resize=100)
+    torch.set_default_dtype(kind)
+    try:
+        found = detector.extract(image, resize=100)
+    finally:
+        torch.set_default_dtype(torch.float)
+    assert found.pos.dtype == torch.float and torch.equal(found.pos, expected.pos)
 
 
 def test_evaluation_mode_and_copies(detector, image):

@@ -311,6 +311,13 @@ def test_coordinates_go_back():
         torch.testing.assert_close((mass + 0.5) / scale - 0.5, centre, atol=0.02, rtol=0)
 
 
+def test_the_thinnest_images_keep_a_pixel():
+    for shape, size in (((200, 1), (16, 1)), ((1, 200), (1, 16))):
+        image, scale = resize_image(torch.rand(3, *shape), 16)
+        assert image.shape == (3, *size)
+        torch.testing.assert_close(scale, torch.tensor([size[1] / shape[1], size[0] / shape[0]]))
+
+
 def test_resize_options():
     image = torch.rand(3, 60, 80)
     same, scale = resize_image(image, 100, upscale=False)
@@ -542,3 +549,8 @@ def test_memory_of_a_large_photo(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 150
+
+
+def test_numbers_wider_than_torch_has():
+    pixels = RNG.random((5, 6)).astype(np.longdouble)
+    assert torch.equal(load_image(pixels), load_image(pixels.astype(np.float64)))

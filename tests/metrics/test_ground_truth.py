@@ -71,8 +71,9 @@ def test_thresholds():
     pos0, pos1 = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0]])
     assert homography_ground_truth(pos0, pos1, IDENTITY)[0].tolist() == [-2]  # exactly 3 px is too far
     assert homography_ground_truth(pos0, pos1, IDENTITY, threshold=3.1)[0].tolist() == [0]
-    labels = homography_ground_truth(pos0, pos1, IDENTITY, threshold=1.0, negative_threshold=2.9)
-    assert [label.tolist() for label in labels] == [[-1], [-1]]
+    for negative, expected in ((2.9, -1), (3.0, -2)):  # exactly so far is not too far yet to be ignored
+        labels = homography_ground_truth(pos0, pos1, IDENTITY, threshold=1.0, negative_threshold=negative)
+        assert [label.tolist() for label in labels] == [[expected], [expected]]
 
 
 def test_both_directions_count():
@@ -114,6 +115,17 @@ def test_image_size_decides_what_is_out_of_view():
     assert homography_ground_truth(torch.tensor([[10.5, 0.0]]), pos1, IDENTITY, size1=(10, 10))[
         0
     ].tolist() == [0]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_images_end_half_a_pixel_beyond_the_outermost_centres(axis):
+    size = (10, 20)
+    for place, inside in ((-0.6, False), (-0.5, True), (size[axis] - 0.5, True), (size[axis] - 0.4, False)):
+        pos0, pos1 = torch.full((1, 2), 5.0), torch.full((1, 2), 5.0)
+        pos0[0, axis], pos1[0, axis] = place, place + 4
+        label = -2 if inside else -1  # 4 px from its nearest keypoint
+        assert homography_ground_truth(pos0, pos1, IDENTITY, size1=size)[0].tolist() == [label]
+        assert homography_ground_truth(pos1, pos0, IDENTITY, size0=size)[1].tolist() == [label]
 
 
 def test_no_keypoints():

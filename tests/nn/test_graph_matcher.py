@@ -13,7 +13,9 @@ from torch_geometric.loader import DataLoader
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.nn import AttentionBlock, GraphMatcher, MatcherConfig, convert_lightglue
+from pyg_match.nn.early_exit import adapt
 from pyg_match.nn.frozen import FrozenBlock
+from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (18, 18), (5, 0)]
@@ -161,6 +163,45 @@ def test_early_exit_and_pruning_equal_kornia(width, depth):
             assert torch.equal(out.depth, depths[i])
             if width > 0 and depth < 0:
                 assert torch.equal(out.depth[: expected["prune0"].numel()], expected["prune0"][0])
+
+
+def test_who_stops_and_who_is_left_out_at_the_limits():
+    """As in LightGlue: of all keypoints, so many must be sure; who is as sure as the threshold says stays."""
+    matcher = small(depth_confidence=0.5, width_confidence=0.5).requires_grad_(False)
+    matcher.confidence_thresholds[1] = 0.5
+    matcher.confidences[1].weight.copy_(torch.eye(1, 32))
+    matcher.confidences[1].bias.zero_()
+    matcher.assignments[1].lin_matchability.bias.fill_(-99)
+    pair = random_pair(6, 4, dtype=torch.double)
+    graph = PairGraph.from_data(pair).subset(torch.arange(10) < 8, (True,))  # two left out before
+    for unsure, stops in ((5, False), (4, True)):
+        x = torch.zeros(8, 32, dtype=torch.double)
+        x[:unsure, 0], x[7, 0] = -9, 9
+        found, keep = adapt(matcher, 1, x, graph, pair.num_keypoints)
+        assert found == (stops,)
+        assert keep.tolist() == ([False] * 8 if stops else [True] * 7 + [False])
+
+
+def test_weights_of_edges_between_images_go_with_them():
+    matcher = small(width_confidence=0.5).requires_grad_(False)
+    for head in matcher.assignments:  # some are left out after each layer
+        head.lin_matchability.weight.copy_(6 * torch.eye(1, 32))
+        head.lin_matchability.bias.fill_(1)
+    pairs = [CandidateEdges(4)(random_pair(*counts, dtype=torch.double)) for counts in [(20, 15), (6, 9)]]
+    for pair in pairs:
+        pair.cross_edge_weight = 1 + 9 * torch.rand(pair.cross_edge_index.size(1), dtype=torch.double)
+    batch = matcher(Batch.from_data_list(pairs))
+    for i, pair in enumerate(pairs):
+        alone = matcher(pair)
+        assert (alone.depth < 3).any() and (alone.depth == 3).any()
+        assert torch.allclose(batch.log_assignment[i], alone.log_assignment[0], atol=1e-9)
+
+
+def test_pairs_that_do_not_exist():
+    out = small()(random_pair(3, 2, dtype=torch.double))
+    for number in (1, -1):
+        with pytest.raises(IndexError, match=f"pair {number} does not exist, expected a number from 0 to 0"):
+            out.pair_matches(number)
 
 
 @pytest.mark.parametrize("assignment", ["dual_softmax", "sinkhorn"])

@@ -46,6 +46,14 @@ def test_single_precision_leaves_no_overlap(num_scales):
         assert (result[0][:40].norm(dim=1) <= 1e-5 * features[0][:40].norm(dim=1)).all()
 
 
+def test_what_is_left_of_nearly_parallel_features_is_orthogonal():
+    common, *others = torch.randn(4, 50, 16)
+    result = orthogonalize(*(common + 1e-3 * other for other in others))
+    for i in range(3):
+        for j in range(i):
+            assert torch.cosine_similarity(result[i].double(), result[j].double()).abs().max() < 1e-5
+
+
 def test_more_scales_equal_qr():
     features = [torch.randn(30, 7, dtype=torch.double) for _ in range(4)]
     q, r = torch.linalg.qr(torch.stack(features[::-1], dim=2))

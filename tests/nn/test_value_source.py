@@ -87,6 +87,21 @@ def test_batches_and_pruning():
         assert torch.equal(batch.pair_matches(i)[0], matcher(pair).pair_matches()[0])
 
 
+@pytest.mark.parametrize("value_source", ["initial", "every:2"])
+def test_values_of_keypoints_that_were_left_out_are_left_out(value_source):
+    """In a batch all rows behind them would shift."""
+    matcher = build(value_source=value_source, width_confidence=0.5).requires_grad_(False)
+    for head in matcher.assignments:  # some are left out after each layer
+        head.lin_matchability.weight.copy_(6 * torch.eye(1, 32))
+        head.lin_matchability.bias.fill_(1)
+    pairs = [random_pair(*counts, dtype=torch.double) for counts in [(20, 15), (6, 9)]]
+    batch = matcher(Batch.from_data_list(pairs))
+    for i, pair in enumerate(pairs):
+        alone = matcher(pair)
+        assert (alone.depth < LAYERS).any() and (alone.depth == LAYERS).any()
+        assert torch.allclose(batch.log_assignment[i], alone.log_assignment[0], atol=1e-9)
+
+
 def test_saved_with_the_weights(tmp_path):
     matcher = build(value_source="every:2", value_steps="self").float()
     matcher.save(tmp_path / "matcher.safetensors")

@@ -107,6 +107,13 @@ def test_gradients():
         assert_close(grad, other)
 
 
+def test_gradients_in_single_precision(backend):
+    convolution, x = layer(16, 16, 3), torch.randn(1, 6, 5, 16, requires_grad=True)
+    (grad,) = torch.autograd.grad(convolve(x, convolution).square().sum(), x)
+    (other,) = torch.autograd.grad(expected(x, convolution).square().sum(), x)
+    assert_close(grad, other, atol=1e-4, rtol=1e-4)
+
+
 def test_numbers_that_are_none_stay(backend):
     x = torch.zeros(1, 4, 6, 3)
     x[0, 1, 1] = torch.nan
@@ -147,8 +154,11 @@ def test_shapes_that_do_not_fit_are_refused(backend):
         convolve_twice(torch.randn(1, 4, 6, 3), convolution, layer(8, 8, 3), 2, x)
     with pytest.raises(ValueError, match=r"'offset' must have shape \[1, 4, 5, 18\], got \[1, 4, 5, 3\]"):
         convolve(x, convolution, offset=x)
-    with pytest.raises(ValueError, match="'pool' must divide the size 5 x 8 of the maps, got 2"):
-        convolve_twice(torch.randn(2, 5, 8, 3), layer(8, 3, 3), layer(8, 8, 3), 2)
+    for height, width in ((5, 8), (8, 5)):
+        with pytest.raises(
+            ValueError, match=f"'pool' must divide the size {height} x {width} of the maps, got 2"
+        ):
+            convolve_twice(torch.randn(2, height, width, 3), layer(8, 3, 3), layer(8, 8, 3), 2)
 
 
 def test_other_kernels_are_refused():

@@ -81,6 +81,13 @@ def test_every_pixel_is_a_maximum_of_itself(backend):
     assert local_maxima(torch.ones(1, 9, 9), 2, torch.zeros(1)).sum() == 0
 
 
+@pytest.mark.parametrize("radius", [0, 1])
+def test_maxima_are_above_the_threshold(radius, backend):
+    score = torch.zeros(2, 5, 5)
+    score[:, 2, 2] = 0.5
+    assert local_maxima(score, radius, torch.tensor([0.5, 0.25])).nonzero().tolist() == [[1, 2, 2]]
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [(16, 32), (8, 16)])
 def test_features(size, channels, backend):

@@ -10,6 +10,7 @@ from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
 from pyg_match.ops import attention_operators as operators
+from pyg_match.ops.csr import to_csr
 from pyg_match.ops.dense_groups import runs
 from pyg_match.ops.edge_lists import _narrow, _transpose, narrow_edges, transpose_edges
 
@@ -214,6 +215,25 @@ def test_order_of_the_user():
     by_target = EdgeSet.of(EdgeIndex(edge_index[:, edges.perm], sparse_size=(5, 3), sort_order="col"), 3, 5)
     assert by_target.perm is None and torch.equal(by_target.col, edges.col)
     assert EdgeSet.of(edges, 3, 5) is edges
+
+
+def test_edges_of_a_target_stay_in_the_order_of_the_user():
+    edges = to_csr(torch.tensor([[4, 3, 1, 2, 0], [1, 0, 1, 0, 0]]), 2)
+    assert edges.col.tolist() == [3, 2, 0, 4, 1] and edges.perm.tolist() == [1, 3, 4, 0, 2]
+
+
+def test_some_of_the_edges_stay_in_the_order_of_the_user():
+    edge_index = torch.tensor([[4, 1, 3, 0, 2], [1, 0, 2, 1, 0]])
+    edges, keep = to_csr(edge_index, 3), torch.tensor([True, False, True, True, False])
+    assert torch.equal(edges.subset(edges.sorted(keep)).listed(), edge_index[:, keep])
+
+
+@pytest.mark.parametrize("size", [(9, 9), (None, None), (5, 2)])
+def test_sorted_edges_whose_size_is_another_one_or_not_told(size):
+    edge_index = torch.tensor([[4, 0, 2], [0, 1, 1]])
+    told = EdgeIndex(edge_index, sparse_size=size, sort_order="col")
+    assert to_csr(told, 3).rowptr.tolist() == [0, 1, 3, 3]
+    assert torch.equal(to_csr(told, 3).listed(), edge_index)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -109,6 +109,16 @@ def test_pairs_without_positives_or_negatives_have_finite_losses(y):
     assert all(bool(torch.isfinite(value)) for value in found.values())
 
 
+def test_matchability_is_not_learned_from_keypoints_that_are_ignored():
+    logits, y, pair = torch.randn(6), torch.tensor([1, -2, -1, -2, 0, -1]), torch.tensor([0, 0, 0, 1, 1, 1])
+    found = losses.matchability_loss(logits, y, pair, 2)
+    for number, chosen in enumerate(([0, 2], [4, 5])):
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits[chosen], (y[chosen] >= 0).float()
+        )
+        torch.testing.assert_close(found[number], expected)
+
+
 def test_confidence_learns_whether_the_decision_is_final():
     matcher = GraphMatcher(**SHAPE)
     batch = batch_of(1)
@@ -146,6 +156,17 @@ def test_distillation_is_zero_for_the_teacher_itself_and_positive_for_others():
     found = on_same_edges(batch_of(transform=graph_from_recipe(SPARSE)), (2,))
     for name in ("distill_assignment", "distill_descriptors"):
         assert abs(found[name].item()) < 1e-6
+
+
+def test_descriptor_distillation_equals_a_loop_over_layers_and_pairs():
+    student, teacher = ([torch.randn(7, 4) for _ in range(3)] for _ in "st")
+    found = losses.descriptor_distillation(student, teacher, torch.tensor([0] * 3 + [1] * 4), 2)
+    for number, nodes in enumerate((slice(3), slice(3, None))):
+        ratios = [
+            (s[nodes] - t[nodes]).norm() ** 2 / t[nodes].norm() ** 2
+            for s, t in zip(student, teacher, strict=True)
+        ]
+        torch.testing.assert_close(found[number], sum(ratios) / 3)
 
 
 def test_assignment_distillation_equals_a_loop_over_rows_and_columns():

@@ -40,6 +40,20 @@ def test_unsorted_edges_are_kept_too():
     assert (out.edge_index.as_tensor()[1].diff() >= 0).all()
 
 
+def test_loops_that_are_listed_stay_and_are_listed_once():
+    looped = KNNGraph(3, loop=True)(Data(pos=torch.rand(12, 2)))
+    for loop in (False, True):
+        out = AnchorEdges(2, loop=loop)(looped)
+        source, target = out.edge_index.as_tensor()
+        assert torch.equal(source[source == target], torch.arange(12))
+        assert out.edge_index.size(1) == len(edge_set(out.edge_index))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_of_keypoints_as_near_to_the_centre_the_first_is_the_anchor(method):
+    assert AnchorEdges(1, method)(Data(pos=torch.tensor([[3.0], [1.0]]))).anchor.tolist() == [True, False]
+
+
 def test_parts_choose_the_most_central_keypoint_of_each_part():
     data = Data(pos=torch.rand(60, 2))
     anchor = AnchorEdges(7)(data).anchor

@@ -30,6 +30,16 @@ def test_curve_steps_from_square_to_square(level):
     assert ordered[0].tolist() == [0.5, 0.5] and ordered[-1].tolist() == [(1 << level) - 0.5, 0.5]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_curve_fills_the_square_on_the_longer_side(axis):
+    side = torch.arange(8.0)
+    square = torch.cat([torch.cartesian_prod(side, side) + 0.5, torch.tensor([[0.0, 0.0], [8.0, 8.0]])])
+    lower = square[:-1, 1 - axis] < 4
+    flat = torch.cat([square[:-1][lower], torch.tensor([[8.0, 4.0], [4.0, 8.0]][axis])[None]])
+    rank = hilbert_ranks(flat)[0][:-1]
+    assert torch.equal(rank.argsort(), hilbert_ranks(square)[0][:-1][lower].argsort())
+
+
 @settings(max_examples=60)
 @given(pos=point_sets(), size=st.integers(1, 20), shift=st.booleans())
 def test_parts_follow_each_other_and_differ_by_at_most_one(pos, size, shift):

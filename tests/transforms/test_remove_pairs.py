@@ -83,6 +83,14 @@ def test_by_distance_and_similarity():
             assert out[key].is_sorted_by_col
 
 
+def test_limits_are_allowed_themselves():
+    pos, edge_index = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[1, 0], [0, 1]])
+    data = Data(pos=pos, x=torch.eye(2), edge_index=edge_index)
+    for name, limit in (("distance", 5.0), ("similarity", 0.0)):
+        for bound in ("min", "max"):
+            assert RemovePairs(**{f"{bound}_{name}": limit})(data).edge_index.size(1) == 2, (bound, name)
+
+
 def test_by_function_and_only_the_named_edges():
     pair = CandidateEdges(5)(KNNGraph(6)(random_pair(30, 20)))
     out = RemovePairs(function=lambda data, s, t: data.score[s] < data.score[t], key="cross_edge_index")(pair)

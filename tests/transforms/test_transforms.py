@@ -6,7 +6,14 @@ from torch_geometric.transforms import Compose
 
 import pyg_match
 from pyg_match.ops import candidates
-from pyg_match.transforms import CandidateEdges, CompleteGraph, KNNGraph
+from pyg_match.transforms import (
+    CandidateEdges,
+    CompleteGraph,
+    DiverseKNN,
+    KNNGraph,
+    NestedPartition,
+    RingPartition,
+)
 
 COUNTS = [(9, 6), (1, 3), (0, 4), (1, 1), (0, 0)]
 
@@ -58,6 +65,13 @@ def test_knn_graph_more_neighbours_than_keypoints():
     assert KNNGraph(100)(random_set(0)).edge_index.shape == (2, 0)
 
 
+@pytest.mark.parametrize("transform", [KNNGraph, DiverseKNN, RingPartition, NestedPartition])
+def test_neighbours_are_found_by_the_backend_that_is_named(transform):
+    k = 3 if transform in (KNNGraph, DiverseKNN) else [3]
+    with pytest.raises(ValueError, match="'backend' must be"):
+        transform(k, backend="tree")(random_set(9))
+
+
 def test_complete_graph():
     out = CompleteGraph()(random_pair(2, 1))
     assert out.edge_index.tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 1, 2]]
@@ -65,6 +79,9 @@ def test_complete_graph():
     out = CompleteGraph(cross=False, loop=False)(random_pair(2, 1))
     assert out.edge_index.tolist() == [[1, 0], [0, 1]]
     assert "cross_edge_index" not in out
+    out = CompleteGraph(loop=False)(random_pair(2, 1))
+    assert out.edge_index.tolist() == [[1, 0], [0, 1]]
+    assert out.cross_edge_index.tolist() == [[2, 2, 0, 1], [0, 1, 2, 2]]
     data = Batch.from_data_list([Data(pos=torch.rand(n, 3)) for n in (2, 1)])
     assert CompleteGraph()(data).edge_index.size(1) == 5
 

@@ -115,6 +115,9 @@ def test_one_kind_and_limits(pair, record):
     axes = Figure().subplots()
     draw_attention(axes, Canvas(*IMAGES), AttentionPanel(pair, record, 2, 0), max_lines=4)
     assert [len(c.get_segments()) for c in collections(axes, LineCollection)] == [4, 4]
+    nothing = Figure().subplots()
+    draw_attention(nothing, Canvas(*IMAGES), AttentionPanel(pair, record, 2, 0), max_lines=0)
+    assert [len(c.get_segments()) for c in collections(nothing, LineCollection)] == [0, 0]
     # The largest last, on top.
     opacity = np.array(labelled(axes, LineCollection, "self").get_colors())[:, 3]
     assert opacity[-1] == 1 and (np.diff(opacity) >= 0).all()
@@ -226,6 +229,11 @@ def test_errors(pair, record, tmp_path):
         plot_attention(*IMAGES, pair, record, 21)
     with pytest.raises(ValueError, match="layer 7 does not exist"):
         plot_attention(*IMAGES, pair, record, 1, layer=7)
+    for node, partner, count in ((1, 9, 9), (13, 12, 12)):
+        with pytest.raises(
+            ValueError, match=f"one of the {count} keypoints of the other image, got {partner}"
+        ):
+            plot_attention(*IMAGES, pair, record, node, partner=partner)
     with pytest.raises(ValueError, match=r"figures are saved as .*, got 'figure.x'"):
         plot_attention(*IMAGES, pair, record, 1, path=tmp_path / "figure.x")
     assert list(tmp_path.iterdir()) == []

@@ -55,3 +55,10 @@ def test_figures_of_long_images_are_bounded(shape):
     data = KNNGraph(2)(KeypointSet(pos=torch.rand(9, 2) * 20, image_size=shape[::-1]))
     width, height = plot_graph(np.zeros(shape, np.uint8), data).get_size_inches()
     assert width == 7 and 0.3 < height < 30
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.double])
+def test_positions_of_any_kind(kind):
+    data = KNNGraph(4)(random_set(20, size=(64, 48)))
+    data.pos = data.pos.to(kind).requires_grad_()
+    assert len(edges_of(plot_graph(IMAGE, data).axes[1])[0].get_segments()) == 80
