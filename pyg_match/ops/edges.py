@@ -248,8 +248,7 @@ class EdgeSet(NamedTuple):
             )
         if share_sources(rows):  # each group gets sources of its own, for gradients to have a place
             places = [torch.arange(start, stop, device=device) for *_, start, stop in rows]
-            place = torch.cat(places)
-            source = place if source is None else source[place]
+            source = torch.cat(places) if source is None else source[torch.cat(places)]
             ends = accumulate(map(len, places))
             rows = [
                 [*row[:2], end - len(part), end] for row, part, end in zip(rows, places, ends, strict=True)
