@@ -46,11 +46,10 @@ def description() -> str:
     config.read(ROOT / "setup.cfg")
     page = config["metadata"]["url"]
     version = re.search(r'"(.+)"', (ROOT / "pyg_match" / "_version.py").read_text(encoding="utf-8"))[1]
-    state = "main" if "dev" in version else f"v{version}"  # as in docs/conf.py
     raw = page.replace("github.com", "raw.githubusercontent.com")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"(!\[[^\]]*\]\()(?!http)", rf"\g<1>{raw}/{state}/", text)
-    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!http|#)", rf"\g<1>{page}/blob/{state}/", text)
+    text = re.sub(r"(!\[[^\]]*\]\()(?!http)", rf"\g<1>{raw}/v{version}/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!http|#)", rf"\g<1>{page}/blob/v{version}/", text)
 
 
 setup(

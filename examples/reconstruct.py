@@ -61,6 +61,7 @@ def reconstruct(database: Path, images: Path, target: Path, seed: int) -> Any:
     target.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = seed
+    options.num_threads = 1  # several sum in another order each time, which leads to other models
     placed = itertools.count(3)  # images, after the first two
     with spinner("mapping") as say:
         models = pycolmap.incremental_mapping(
