@@ -14,12 +14,11 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import one_of, real_number, shown
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops import edge_scores
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import carried, store_edges, store_values
 
 Forbidden = Callable[[Data, Tensor, Tensor], Tensor]
-
-_CHUNK_ELEMENTS = 1 << 22  # channels of descriptors compared at once: 16 MiB in single precision
 
 
 @functional_transform("remove_pairs")
@@ -214,13 +213,11 @@ def _outside(value: Tensor, lowest: Optional[float], highest: Optional[float]) -
 
 
 def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """The cosine of the descriptors at both ends of each edge, some edges at a time."""
+    """The cosine of the descriptors at both ends of each edge."""
     if not bool(torch.isfinite(x).all()):
         raise ValueError("'x' holds NaN or infinite descriptors, expected finite ones")
-    x = torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float)), dim=1)
-    step = max(1, _CHUNK_ELEMENTS // max(1, x.size(1)))
-    parts = zip(source.split(step), target.split(step), strict=True)
-    return torch.cat([(x[s] * x[t]).sum(1) for s, t in parts])
+    x = torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float)), dim=1).unsqueeze(1)
+    return edge_scores(x, x, torch.stack([source, target]), scale=1.0).squeeze(1)
 
 
 def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
