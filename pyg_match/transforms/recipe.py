@@ -1,13 +1,37 @@
 """A graph written down as names and arguments, as settings and weight files hold it."""
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch_geometric.transforms import Compose
+from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_match.checks import shown
+from pyg_match.transforms.anchor_edges import AnchorEdges
+from pyg_match.transforms.candidate_edges import CandidateEdges
+from pyg_match.transforms.complete_graph import CompleteGraph
+from pyg_match.transforms.diverse_knn import DiverseKNN
+from pyg_match.transforms.equal_partition import EqualPartition
+from pyg_match.transforms.hilbert_partition import HilbertPartition
+from pyg_match.transforms.knn_graph import KNNGraph
+from pyg_match.transforms.nested_partition import NestedPartition
+from pyg_match.transforms.precomputed_edges import PrecomputedEdges
+from pyg_match.transforms.remove_pairs import RemovePairs
+from pyg_match.transforms.ring_partition import RingPartition
+
+_CLASSES: tuple[type[BaseTransform], ...] = (
+    AnchorEdges,
+    CandidateEdges,
+    CompleteGraph,
+    DiverseKNN,
+    EqualPartition,
+    HilbertPartition,
+    KNNGraph,
+    NestedPartition,
+    PrecomputedEdges,
+    RemovePairs,
+    RingPartition,
+)
 
 
 def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
@@ -28,8 +52,7 @@ def graph_from_recipe(recipe: Sequence[Mapping[str, Any]]) -> Compose:
     """
     if not isinstance(recipe, (list, tuple)):
         raise ValueError(f"a graph must be written as a list of transforms, got {shown(recipe)}")
-    public = vars(sys.modules["pyg_match.transforms"])
-    known = {name: public[name] for name in public["__all__"] if isinstance(public[name], type)}
+    known: dict[str, Any] = {item.__name__: item for item in _CLASSES}
     steps = []
     for entry in recipe:
         if not isinstance(entry, Mapping) or len(entry) != 1:
