@@ -72,10 +72,11 @@ class Truth:
             )
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise TypeError(f"'truth' must be partners in whole numbers, got {values.dtype}")
-        counts = pair.num_keypoints[0]
-        if bool((values >= counts.flip(0).repeat_interleave(counts).cpu()).any()):
+        counts = pair.num_keypoints[0].cpu()
+        wrong = values[values >= counts.flip(0).repeat_interleave(counts)]
+        if wrong.numel() > 0:
             raise ValueError(
-                f"'truth' names keypoint {int(values.max())} of the other image, but there are {counts.tolist()}"
+                f"'truth' names keypoint {int(wrong[0])} of the other image, but there are {counts.tolist()}"
             )
         return cls("ground truth", partner=values.long())
 

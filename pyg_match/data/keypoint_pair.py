@@ -114,8 +114,7 @@ class KeypointPair(Data):
     def image_batch(self) -> Tensor:
         r"""The number of the image that each node belongs to, from :math:`0` to :math:`2B - 1`."""
         counts = self.num_keypoints.flatten()
-        images = torch.arange(counts.numel(), device=counts.device)
-        return images.repeat_interleave(counts, output_size=self.num_nodes)
+        return torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts)
 
     def image(self, index: int) -> KeypointSet:
         """The keypoints of image 0 or 1 alone; in a batch, image ``2 * b + i`` is image ``i`` of pair ``b``.

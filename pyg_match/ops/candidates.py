@@ -114,7 +114,7 @@ def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
             similarity = padded[::2] @ padded[1::2].transpose(1, 2)
         seen = real[::2].unsqueeze(2) & real[1::2].unsqueeze(1)
         similarity.masked_fill_(~seen, -torch.inf)
-        # Numbers side by side are found sooner on a GPU.
+        # topk reads numbers that lie side by side.
         sides = (similarity, similarity.transpose(1, 2).contiguous())
         both = torch.stack([side.topk(k, 2).indices for side in sides], dim=1)
         other = real.view(-1, 2, most).flip(1)

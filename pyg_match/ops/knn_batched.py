@@ -52,7 +52,7 @@ def _nearest(distance: Tensor, k: int) -> Tensor:
     # Which of several equal ones topk takes is not told, but how large the last one is.
     last = distance.topk(k, dim=1, largest=False).values.amax(1, keepdim=True)
     nearer, equal = distance < last, distance == last
-    # Numbers of 32 bits, which are read and selected in half of the time.
+    # Numbers of 32 bits, which are half as much to read.
     chosen = nearer | (equal & (equal.cumsum(1, dtype=torch.int32) <= k - nearer.sum(1, keepdim=True)))
     columns = torch.arange(distance.size(1), dtype=torch.int32, device=distance.device)
     index = columns.masked_fill(~chosen, distance.size(1)).topk(k, dim=1, largest=False).values
