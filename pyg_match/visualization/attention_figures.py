@@ -73,16 +73,10 @@ def draw_attention(axes: "Axes", canvas: Canvas, panel: AttentionPanel, max_line
 
     Example:
         >>> import torch
-        >>> from pyg_match.nn import GraphMatcher
-        >>> from pyg_match.visualization import record_attention
-        >>> from pyg_match.data import KeypointPair, KeypointSet
-        >>> sets = [
-        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
-        ... ]
-        >>> pair = KeypointPair.from_sets(*sets)
-        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
-        >>> with record_attention(matcher) as record:
-        ...     output = matcher(pair)
+        >>> from pyg_match.visualization import EdgeAttention
+        >>> pair, record = KeypointPair(pos=torch.rand(4, 2), num_keypoints=(2, 2)), AttentionRecord()
+        >>> step = EdgeAttention(torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.rand(3, 2))
+        >>> record.self_attention = record.cross_attention = [step, step]
         >>> canvas, axes = Canvas(torch.rand(3, 64, 64), torch.rand(3, 64, 64)), new_figure(4, 2).subplots()
         >>> draw_attention(axes, canvas, AttentionPanel(pair, record, node=0, layer=1))
         >>> [lines.get_label() for lines in axes.collections[::2]]
@@ -191,19 +185,13 @@ def plot_attention_panels(
 
     Example:
         >>> import torch
-        >>> from pyg_match.nn import GraphMatcher
-        >>> from pyg_match.visualization import record_attention
-        >>> from pyg_match.data import KeypointPair, KeypointSet
-        >>> sets = [
-        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
-        ... ]
-        >>> pair = KeypointPair.from_sets(*sets)
-        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
-        >>> with record_attention(matcher) as record:
-        ...     output = matcher(pair)
+        >>> from pyg_match.visualization import EdgeAttention
+        >>> pair, record = KeypointPair(pos=torch.rand(4, 2), num_keypoints=(2, 2)), AttentionRecord()
+        >>> step = EdgeAttention(torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.rand(3, 2))
+        >>> record.self_attention = record.cross_attention = [step, step]
         >>> image = torch.rand(3, 64, 64)
-        >>> panels = [AttentionPanel(pair, record, node, layer=0) for node in (0, 5)]
-        >>> len(plot_attention_panels(image, image, [panels], row_titles=["layer 0"]).axes)
+        >>> panels = [AttentionPanel(pair, record, node=0, layer=i) for i in (0, 1)]
+        >>> len(plot_attention_panels(image, image, [panels], row_titles=["keypoint 0"]).axes)
         2
     """
     lengths = {len(row) for row in rows}
@@ -244,19 +232,13 @@ def plot_attention_grid(
 
     Example:
         >>> import torch
-        >>> from pyg_match.nn import GraphMatcher
-        >>> from pyg_match.visualization import record_attention
-        >>> from pyg_match.data import KeypointPair, KeypointSet
-        >>> sets = [
-        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
-        ... ]
-        >>> pair = KeypointPair.from_sets(*sets)
-        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
-        >>> with record_attention(matcher) as record:
-        ...     output = matcher(pair)
+        >>> from pyg_match.visualization import EdgeAttention
+        >>> pair, record = KeypointPair(pos=torch.rand(4, 2), num_keypoints=(2, 2)), AttentionRecord()
+        >>> step = EdgeAttention(torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.rand(3, 2))
+        >>> record.self_attention = record.cross_attention = [step, step]
         >>> image = torch.rand(3, 64, 64)
-        >>> len(plot_attention_grid(image, image, pair, record, node=0).axes)  # 2 layers, 4 heads
-        8
+        >>> len(plot_attention_grid(image, image, pair, record, node=0).axes)  # 2 layers, 2 heads
+        4
     """
     layers = range(record.num_layers) if layers is None else layers
     rows = [
@@ -295,16 +277,10 @@ def plot_attention_comparison(
 
     Example:
         >>> import torch
-        >>> from pyg_match.nn import GraphMatcher
-        >>> from pyg_match.visualization import record_attention
-        >>> from pyg_match.data import KeypointPair, KeypointSet
-        >>> sets = [
-        ...     KeypointSet(pos=64 * torch.rand(5, 2), x=torch.randn(5, 8), image_size=(64, 64)) for _ in "ab"
-        ... ]
-        >>> pair = KeypointPair.from_sets(*sets)
-        >>> matcher = GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2)
-        >>> with record_attention(matcher) as record:
-        ...     output = matcher(pair)
+        >>> from pyg_match.visualization import EdgeAttention
+        >>> pair, record = KeypointPair(pos=torch.rand(4, 2), num_keypoints=(2, 2)), AttentionRecord()
+        >>> step = EdgeAttention(torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.rand(3, 2))
+        >>> record.self_attention = record.cross_attention = [step, step]
         >>> image = torch.rand(3, 64, 64)
         >>> records = {"one": (pair, record), "other": (pair, record)}
         >>> len(plot_attention_comparison(image, image, records, node=0, layers=[0, -1]).axes)

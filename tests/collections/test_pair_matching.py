@@ -346,6 +346,27 @@ def test_two_that_put_shards_together(features, pairs, weights, tmp_path):
     assert output.read_bytes() == whole.read_bytes() and not (tmp_path / "m.h5.shards").exists()
 
 
+def test_another_process_may_end_first(features, pairs, weights, tmp_path, monkeypatch):
+    """It has put all shards together, and deleted them, when this one has another shard to write."""
+    output, kept = tmp_path / "m.h5", tmp_path / "kept.h5"
+    expected = match_pairs(features, pairs, output, weights, block=3)
+    output.rename(kept)
+
+    def overtaken(job, shards, ray):
+        kept.rename(output)
+        shutil.rmtree(tmp_path / "m.h5.shards")
+        raise FileNotFoundError("the folder holds no shards of matches")
+        yield 0
+
+    monkeypatch.setattr("pyg_match.collections.pair_matching._run", overtaken)
+    summary = match_pairs(features, pairs, output, weights, block=3)
+    assert (summary.output, summary.num_pairs, summary.matched) == (output, expected.num_pairs, 0)
+    output.rename(kept)
+    with pytest.raises(FileNotFoundError, match="no shards"):
+        monkeypatch.setattr(type(kept), "rename", lambda *_: None)
+        match_pairs(features, pairs, output, weights, block=3)
+
+
 def test_a_missing_shard_is_no_smaller_file(features, pairs, weights, tmp_path, monkeypatch):
     written = ShardFolder.write
     monkeypatch.setattr(
