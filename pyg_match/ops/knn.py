@@ -13,14 +13,15 @@ from torch import Tensor
 
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
 from pyg_match.ops.knn_batched import batched_knn
-from pyg_match.ops.largest import largest_indices
+from pyg_match.ops.largest import has_kernel, nearest_indices
 from pyg_match.ops.precision import widest
 
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
-_CHUNK_ELEMENTS = 1 << 23  # distances held at once by the torch backend: 64 MiB in double precision
 _PARALLEL_WORK = 1 << 17  # neighbours to find, from which on the k-d tree is searched by several threads
-_FEW_POINTS = 16  # times as many as are looked for: comparing all is faster than a k-d tree
+# Comparing all points, by the kernel or in torch, is faster than a k-d tree for so many times as are looked for.
+_FEW_POINTS = 100
+_FEW_IN_TORCH = 16
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
@@ -61,8 +62,8 @@ def knn_graph(
         num_workers: Threads of the k-d tree, by default as many as torch uses if there is much to find; the other
             backends choose for themselves.
         batch_size: Number of examples, if known.
-        backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"``, or ``"auto"``:
-            the k-d tree for points of few dimensions on the CPU if there are many, torch otherwise.
+        backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"`` (all points are compared),
+            or ``"auto"``: the k-d tree for many points of few dimensions on the CPU, ``"torch"`` otherwise.
 
     Shapes:
         - **x:** :math:`(N, F)`
@@ -148,8 +149,8 @@ def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Searc
     tree = partial(_search_scipy, num_workers=num_workers)
 
     def best(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-        few = points.size(0) <= _FEW_POINTS * depth
-        return _search_torch(points, rows, depth) if few else tree(points, rows, depth)
+        few = depth * (_FEW_POINTS if has_kernel(points, depth) else _FEW_IN_TORCH)
+        return (_search_torch if points.size(0) <= few else tree)(points, rows, depth)
 
     if backend == "auto":
         return best if points.size(1) <= _SCIPY_MAX_DIM and _has_tree(points.device) else _search_torch
@@ -174,13 +175,7 @@ def _has_tree(device: torch.device) -> bool:
 
 
 def _search_torch(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-    points = widest(points)
-    step = max(1, _CHUNK_ELEMENTS // points.size(0))
-    chunks = []
-    for chunk in rows.split(step):
-        distance = torch.cdist(points[chunk], points, compute_mode="donot_use_mm_for_euclid_dist")
-        chunks.append(largest_indices(distance.neg_(), depth))
-    return torch.cat(chunks)
+    return nearest_indices(widest(points), rows, depth)
 
 
 def _search_scipy(points: Tensor, rows: Tensor, depth: int, num_workers: Optional[int]) -> Tensor:

@@ -18,6 +18,8 @@ _KEPT = 2  # times what is wanted of a column, and
 _SPARE = 32  # some more, is what there is room for
 _STRIP = 128  # columns that a thread takes at a time, so that its cache holds what it keeps of them
 _ABREAST = 16  # columns whose counts and bounds are in cache lines of their own
+_MOST_NUMBERS = 1 << 23  # distances held at once: 64 MiB in double precision
+_CACHED_NUMBERS = 1 << 19  # the same on the CPU, whose cache holds them until they are ranked
 _INLINE_WORK = 1 << 15  # numbers below which handing rows to another thread costs more than it saves
 
 
@@ -25,10 +27,10 @@ class _RowJob(ctypes.Structure):
     """``struct row_job`` in ``native/topk.c``."""
 
     _fields_ = [
-        (name, ctypes.c_void_p if name in ("values", "out", "scratch") else ctypes.c_int64)
+        (name, ctypes.c_void_p if name in ("values", "out", "scratch", "nodes") else ctypes.c_int64)
         for name in (
             "next_task", "next_worker", "values", "step", "rows", "length", "k", "bins", "out", "rows_at_once",
-            "scratch", "scratch_bytes", "room", "found_at", "place_at",
+            "scratch", "scratch_bytes", "room", "found_at", "place_at", "distance_at", "nodes", "dimensions",
         )
     ]  # fmt: skip
 
@@ -71,26 +73,78 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
         tensor([[4, 2]])
     """
     rows, length = values.shape
-    if k > length or not _has_kernel(values, k):
+    if k > length or not has_kernel(values, k):
         return values.topk(k, dim=1).indices
-    values, itemsize = _with_rows_together(values.detach()), values.element_size()
+    values = _with_rows_together(values.detach())
+    out = _run_rows("select", values, rows, length, k)
+    open_rows = (out[:, 0] < 0).nonzero().flatten()
+    if open_rows.numel() > 0:
+        out[open_rows] = values[open_rows].topk(k, dim=1).indices
+    return out
+
+
+def nearest_indices(points: Tensor, nodes: Tensor, k: int) -> Tensor:
+    """The places of the ``k`` points that are nearest to each of some of them, itself included, in order of distance.
+
+    On the CPU this is a kernel in C, which never holds the distances of more than one point; plain torch does the work
+    in the cases of :func:`largest_indices`.
+
+    Args:
+        points: Positions, which are finite.
+        nodes: The points whose neighbours are wanted.
+        k: How many, at most as many as there are points.
+
+    Shapes:
+        - **points:** :math:`(N, D)`
+        - **nodes:** :math:`(M)`
+        - **output:** :math:`(M, k)`
+
+    Example:
+        >>> nearest_indices(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([2]), k=2)
+        tensor([[2, 1]])
+    """
+    if has_kernel(points, k) and nodes.numel() > 0:
+        points = points.detach()
+        columns = points.t().contiguous()
+        out = _run_rows("nearest", columns, nodes.numel(), points.size(0), k, nodes.contiguous())
+        open_rows = (out[:, 0] < 0).nonzero().flatten()
+        if open_rows.numel() > 0:
+            out[open_rows] = _nearest_in_torch(points, nodes[open_rows], k)
+        return out
+    return _nearest_in_torch(points, nodes, k)
+
+
+def _nearest_in_torch(points: Tensor, nodes: Tensor, k: int) -> Tensor:
+    most = _CACHED_NUMBERS if points.device.type == "cpu" else _MOST_NUMBERS
+    chunks = [nodes.new_empty(0, k)]
+    for chunk in nodes.split(max(1, most // max(1, points.size(0)))):
+        distance = torch.cdist(points[chunk], points, compute_mode="donot_use_mm_for_euclid_dist")
+        chunks.append(largest_indices(distance.neg_(), k))
+    return torch.cat(chunks)
+
+
+def _run_rows(
+    name: str, values: Tensor, rows: int, length: int, k: int, nodes: Optional[Tensor] = None
+) -> Tensor:
+    """The result of a kernel; rows that it leaves to others begin with -1."""
+    itemsize = values.element_size()
     wide = -(-_BINS * k // _BLOCK) * _BLOCK
     bins, room = min(wide, length), wide + 4 * _BLOCK
-    threads = min(torch.get_num_threads(), rows) if values.numel() >= _INLINE_WORK else 1
+    threads = min(torch.get_num_threads(), rows) if rows * length >= _INLINE_WORK else 1
     found_at = whole_lines(bins * itemsize)
     place_at = found_at + whole_lines(room * itemsize)
-    own = place_at + whole_lines(room * 8)
+    distance_at = place_at + whole_lines(room * 8)
+    own = distance_at + (0 if nodes is None else whole_lines(2 * length * itemsize))
     scratch = workspace(SCRATCH, threads * own)
     out = torch.empty(rows, k, dtype=torch.long, device=values.device)
     job = _RowJob(
         values=values.data_ptr(), step=values.stride(0), rows=rows, length=length, k=k, bins=bins, out=out.data_ptr(),
         rows_at_once=-(-rows // (threads * _TASKS)), scratch=scratch.data_ptr(), scratch_bytes=own, room=room,
-        found_at=found_at, place_at=place_at,
+        found_at=found_at, place_at=place_at, distance_at=distance_at,
+        nodes=0 if nodes is None else nodes.data_ptr(), dimensions=0 if nodes is None else values.size(0),
     )  # fmt: skip
-    run_together(kernel("select", values.dtype), ctypes.addressof(job), threads, job, scratch, values, out)
-    open_rows = (out[:, 0] < 0).nonzero().flatten()
-    if open_rows.numel() > 0:
-        out[open_rows] = values[open_rows].topk(k, dim=1).indices
+    address = kernel(name, values.dtype)
+    run_together(address, ctypes.addressof(job), threads, job, scratch, values, nodes, out)
     return out
 
 
@@ -134,7 +188,7 @@ class LargestOfColumns:
         self._kind = kind
         values, first = values.detach(), self._rows
         self._rows += values.size(0)
-        if first == 0 and _has_kernel(values, self._k):
+        if first == 0 and has_kernel(values, self._k):
             shape = (self._columns, _KEPT * self._k + _SPARE)
             self._kept = {
                 "found": values.new_empty(shape),
@@ -194,7 +248,7 @@ def _with_rows_together(values: Tensor) -> Tensor:
     return values if together else values.contiguous()
 
 
-def _has_kernel(values: Tensor, k: int) -> bool:
+def has_kernel(values: Tensor, k: int) -> bool:
     """Whether the kernels can find the ``k`` largest of these numbers."""
     usual = values.device.type == "cpu" and values.dtype in (torch.float, torch.double)
     usual &= values.numel() > 0 and 0 < k <= _MOST and not torch.compiler.is_compiling()

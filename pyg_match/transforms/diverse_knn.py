@@ -84,7 +84,7 @@ class DiverseKNN(BaseTransform):
         """Set ``data.edge_index``, sorted by target, the nearest source first."""
         check_data(data, self, "pos")
         descriptors = self._descriptors(data)
-        # The k-d tree has most of the work, so it gets threads; each worker of a loader has one.
+        # A k-d tree has most of the work, so it gets threads; each worker of a loader has one.
         workers = torch.get_num_threads()
         edge_index = knn_graph(
             data.pos,

@@ -37,6 +37,14 @@ def test_equals_brute_force_ties_included(backend, data):
     assert torch.equal(knn_graph(points, k, loop=loop, backend=backend), brute_force(points, k, loop))
 
 
+@pytest.mark.parametrize("backend", ["auto", "scipy"])
+@pytest.mark.parametrize("k", [8, 20, 44])
+def test_equal_distances_that_rounding_tells_apart(k, backend):
+    """Steps of a tenth: many squared distances are equal but for their last bit."""
+    points = torch.cartesian_prod(torch.arange(25), torch.arange(25)).double() / 10
+    assert torch.equal(knn_graph(points, k, backend=backend), brute_force(points, k, loop=False))
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_all_examples_at_once_give_the_same(data):

@@ -4,11 +4,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyg_match.ops import largest as module
-from pyg_match.ops.largest import LargestOfColumns, largest_indices
+from pyg_match.ops.largest import LargestOfColumns, largest_indices, nearest_indices
 
 
 def by_sorting(values, k):
     return values.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
+def squared_distances(points, nodes):
+    distance = points.new_zeros(nodes.numel(), points.size(0))
+    for column in points.unbind(1):
+        distance += (column[nodes].unsqueeze(1) - column) ** 2
+    return distance
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 9),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(1, 4),
+    st.sampled_from([torch.float, torch.double]),
+    st.integers(0, 1000),
+)
+def test_nearest_points_are_those_of_sorted_distances(rows, length, k, dimensions, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(length, dimensions, generator=generator, dtype=dtype)
+    nodes = torch.randint(length, (rows,), generator=generator)
+    k = min(k, length)
+    assert torch.equal(nearest_indices(points, nodes, k), by_sorting(-squared_distances(points, nodes), k))
+    # Steps of a quarter: many are equally far.
+    steps = (4 * points).round() / 4
+    distance, found = squared_distances(steps, nodes), nearest_indices(steps, nodes, k)
+    assert torch.equal(distance.gather(1, found), distance.sort(1).values[:, :k])
+    assert all(len(set(row)) == k for row in found.tolist())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nearest_points_of_every_kind(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    points = torch.rand(2000, 2, dtype=torch.double)
+    points[:600] = 0.5
+    nodes = torch.arange(2000).flip(0)
+    distance, found = squared_distances(points, nodes), nearest_indices(points, nodes, 40)
+    assert torch.equal(distance.gather(1, found), distance.sort(1).values[:, :40])
+    monkeypatch.setattr(module, "_CACHED_NUMBERS", 1 << 12)
+    monkeypatch.setattr(module, "library", lambda: None)
+    plain = nearest_indices(points, nodes, 40)
+    assert torch.equal(distance.gather(1, plain), distance.gather(1, found))
 
 
 @settings(deadline=None)  # compiled in the first call

@@ -14,12 +14,14 @@
 // The fields are those of _RowJob and _ColumnJob in largest.py, in the same order.
 struct row_job {
   int64_t next_task, next_worker;  // counters
-  const void *values;
+  const void *values;              // numbers; or positions of points, one coordinate after the other
   int64_t step, rows, length, k, bins;
   int64_t *out;
   int64_t rows_at_once;
-  char *scratch;  // of each worker: the largest of each bin, numbers found, and their places
-  int64_t scratch_bytes, room, found_at, place_at;
+  char *scratch;  // of each worker: the largest of each bin, numbers found, their places, and distances
+  int64_t scratch_bytes, room, found_at, place_at, distance_at;
+  const int64_t *nodes;  // the points whose neighbours are wanted
+  int64_t dimensions;
 };
 
 struct column_job {

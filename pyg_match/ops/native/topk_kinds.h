@@ -71,6 +71,28 @@ void EXPORT(select)(struct row_job *job) {
   }
 }
 
+// The nearest of all points to some of them: the largest of minus the squared distances. Squares are rounded before they
+// are summed, as torch does it, so that equal distances are equal here, too.
+void EXPORT(nearest)(struct row_job *job) {
+  char *own = job->scratch + COUNT(job->next_worker) * job->scratch_bytes;
+  const int64_t length = job->length;
+  REAL *row = (REAL *)(own + job->distance_at), *square = row + length;
+  int64_t first;
+  while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows) {
+    const int64_t end = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
+    for (int64_t i = first; i < end; i++) {
+      for (int64_t j = 0; j < length; j++) row[j] = 0;
+      for (int64_t column = 0; column < job->dimensions; column++) {
+        const REAL *place = (const REAL *)job->values + column * job->step, node = place[job->nodes[i]];
+        for (int64_t j = 0; j < length; j++) square[j] = (place[j] - node) * (place[j] - node);
+        for (int64_t j = 0; j < length; j++) row[j] -= square[j];
+      }
+      NAME(select_row)(job, row, (REAL *)own, (REAL *)(own + job->found_at), (int64_t *)(own + job->place_at),
+                       job->out + i * job->k);
+    }
+  }
+}
+
 // The places of numbers in falling order.
 INLINE void NAME(rank_all)(const REAL *found, int64_t n, INT *rank) {
   for (int64_t a = 0; a < n; a++) {
