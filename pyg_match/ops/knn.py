@@ -19,8 +19,10 @@ from pyg_match.ops.precision import widest
 KNNBackend = Literal["auto", "pyg", "torch_cluster", "scipy", "torch"]
 
 _PARALLEL_WORK = 1 << 17  # neighbours to find, from which on the k-d tree is searched by several threads
-# Comparing all points, by the kernel or in torch, is faster than a k-d tree for so many times as are looked for.
-_FEW_POINTS = 100
+# Comparing points is faster than a k-d tree if there are at most so many times as are looked for: by the kernel in the
+# plane, where it compares few of them, by the kernel in more dimensions, and in torch.
+_FEW_IN_PLANE = 1000
+_FEW_IN_SPACE = 60
 _FEW_IN_TORCH = 16
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
@@ -62,8 +64,8 @@ def knn_graph(
         num_workers: Threads of the k-d tree, by default as many as torch uses if there is much to find; the other
             backends choose for themselves.
         batch_size: Number of examples, if known.
-        backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"`` (all points are compared),
-            or ``"auto"``: the k-d tree for many points of few dimensions on the CPU, ``"torch"`` otherwise.
+        backend: ``"pyg"`` (pyg-lib), ``"torch_cluster"``, ``"scipy"`` (k-d tree), ``"torch"`` (points are compared), or
+            ``"auto"``: the k-d tree for very many points of few dimensions on the CPU, ``"torch"`` otherwise.
 
     Shapes:
         - **x:** :math:`(N, F)`
@@ -149,8 +151,9 @@ def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Searc
     tree = partial(_search_scipy, num_workers=num_workers)
 
     def best(points: Tensor, rows: Tensor, depth: int) -> Tensor:
-        few = depth * (_FEW_POINTS if has_kernel(points, depth) else _FEW_IN_TORCH)
-        return (_search_torch if points.size(0) <= few else tree)(points, rows, depth)
+        few = _FEW_IN_PLANE if points.size(1) <= 2 else _FEW_IN_SPACE
+        few = few if has_kernel(points, depth) else _FEW_IN_TORCH
+        return (_search_torch if points.size(0) <= few * depth else tree)(points, rows, depth)
 
     if backend == "auto":
         return best if points.size(1) <= _SCIPY_MAX_DIM and _has_tree(points.device) else _search_torch

@@ -1,6 +1,7 @@
 """The largest numbers of each row, and of each column, of a matrix."""
 
 import ctypes
+import math
 from typing import Any, Optional
 
 import torch
@@ -31,6 +32,7 @@ class _RowJob(ctypes.Structure):
         for name in (
             "next_task", "next_worker", "values", "step", "rows", "length", "k", "bins", "out", "rows_at_once",
             "scratch", "scratch_bytes", "room", "found_at", "place_at", "distance_at", "nodes", "dimensions",
+            "axis", "half_window",
         )
     ]  # fmt: skip
 
@@ -86,8 +88,9 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
 def nearest_indices(points: Tensor, nodes: Tensor, k: int) -> Tensor:
     """The places of the ``k`` points that are nearest to each of some of them, itself included, in order of distance.
 
-    On the CPU this is a kernel in C, which never holds the distances of more than one point; plain torch does the work
-    in the cases of :func:`largest_indices`.
+    On the CPU this is a kernel in C: it sorts the points by the coordinate that is spread most, compares each with those
+    near it in that order, and never holds the distances of more than one point. Plain torch does the work in the cases
+    of :func:`largest_indices`.
 
     Args:
         points: Positions, which are finite.
@@ -104,10 +107,18 @@ def nearest_indices(points: Tensor, nodes: Tensor, k: int) -> Tensor:
         tensor([[2, 1]])
     """
     if has_kernel(points, k) and nodes.numel() > 0:
-        points = points.detach()
-        columns = points.t().contiguous()
-        out = _run_rows("nearest", columns, nodes.numel(), points.size(0), k, nodes.contiguous())
+        points, count = points.detach(), points.size(0)
+        axis = int((points.amax(0) - points.amin(0)).argmax())
+        order = points[:, axis].argsort()
+        place = torch.empty_like(order)
+        place[order] = torch.arange(count, device=order.device)
+        columns = points[order].t().contiguous()
+        # As many as lie in a strip that is as wide as the neighbourhood, if points are spread evenly.
+        half = math.ceil(count * (k / count) ** (1 / points.size(1)))
+        out = _run_rows("nearest", columns, nodes.numel(), count, k, place[nodes], axis, half)
         open_rows = (out[:, 0] < 0).nonzero().flatten()
+        out[open_rows] = 0
+        out = order[out]
         if open_rows.numel() > 0:
             out[open_rows] = _nearest_in_torch(points, nodes[open_rows], k)
         return out
@@ -124,7 +135,14 @@ def _nearest_in_torch(points: Tensor, nodes: Tensor, k: int) -> Tensor:
 
 
 def _run_rows(
-    name: str, values: Tensor, rows: int, length: int, k: int, nodes: Optional[Tensor] = None
+    name: str,
+    values: Tensor,
+    rows: int,
+    length: int,
+    k: int,
+    nodes: Optional[Tensor] = None,
+    axis: int = 0,
+    half_window: int = 0,
 ) -> Tensor:
     """The result of a kernel; rows that it leaves to others begin with -1."""
     itemsize = values.element_size()
@@ -142,6 +160,7 @@ def _run_rows(
         rows_at_once=-(-rows // (threads * _TASKS)), scratch=scratch.data_ptr(), scratch_bytes=own, room=room,
         found_at=found_at, place_at=place_at, distance_at=distance_at,
         nodes=0 if nodes is None else nodes.data_ptr(), dimensions=0 if nodes is None else values.size(0),
+        axis=axis, half_window=half_window,
     )  # fmt: skip
     address = kernel(name, values.dtype)
     run_together(address, ctypes.addressof(job), threads, job, scratch, values, nodes, out)

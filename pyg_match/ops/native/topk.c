@@ -21,7 +21,7 @@ struct row_job {
   char *scratch;  // of each worker: the largest of each bin, numbers found, their places, and distances
   int64_t scratch_bytes, room, found_at, place_at, distance_at;
   const int64_t *nodes;  // the points whose neighbours are wanted
-  int64_t dimensions;
+  int64_t dimensions, axis, half_window;  // points are sorted along the axis
 };
 
 struct column_job {

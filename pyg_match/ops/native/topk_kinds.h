@@ -18,9 +18,10 @@ INLINE REAL NAME(raise_bound)(const REAL *number, int64_t count, int64_t wanted,
 //
 // The k-th largest of the maxima of some bins is a bound that at least k numbers reach. Those that do are collected, and
 // the place of each is the number of larger ones among them.
-static void NAME(select_row)(const struct row_job *job, const REAL *row, REAL *top, REAL *found, int64_t *place,
-                             int64_t *out) {
-  const int64_t length = job->length, bins = job->bins, k = job->k;
+static void NAME(select_row)(const struct row_job *job, int64_t length, const REAL *row, char *own, int64_t *out) {
+  REAL *top = (REAL *)own, *found = (REAL *)(own + job->found_at);
+  int64_t *place = (int64_t *)(own + job->place_at);
+  const int64_t bins = job->bins < length ? job->bins : length, k = job->k;
   out[0] = -1;
   for (int64_t b = 0; b < bins; b++) top[b] = row[b];
   for (int64_t j = bins; j < length; j += bins) {
@@ -66,29 +67,51 @@ void EXPORT(select)(struct row_job *job) {
   while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows) {
     const int64_t end = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
     for (int64_t row = first; row < end; row++)
-      NAME(select_row)(job, (const REAL *)job->values + row * job->step, (REAL *)own, (REAL *)(own + job->found_at),
-                       (int64_t *)(own + job->place_at), job->out + row * job->k);
+      NAME(select_row)(job, job->length, (const REAL *)job->values + row * job->step, own, job->out + row * job->k);
   }
 }
 
-// The nearest of all points to some of them: the largest of minus the squared distances. Squares are rounded before they
-// are summed, as torch does it, so that equal distances are equal here, too.
+// Minus the squared distances of one point to some that follow each other. Squares are rounded before they are summed, as
+// torch does it, so that equal distances are equal here, too.
+static void NAME(distances)(const struct row_job *job, int64_t node, int64_t begin, int64_t end, REAL *row,
+                            REAL *square) {
+  for (int64_t j = 0; j < end - begin; j++) row[j] = 0;
+  for (int64_t column = 0; column < job->dimensions; column++) {
+    const REAL *all = (const REAL *)job->values + column * job->step, own = all[node];
+    for (int64_t j = 0; j < end - begin; j++) square[j] = (all[begin + j] - own) * (all[begin + j] - own);
+    for (int64_t j = 0; j < end - begin; j++) row[j] -= square[j];
+  }
+}
+
+// Whether a point is at least as far by one coordinate alone.
+INLINE int NAME(is_beyond)(const REAL *place, int64_t node, int64_t other, REAL distance) {
+  return (place[other] - place[node]) * (place[other] - place[node]) >= distance;
+}
+
+// The nearest of all points, which are sorted along an axis, to some of them. Those before and behind in that order are
+// compared, and twice as many while one beyond them might be nearer.
 void EXPORT(nearest)(struct row_job *job) {
   char *own = job->scratch + COUNT(job->next_worker) * job->scratch_bytes;
-  const int64_t length = job->length;
-  REAL *row = (REAL *)(own + job->distance_at), *square = row + length;
+  const int64_t count = job->length;
+  const REAL *place = (const REAL *)job->values + job->axis * job->step;
+  REAL *row = (REAL *)(own + job->distance_at), *square = row + count;
   int64_t first;
   while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows) {
-    const int64_t end = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
-    for (int64_t i = first; i < end; i++) {
-      for (int64_t j = 0; j < length; j++) row[j] = 0;
-      for (int64_t column = 0; column < job->dimensions; column++) {
-        const REAL *place = (const REAL *)job->values + column * job->step, node = place[job->nodes[i]];
-        for (int64_t j = 0; j < length; j++) square[j] = (place[j] - node) * (place[j] - node);
-        for (int64_t j = 0; j < length; j++) row[j] -= square[j];
+    const int64_t stop = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
+    for (int64_t i = first; i < stop; i++) {
+      const int64_t node = job->nodes[i];
+      int64_t *out = job->out + i * job->k;
+      for (int64_t half = job->half_window;; half *= 2) {
+        const int64_t begin = half < node ? node - half : 0, end = half < count - node ? node + half : count;
+        NAME(distances)(job, node, begin, end, row, square);
+        NAME(select_row)(job, end - begin, row, own, out);
+        if (out[0] < 0) break;
+        const REAL distance = -row[out[job->k - 1]];
+        if (begin > 0 && !NAME(is_beyond)(place, node, begin - 1, distance)) continue;
+        if (end < count && !NAME(is_beyond)(place, node, end, distance)) continue;
+        for (int64_t j = 0; j < job->k; j++) out[j] += begin;
+        break;
       }
-      NAME(select_row)(job, row, (REAL *)own, (REAL *)(own + job->found_at), (int64_t *)(own + job->place_at),
-                       job->out + i * job->k);
     }
   }
 }
