@@ -259,7 +259,28 @@ def test_keypoints_of_turned_photos_lie_where_colmap_sees_them(orientation, tmp_
 
 def test_images_without_features_and_scales(tmp_path):
     """COLMAP's scales are standard deviations, half of OpenCV's diameters."""
-    keypoints = np.array([[10.5, 20.5, 3.0, 0.5]], np.float32)
+    found = read_sift_of_colmap(tmp_path, [10.5, 20.5, 3.0, 0.5])
+    assert (
+        found.pos.tolist() == [[10, 20]]
+        and found.scale.tolist() == [6]
+        and found.orientation.tolist() == [0.5]
+    )
+
+
+@pytest.mark.parametrize("stretch", [1.0, 2.0])
+def test_affine_shapes_of_colmap(tmp_path, stretch):
+    """The columns of the matrix are what the axes of a keypoint become; the scale is the mean of their lengths."""
+    angle = 0.5
+    x_axis = 3.0 * np.array([np.cos(angle), np.sin(angle)])
+    y_axis = 3.0 * stretch * np.array([-np.sin(angle), np.cos(angle)])
+    found = read_sift_of_colmap(tmp_path, [10.5, 20.5, x_axis[0], y_axis[0], x_axis[1], y_axis[1]])
+    assert found.scale.item() == pytest.approx(3.0 + 3.0 * stretch, rel=1e-6)
+    assert found.orientation.item() == pytest.approx(angle, rel=1e-6)
+
+
+def read_sift_of_colmap(tmp_path, keypoint):
+    """The features of an image with one keypoint in a database, which has another image without any."""
+    keypoints = np.array([keypoint], np.float32)
     with pycolmap.Database.open(tmp_path / "colmap.db") as database:
         camera = database.write_camera(pycolmap.Camera.create_from_model_name(1, "PINHOLE", 100.0, 64, 48))
         for name in ("a.jpg", "empty.jpg"):
@@ -272,9 +293,4 @@ def test_images_without_features_and_scales(tmp_path):
                 database.write_descriptors(number, descriptors)
     with open_features(tmp_path / "colmap.db") as features:
         assert features.names() == ["a.jpg"] and features.num_keypoints("empty.jpg") is None
-        found = features.read("a.jpg")
-    assert (
-        found.pos.tolist() == [[10, 20]]
-        and found.scale.tolist() == [6]
-        and found.orientation.tolist() == [0.5]
-    )
+        return features.read("a.jpg")

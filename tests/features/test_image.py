@@ -455,6 +455,14 @@ def test_large_images_are_what_the_whole_one_gives(tmp_path, shape, size, side):
         )
 
 
+@pytest.mark.parametrize("size", [180, 100, 57])
+def test_large_images_are_as_smooth_as_the_whole_one_gives(size):
+    """What is left of noise tells how many pixels were averaged."""
+    noise = RNG.integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    whole, _ = resize_image(load_image(noise), size)
+    assert load_resized(noise, size)[0].std().item() == pytest.approx(whole.std().item(), rel=0.12)
+
+
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
 @pytest.mark.parametrize("shape", [(800, 1200), (801, 1203)])
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "png", "webp"])
