@@ -88,9 +88,9 @@ def largest_indices(values: Tensor, k: int) -> Tensor:
 def nearest_indices(points: Tensor, nodes: Tensor, k: int) -> Tensor:
     """The places of the ``k`` points that are nearest to each of some of them, itself included, in order of distance.
 
-    On the CPU this is a kernel in C: it sorts the points by the coordinate that is spread most, compares each with those
-    near it in that order, and never holds the distances of more than one point. Plain torch does the work in the cases
-    of :func:`largest_indices`.
+    On the CPU this is a kernel in C. It sorts the points by the coordinate that is spread most, compares each with
+    those near it in that order, and never holds the distances of more than one point. Plain torch does the work in the
+    cases of :func:`largest_indices`.
 
     Args:
         points: Positions, which are finite.

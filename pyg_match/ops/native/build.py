@@ -1,7 +1,7 @@
 """Building the library of the C code in this folder; ``python -m pyg_match.ops.native`` does it in place.
 
-It needs no headers of Python or torch, so that one library serves all versions of them. Most of
-the code is compiled once for each instruction set; which of them a machine has is asked when the library is loaded.
+It needs no headers of Python or torch, so that one library serves all versions of them. Most of the code is compiled
+once for each instruction set; which of them a machine has is asked when the library is loaded.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -126,14 +127,14 @@ def build(
     with tempfile.TemporaryDirectory() as folder:
         jobs: list[tuple[str, str, list[str]]] = [(source, "baseline", []) for source in _ONCE]
         jobs += [(source, name, flags) for source in _EACH for name, flags in sets.items()]
-        objects = []
-        for source, name, flags in jobs:
-            objects.append(f"{folder}/{Path(source).stem}_{name}.o")
-            _call(
-                [*words, *flags, f"-DISA={name}", "-c", str(FOLDER / source), "-o", objects[-1]],
-                folder,
-                quiet,
-            )
+        objects = [f"{folder}/{Path(source).stem}_{name}.o" for source, name, _ in jobs]
+
+        def compile_one(job: tuple[str, str, list[str]], target: str) -> None:
+            source, name, flags = job
+            _call([*words, *flags, f"-DISA={name}", "-c", str(FOLDER / source), "-o", target], folder, quiet)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, jobs, objects))
         made = Path(folder) / NAME
         _call(
             [*words, "-shared", *objects, "-o", str(made), *([] if os.name == "nt" else ["-lm"])],
