@@ -38,7 +38,7 @@ lint: $(READY)  ## Check style and types.
 docs: $(READY)  ## Build the documentation, with its notebooks, in docs/_build.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(READY)  ## Run a short version of every benchmark (about 15 minutes).
+bench: $(READY)  ## Run a short version of the benchmarks on a CPU (at most 15 minutes).
 	$(BIN)/python benchmarks/run_all.py --quick
 
 clean:  ## Remove the environment and everything that was written.

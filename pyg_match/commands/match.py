@@ -65,7 +65,7 @@ def match(
         Literal["auto", "homography", "fundamental", "none"],
         typer.Option(
             metavar="MODEL",
-            help="Model to fit: homography, fundamental, auto for the one that the matches speak for, or none.",
+            help="Model to fit: homography, fundamental, auto for the one that explains the matches, or none.",
         ),
     ] = "auto",
     estimator: Annotated[
@@ -76,8 +76,8 @@ def match(
         typer.Option(
             min=0,
             metavar="PIXELS",
-            help="Largest error of an inlier. By default 3 for a homography and 1 for a fundamental matrix; of "
-            "auto, 3 and 2, and more for images of more than 1,024 pixels.",
+            help="Largest error of an inlier. By default 3 for a homography and 1 for a fundamental matrix; with "
+            "auto 3 and 2, scaled up for images above 1,024 pixels.",
             show_default=False,
         ),
     ] = None,

@@ -134,7 +134,10 @@ class KeypointPair(Data):
     def swapped(self) -> "KeypointPair":
         """The same pair with image 0 and image 1 exchanged, without its edges.
 
-        Only for a single pair; the homography is inverted and the ground truth exchanged.
+        The homography is inverted and the ground truth exchanged.
+
+        Raises:
+            ValueError: If it is a batch.
         """
         count0 = self._single()[0]
         truth = self.y

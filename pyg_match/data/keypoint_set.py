@@ -17,7 +17,7 @@ class KeypointSet(Data):
         pos: Keypoints in pixels, x to the right and y down, the centre of the top-left pixel being (0, 0).
         x: Descriptors.
         score: Detection scores; the higher, the better.
-        scale: Diameter or scale of the keypoints in pixels.
+        scale: Diameter of the keypoints in pixels, twice the standard deviation that COLMAP and hloc write.
         orientation: Orientation of the keypoints in radians.
         image_size: ``(width, height)`` of the image in pixels, as a tuple or tensor.
         **kwargs: Further attributes, stored as they are.

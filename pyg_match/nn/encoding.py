@@ -112,10 +112,8 @@ def rotate(x: Tensor, rotation: Tensor, inplace: bool = False) -> Tensor:
 
 
 class KeypointEncoding(nn.Module):
-    r"""An MLP of position and detection score, added to the descriptor.
-
-    .. math::
-        \mathbf{x}_i + \mathrm{MLP}(\mathbf{p}_i, c_i)
+    r"""An MLP of position and detection score, :math:`\mathrm{MLP}(\mathbf{p}_i, c_i)`, which the matcher adds to the
+    descriptor.
 
     Args:
         in_channels: Number of coordinates, the score included: 3, or 5 with scale and orientation.

@@ -39,14 +39,14 @@ class GraphMatcher(Freezable):
 
     Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
     between images, ``cross_edge_index``. Absent edge sets are complete. All pairs of a batch run as one graph,
-    with as many keypoints each as they have.
+    without padding.
 
     With complete graphs and converted weights this **is** LightGlue; see :meth:`from_pretrained`.
 
     With ``redraw_after`` :math:`l`, the edges between images are drawn once more after layer :math:`l`: between each
     keypoint and the ``redraw_k`` that have become most similar by the projection :math:`\mathbf{W}` of the assignment
-    there. They take the place of those of the pair, whatever these weigh. What a detector describes changes with the
-    viewpoint; what a few layers have made of it does less, so that fewer true matches are left without an edge.
+    there. They replace the edges of the pair and their weights. Descriptors of a detector change with the viewpoint;
+    descriptors after a few layers change less, so that fewer true matches are left without an edge.
 
     Args:
         config: The shape of the matcher.
@@ -55,6 +55,10 @@ class GraphMatcher(Freezable):
     Shapes:
         - **input:** a :class:`~pyg_match.data.KeypointPair` or a batch of them, with ``image_size``
         - **output:** :class:`MatcherOutput`
+
+    Raises:
+        TypeError: If there is no such field.
+        ValueError: If a field is out of range.
 
     Source: LightGlue (https://arxiv.org/abs/2306.13643); heads and encodings of SuperGlue
     (https://arxiv.org/abs/1911.11763) can be chosen.
@@ -122,6 +126,7 @@ class GraphMatcher(Freezable):
         Raises:
             FileNotFoundError: If there is no such file and it cannot be had.
             ValueError: If the file is damaged, does not hold the weights of a matcher, or has fewer layers.
+            TypeError: If there is no such field.
         """
         config, state = read_matcher(name, kwargs)
         matcher = cls(config, **kwargs)
@@ -163,6 +168,7 @@ class GraphMatcher(Freezable):
             ValueError: If the attributes do not fit each other or the matcher, if a value is not finite, or if
                 ``cross_edge_mask`` masks edges that ``redraw_after`` replaces. In evaluation mode also if the weights
                 make something of finite values that is not.
+            RuntimeError: If weights have been changed since :meth:`freeze`.
         """
         self.check_frozen()
         checks_values = not (self.training or isinstance(pair, PreparedPair))

@@ -58,7 +58,7 @@ class MatcherShape:
     num_scales: int = 2
     #: Whether the branch projects out what its scales have in common.
     orthogonal: bool = True
-    #: Whose values attention passes on: "current", "initial" or "every:n"; see ValueSource.
+    #: Layer whose values attention uses: "current", "initial" or "every:n"; see ValueSource.
     value_source: str = "current"
     #: The steps that this concerns: "both", "self" or "cross".
     value_steps: ValueSteps = "both"
@@ -85,7 +85,7 @@ class RunOptions:
     depth_confidence: Optional[float] = None
     #: Confidence above which unmatchable keypoints are pruned (LightGlue: .99).
     width_confidence: Optional[float] = None
-    #: Gradient checkpointing: what is quick to compute is computed again in the backward pass, which can run once.
+    #: Gradient checkpointing: cheap operations are computed again in the backward pass, which can run only once.
     #: Gradients stay the same.
     checkpointed: bool = False
 

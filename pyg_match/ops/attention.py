@@ -76,7 +76,7 @@ def sparse_attention(
 
     Raises:
         ValueError: If a shape does not fit, an edge names a node that does not exist, tensors lie on several devices,
-            or ``scale`` is not finite.
+            ``scale`` is not finite, or a bias or a mask is given with dense groups.
         TypeError: If a type does not fit.
 
     Example:
@@ -133,11 +133,15 @@ def attention_weights(
 ) -> Tensor:
     r"""The coefficients :math:`\alpha` of :func:`sparse_attention`, in the order of the edges.
 
-    Arguments are those of :func:`sparse_attention`; nothing of the size :math:`E \times H \times C` is stored. Second
-    derivatives need ``backend="reference"``.
+    Arguments are those of :func:`sparse_attention`, but edges must be listed. Nothing of the size
+    :math:`E \times H \times C` is stored. Second derivatives need ``backend="reference"``.
 
     Shapes:
         - **output:** :math:`(E, H)`
+
+    Raises:
+        ValueError: As :func:`sparse_attention`, or if there are dense groups.
+        TypeError: If a type does not fit.
 
     Example:
         >>> q = torch.randn(3, 2, 8)
@@ -165,7 +169,7 @@ def edge_scores(
     Args:
         query: Queries of the targets.
         key: Keys of the sources.
-        edge_index: See :func:`sparse_attention`.
+        edge_index: See :func:`sparse_attention`; edges must be listed.
         scale: The factor :math:`s`; :math:`1 / \sqrt{C}` by default.
         backend: See :func:`sparse_attention`.
 
@@ -173,6 +177,10 @@ def edge_scores(
         - **query:** :math:`(T, H, C)`
         - **key:** :math:`(S, H, C)`
         - **output:** :math:`(E, H)`, in the order of the edges
+
+    Raises:
+        ValueError: As :func:`sparse_attention`, or if there are dense groups.
+        TypeError: If a type does not fit.
 
     Example:
         >>> edge_scores(torch.ones(2, 1, 4), torch.ones(2, 1, 4), torch.tensor([[0, 1], [1, 1]]))

@@ -62,7 +62,7 @@ class AnchorEdges(BaseTransform):
             and ``cross=False``.
 
     Raises:
-        TypeError: If ``cross=True`` and the data is no :class:`~pyg_match.data.KeypointPair`.
+        TypeError: If the data has no positions, or is no :class:`~pyg_match.data.KeypointPair` with ``cross=True``.
         ValueError: If an argument is out of range or does not fit the others, or if the edges carry attributes,
             which new ones would lack.
 

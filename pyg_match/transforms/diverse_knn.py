@@ -49,7 +49,7 @@ class DiverseKNN(BaseTransform):
 
     Raises:
         ValueError: If an argument is out of range, or a descriptor is not finite.
-        TypeError: If the data has no descriptors where they are needed.
+        TypeError: If the data has no positions, or no descriptors where they are needed.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

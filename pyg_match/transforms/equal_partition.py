@@ -41,6 +41,7 @@ class EqualPartition(BaseTransform):
 
     Raises:
         ValueError: If an argument is out of range, or ``k`` is missing where it is needed.
+        TypeError: If the data has no positions.
 
     Example:
         >>> data = Data(pos=torch.tensor([[0.0, 0.0], [9.0, 1.0], [8.0, 0.0], [1.0, 1.0]]))

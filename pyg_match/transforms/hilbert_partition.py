@@ -36,6 +36,7 @@ class HilbertPartition(BaseTransform):
 
     Raises:
         ValueError: If ``size`` is out of range, positions are not in the plane, or one is not finite.
+        TypeError: If the data has no positions.
 
     Source: the curve as in "Hilbert curve", Wikipedia, after D. Hilbert, "Ueber die stetige Abbildung einer Linie auf
     ein Flaechenstueck", 1891; attention in windows that are shifted from layer to layer: Swin Transformer

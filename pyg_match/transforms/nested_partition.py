@@ -22,6 +22,7 @@ class NestedPartition(NeighbourScales):
 
     Raises:
         ValueError: If ``ks`` is empty, does not grow or does not start above 0.
+        TypeError: If the data has no positions.
 
     Example:
         >>> import torch

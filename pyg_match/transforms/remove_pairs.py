@@ -1,4 +1,4 @@
-"""Pairs of keypoints that shall not see each other."""
+"""Pairs of keypoints that must not attend to each other."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class RemovePairs(BaseTransform):
     * ``mode="drop"``: the graph does not contain it any more;
     * ``mode="mask"``: it stays, and a mask with the edge set's name (``edge_mask`` for ``edge_index``,
       ``cross_edge_mask`` for ``cross_edge_index``) is ``False`` there. A layer with ``mask_mode="zero"`` then sets
-      its coefficient to 0 without renormalising the rest; with ``mask_mode="remove"`` it is as good as dropped.
+      its coefficient to 0 without renormalising the rest; with ``mask_mode="remove"`` the edge is as if dropped.
 
     Args:
         pairs: Forbidden pairs of node numbers, in both directions; or the name of the attribute that holds them,
@@ -52,6 +52,7 @@ class RemovePairs(BaseTransform):
     Raises:
         ValueError: If there is no criterion, an argument is out of range, the edges are not drawn, or ``function``
             returns something else than a mask.
+        TypeError: If the data lacks positions or descriptors that a criterion compares, or pairs are not whole numbers.
 
     Example:
         >>> data = Data(

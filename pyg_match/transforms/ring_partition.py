@@ -28,6 +28,7 @@ class RingPartition(NeighbourScales):
 
     Raises:
         ValueError: If ``ks`` is empty, does not grow or does not start above 0.
+        TypeError: If the data has no positions.
 
     Example:
         >>> import torch

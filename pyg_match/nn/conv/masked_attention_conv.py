@@ -38,7 +38,7 @@ class MaskedAttentionConv(MessagePassing):
     * ``mask_mode="zero"``: its coefficient is set to 0 *after* the softmax, and the rest is not renormalised.
 
     Queries, keys and values are never copied per edge: :func:`pyg_match.ops.sparse_attention` fuses score, softmax
-    and sum. Only where someone asks for the attention weights or hooks ``message`` are the messages computed edge
+    and sum. Only with ``return_attention_weights=True`` or with hooks on ``message`` are the messages computed edge
     by edge, with the same result.
 
     Args:
