@@ -27,10 +27,27 @@ class SortedEdgeIndex(EdgeIndex):
             plain = pytree.tree_map_only(EdgeIndex, lambda edges: edges._data, args)
             return func(*plain, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.flip.default and isinstance(out, EdgeIndex):
+            out._indptr = out._T_indptr = (
+                None  # which PyG exchanges, as if they were not those of the same edges
+            )
         # PyG makes results of its own class.
         for item in pytree.tree_leaves(out):
             if type(item) is EdgeIndex:
                 item.__class__ = cls
+        return out
+
+    @staticmethod
+    def __tensor_unflatten__(*args: Any) -> "SortedEdgeIndex":
+        out = EdgeIndex.__tensor_unflatten__(*args)
+        out.__class__ = SortedEdgeIndex
+        return out
+
+    def sort_by(self, sort_order: Any, stable: bool = False) -> Any:
+        """See :meth:`torch_geometric.EdgeIndex.sort_by`, which keeps the pointers of the order before."""
+        out = super().sort_by(sort_order, stable)
+        if out.values is not self:
+            out.values._indptr = out.values._T_indptr = None
         return out
 
 

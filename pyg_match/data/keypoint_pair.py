@@ -1,16 +1,23 @@
 """Two images as one graph."""
 
+import copy
+import re
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from pyg_match.checks import kind_of, shown
 from pyg_match.data.checks import check_counts, check_edges, check_image_sizes, check_nodes, image_sizes
+from pyg_match.data.edges import sorted_edges
 from pyg_match.data.keypoint_set import KeypointSet
+from pyg_match.ops.csr import check_ends
 
 NODE_ATTRIBUTES = ("x", "pos", "score", "scale", "orientation")
+_OF_IMAGES = ("image_size", "homography")
+_EDGE_SET = re.compile(r"(cross_)?edge_index(_\d+)?")
 
 
 class KeypointPair(Data):
@@ -147,6 +154,63 @@ class KeypointPair(Data):
         if "homography" in self:
             pair.homography = torch.linalg.inv(self.homography)
         return pair
+
+    def subgraph(self, subset: Tensor) -> "KeypointPair":
+        """The pair of some of its keypoints, with the edges between them.
+
+        Args:
+            subset: The nodes to keep, as a mask or by rising numbers. A keypoint whose partner is left out has none.
+
+        Raises:
+            ValueError: If it is a batch, or numbers do not rise.
+        """
+        self._single()
+        keep, before = self._kept(subset)
+        sets = [name for name in self.keys() if _EDGE_SET.fullmatch(name)]
+        values: dict[str, Tensor] = {}
+        for name in sets:
+            edges = self[name].as_tensor() if isinstance(self[name], EdgeIndex) else self[name]
+            inside = keep[edges].all(dim=0)
+            values[name] = before[edges[:, inside]]
+            if isinstance(self[name], EdgeIndex) and self[name].is_sorted_by_col:
+                values[name] = sorted_edges(values[name], int(before[-1]), is_sorted=True)
+            others = [name.replace("index", kind) for kind in ("attr", "weight", "mask")]
+            others += [n for n in self.edge_attrs() if name == "edge_index" and "index" not in n]
+            values |= {other: self[other][inside] for other in others if self.get(other) is not None}
+        ptr = self.image_ptr
+        values["num_keypoints"] = before[ptr].diff().view(1, 2)
+        if self.y is not None:
+            start = ptr[1 - self.image_batch]
+            has_partner = self.y >= 0
+            partner = torch.where(has_partner, start + self.y, 0)
+            renumbered = torch.where(keep[partner], before[partner] - before[start], -1)
+            values["y"] = torch.where(has_partner, renumbered, self.y)[keep]
+        rest = copy.copy(self)
+        for name in (*values, *_OF_IMAGES):
+            if name in rest:
+                del rest[name]
+        pair = Data.subgraph(rest, keep)
+        for name, value in values.items():
+            pair[name] = value
+        for name in _OF_IMAGES:
+            if name in self:
+                pair[name] = self[name]
+        return pair
+
+    def _kept(self, subset: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask of nodes, and how many are kept before each."""
+        count = self.num_nodes
+        keep = subset
+        if subset.dtype != torch.bool:
+            check_ends("node", subset, count)
+            if bool((subset.diff() <= 0).any()):
+                raise ValueError("node numbers must rise, as images follow each other")
+            keep = torch.zeros(count, dtype=torch.bool, device=subset.device).index_fill_(
+                0, subset.long(), True
+            )
+        elif subset.shape != (count,):
+            raise ValueError(f"expected a mask of {count} nodes, got shape {list(subset.shape)}")
+        return keep, torch.cat([keep.new_zeros(1, dtype=torch.long), keep.cumsum(0)])
 
     def _single(self) -> list[int]:
         if self.num_keypoints.size(0) != 1:

@@ -1,6 +1,6 @@
 """Edges grouped by target, in whatever form they come."""
 
-from typing import Any, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class CSR(NamedTuple):
 EdgesLike = Union[Tensor, EdgeIndex, SparseTensor, CSR]
 
 
-def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
+def to_csr(edge_index: EdgesLike, num_targets: int, num_sources: Optional[int] = None) -> CSR:
     """Group edges by target.
 
     Args:
@@ -73,6 +73,7 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
             :class:`~torch_geometric.EdgeIndex`; or a *transposed* sparse adjacency matrix :math:`(T, S)` as PyG
             takes it; or a :class:`CSR`.
         num_targets: Number of targets :math:`T`.
+        num_sources: Number of sources :math:`S`, if the columns of a matrix are to be checked.
 
     Raises:
         TypeError: If it is nothing of that kind, or does not hold whole numbers.
@@ -88,13 +89,16 @@ def to_csr(edge_index: EdgesLike, num_targets: int) -> CSR:
         csr = edge_index
         _check_csr(csr)
     elif isinstance(edge_index, EdgeIndex):
-        csr = _from_edge_index(edge_index, num_targets)
+        # Not with the pointer that PyG keeps, which may be that of another order: sort_by does not forget it.
+        csr = _from_coo(edge_index.as_tensor(), num_targets, is_sorted=edge_index.is_sorted_by_col)
     elif isinstance(edge_index, SparseTensor):
+        _check_columns(edge_index.size(1), num_sources)
         rowptr, col, _ = edge_index.csr()
         csr = CSR(rowptr, col)
     elif isinstance(edge_index, Tensor) and edge_index.layout != torch.strided:
         if edge_index.dim() != 2:
             raise ValueError(f"an adjacency matrix must have shape [T, S], got {list(edge_index.shape)}")
+        _check_columns(edge_index.size(1), num_sources)
         matrix = edge_index if edge_index.layout == torch.sparse_csr else edge_index.to_sparse_csr()
         csr = CSR(matrix.crow_indices(), matrix.col_indices())
     elif isinstance(edge_index, Tensor):
@@ -136,12 +140,11 @@ def _check_csr(csr: CSR) -> None:
         raise ValueError(f"'perm' must hold each number below {count} once, got shape {list(perm.shape)}")
 
 
-def _from_edge_index(edge_index: EdgeIndex, num_targets: int) -> CSR:
-    if edge_index.is_sorted_by_col and edge_index.sparse_size(1) == num_targets:
-        check_ends("target", edge_index.as_tensor()[1], num_targets)  # PyG counts them without looking
-        (rowptr, col), _ = edge_index.get_csc()
-        return CSR(_plain(rowptr), _plain(col))
-    return _from_coo(edge_index.as_tensor(), num_targets, is_sorted=edge_index.is_sorted_by_col)
+def _check_columns(columns: int, num_sources: Optional[int]) -> None:
+    if num_sources is not None and columns != num_sources:
+        raise ValueError(
+            f"a transposed adjacency matrix must have a column for each of {num_sources} sources, got {columns}"
+        )
 
 
 def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> CSR:
@@ -160,8 +163,3 @@ def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> 
         source, target = source[perm], target[perm]
     rowptr = torch.searchsorted(target.contiguous(), torch.arange(num_targets + 1, device=target.device))
     return CSR(rowptr, source.contiguous(), perm)
-
-
-def _plain(index: Any) -> Tensor:
-    """A tensor without PyG's bookkeeping."""
-    return index.as_tensor() if hasattr(index, "as_tensor") else index

@@ -151,7 +151,7 @@ class EdgeSet(NamedTuple):
             return _of_blocks(edge_index, num_targets, num_sources, device)
         if isinstance(edge_index, Anchored):
             return _of_anchored(edge_index, num_targets, num_sources)
-        csr = to_csr(edge_index, num_targets)
+        csr = to_csr(edge_index, num_targets, num_sources)
         rowptr = csr.rowptr.long().contiguous()
         return cls(rowptr, narrow_edges(rowptr, csr.col, num_sources), num_sources, csr.perm)
 
@@ -280,19 +280,20 @@ class EdgeSet(NamedTuple):
         """The edges between kept nodes, renumbered, and the mask of them; for edges among one set of nodes.
 
         Args:
-            keep: The nodes to keep.
+            keep: The mask of the nodes to keep.
 
         Shapes:
             - **keep:** :math:`(N)`
-            - **output:** the edges, and :math:`(E)`
+            - **output:** the edges, and :math:`(E)` in the order in which edges were given
         """
         csr, before = self.csr(), count_before(keep)
-        kept = keep[csr.col] & keep[csr.target()]
-        rowptr = count_before(kept)[csr.rowptr]
-        rowptr = torch.cat([rowptr[:1], rowptr[1:][keep]])
-        edges = EdgeSet(rowptr, before[csr.col[kept]].int(), rowptr.numel() - 1)
+        inside = keep[csr.col] & keep[csr.target()]
+        some, kept = csr.subset(inside), csr.unsorted(inside)
+        rowptr = torch.cat([some.rowptr[:1], some.rowptr[1:][keep]])
+        edges = EdgeSet(rowptr, before[some.col].int(), rowptr.numel() - 1, some.perm)
+        edges = edges if self.transposed is None else edges.with_transpose()
         if self.groups is None:
-            return edges if self.transposed is None else edges.with_transpose(), kept
+            return edges, kept
         bounds, sources = self.groups[:, :2], self.groups[:, 2:]
         source, log_weight, target = self.source, self.log_weight, self.target
         in_order = keep if target is None else keep[target]
@@ -303,7 +304,6 @@ class EdgeSet(NamedTuple):
         if log_weight is not None:
             log_weight = log_weight[in_order[group_targets(self.groups)]]
         target = None if target is None else before[target[in_order]]
-        edges = edges if self.transposed is None else edges.with_transpose()
         groups = torch.cat([count_before(in_order)[bounds], sources], dim=1)
         edges = edges._replace(
             groups=groups, source=source, log_weight=log_weight, rounds=self.rounds, target=target

@@ -4,13 +4,13 @@ from typing import Literal, Optional
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
@@ -122,7 +122,7 @@ class AnchorEdges(BaseTransform):
             divisions = [_weight_beside(part, anchor, ptr) for part in window.unbind(1)]
             weight = torch.stack(divisions, dim=1)
         else:
-            edge_index, weight = self._join(data.get(key), anchor, ptr)
+            edge_index, weight = self._join(data.get(key), key, anchor, ptr)
             store_edges(data, key, sorted_edges(edge_index, pos.size(0), is_sorted=True))
         store_values(data, f"{prefix}anchor", anchor)
         weight = weight.to(pos.dtype if pos.is_floating_point() else torch.get_default_dtype())
@@ -133,7 +133,9 @@ class AnchorEdges(BaseTransform):
             store_values(data, f"{prefix}edge_weight", of_edge, edges=key)
         return data
 
-    def _join(self, present: Optional[Tensor], anchor: Tensor, ptr: list[int]) -> tuple[Tensor, Tensor]:
+    def _join(
+        self, present: Optional[Tensor], key: str, anchor: Tensor, ptr: list[int]
+    ) -> tuple[Tensor, Tensor]:
         """The edges to list, each once and sorted by target, and the weight of anchors for each target."""
         num_nodes = anchor.numel()
         edges = (
@@ -144,7 +146,7 @@ class AnchorEdges(BaseTransform):
         if not self.loop:
             edges = edges[:, edges[0] != edges[1]]
         if present is not None:
-            present = present.as_tensor() if isinstance(present, EdgeIndex) else present
+            present = check_edge_index(key, present, num_nodes).long()
             # The edges of anchors hold all that start there, but for loops unless they are asked for.
             kept = ~anchor[present[0]]
             if not self.loop:

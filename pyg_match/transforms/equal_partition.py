@@ -12,6 +12,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import check_points, one_of, whole_number
 from pyg_match.data.edges import sorted_edges
 from pyg_match.ops.knn import knn_graph
+from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups
 from pyg_match.transforms.multi_scale import neighbour_rank, store_scales
 from pyg_match.transforms.store import store_edges, store_values
@@ -113,8 +114,8 @@ def equal_parts(pos: Tensor, parts: int, groups: Optional[Tensor] = None) -> Ten
     Raises:
         ValueError: If a position is not finite.
     """
-    pos = pos.detach()
     check_points("pos", pos)
+    pos = pos.detach() if pos.is_floating_point() else widest(pos.detach())
     num_nodes = pos.size(0)
     groups = torch.zeros(num_nodes, dtype=torch.long, device=pos.device) if groups is None else groups
     place = torch.arange(num_nodes, device=pos.device)

@@ -223,7 +223,10 @@ def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
     """Set an edge set to the chosen edges, sorted by target, with what they carry."""
-    values = {name: data[name][chosen] for name in carried(data, key)}
+    names = carried(data, key)
+    if key == "edge_index":  # and what else PyG counts as belonging to edges, such as edge_type
+        names += [n for n in data.edge_attrs() if "index" not in n and "adj" not in n and n not in names]
+    values = {name: data[name][chosen] for name in names}
     store_edges(data, key, sorted_edges(edge_index[:, chosen], num_nodes_of(data), is_sorted=True))
     for name, value in values.items():
         store_values(data, name, value, edges=key)

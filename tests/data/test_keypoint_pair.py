@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch_geometric.transforms as T
 from helpers import random_pair, random_set
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
@@ -7,7 +8,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import unbatch
 
 from pyg_match.data import KeypointPair
-from pyg_match.transforms import CandidateEdges, KNNGraph
+from pyg_match.transforms import CandidateEdges, KNNGraph, RingPartition
 
 
 def make_pairs():
@@ -120,3 +121,52 @@ def test_validate_names_the_fault(change, message):
 def test_from_sets_refuses_other_widths():
     with pytest.raises(ValueError, match="same width, got 16 and 8"):
         KeypointPair.from_sets(random_set(2, 16), random_set(2, 8))
+
+
+@pytest.mark.parametrize("by_numbers", [False, True])
+def test_subgraph_is_the_pair_of_what_is_kept(by_numbers):
+    pair = T.Compose([KNNGraph(3), CandidateEdges(2), RingPartition([1, 2])])(random_pair(7, 5))
+    pair.y = torch.tensor([0, -1, 3, 4, -2, -1, 2, 0, -2, 6, 2, 3])
+    pair.edge_weight = torch.arange(float(pair.edge_index.size(1)))
+    pair.cross_edge_mask = torch.arange(pair.cross_edge_index.size(1)) % 3 > 0
+    pair.homography = torch.eye(3)[None]
+    keep = torch.tensor([True, True, False, True, False, False, True, True, False, True, True, False])
+    nodes = keep.nonzero().flatten()
+    part = pair.subgraph(nodes if by_numbers else keep)
+    part.validate()
+    assert isinstance(part, KeypointPair) and part.num_keypoints.tolist() == [[4, 3]]
+    assert torch.equal(part.pos, pair.pos[keep]) and torch.equal(part.image(1).x, pair.x[7:][keep[7:]])
+    # Nodes 0, 1, 3, 6 of image 0, and 0, 2, 3 of image 1.
+    assert part.y.tolist() == [0, -1, -1, 1, 0, 3, -1]
+    for name, other in (
+        ("edge_index", "edge_weight"),
+        ("cross_edge_index", "cross_edge_mask"),
+        ("edge_index_1", None),
+    ):
+        whole = {
+            (int(s), int(t)): None if other is None else pair[other][i].item()
+            for i, (s, t) in enumerate(pair[name].as_tensor().t())
+        }
+        expected = {ends: value for ends, value in whole.items() if keep[list(ends)].all()}
+        found = {
+            (int(nodes[s]), int(nodes[t])): None if other is None else part[other][i].item()
+            for i, (s, t) in enumerate(part[name].as_tensor().t())
+        }
+        assert found == expected and part[name].is_sorted_by_col
+    assert torch.equal(part.image_size, pair.image_size) and torch.equal(part.homography, pair.homography)
+    assert pair.num_keypoints.tolist() == [[7, 5]] and pair.y.numel() == 12
+
+
+def test_subgraphs_of_few_keypoints_and_of_batches():
+    pair = random_pair(2, 1)
+    assert pair.subgraph(torch.tensor([0, 2])).num_keypoints.tolist() == [[1, 1]]
+    assert pair.subgraph(torch.zeros(3, dtype=torch.bool)).num_keypoints.tolist() == [[0, 0]]
+    assert T.LargestConnectedComponents()(KNNGraph(2)(random_pair(1, 3))).num_keypoints.tolist() == [[0, 3]]
+    with pytest.raises(ValueError, match="must rise"):
+        pair.subgraph(torch.tensor([2, 0]))
+    with pytest.raises(ValueError, match="names node 3, but there are 3"):
+        pair.subgraph(torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"a mask of 3 nodes, got shape \[2\]"):
+        pair.subgraph(torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="a single pair, got a batch of 2"):
+        Batch.from_data_list([pair, pair]).subgraph(torch.tensor([0]))

@@ -10,9 +10,11 @@ from helpers import random_pair
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
+from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import is_undirected, to_undirected
 
 from pyg_match.data import KeypointPair, KeypointSet, sorted_edges
+from pyg_match.nn import MaskedAttentionConv
 from pyg_match.transforms import CandidateEdges, KNNGraph
 
 
@@ -102,3 +104,29 @@ def test_saved_data_loads_without_running_code():
     file.seek(0)
     edges = torch.load(file, weights_only=True)["edge_index"]
     assert edges.is_sorted_by_col and edges.sparse_size() == (9, 9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda e: e.flip(0), lambda e: e.sort_by("row").values, lambda e: e.flip(0).sort_by("col").values],
+)
+def test_products_with_edges_in_another_order(change):
+    edges = change(drawn()[0].edge_index)
+    x = torch.randn(9, 4, requires_grad=True)
+    to_targets = edges.is_sorted_by_col
+    product = edges.matmul(x, transpose=to_targets)
+    matrix = torch.zeros(9, 9).index_put_(tuple(edges.as_tensor()), torch.ones(27))
+    dense = matrix.t() if to_targets else matrix
+    torch.testing.assert_close(product, dense @ x)
+    weight = torch.randn_like(product)
+    found, expected = (torch.autograd.grad((out * weight).sum(), x)[0] for out in (product, dense @ x))
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(edges.to_dense(), matrix)
+
+
+@pytest.mark.parametrize("layer", [SAGEConv(4, 3), MaskedAttentionConv(4, 3)])
+def test_layers_compile_along_them(layer):
+    data, _ = drawn()
+    torch.testing.assert_close(
+        torch.compile(layer, backend="aot_eager")(data.x, data.edge_index), layer(data.x, data.edge_index)
+    )

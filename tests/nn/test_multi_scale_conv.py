@@ -129,3 +129,11 @@ def test_reset_repr_and_errors():
         conv(torch.rand(2, 4), edge_index)
     with pytest.raises(ValueError, match="at least one convolution, got none"):
         MultiScaleConv([])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_lists_for_another_number_of_branches_are_refused(count):
+    edges, weight = torch.tensor([[0, 1], [1, 0]]), torch.ones(2)
+    conv = MultiScaleConv([PartitionGCNConv(4, 2), PartitionGCNConv(4, 2)])
+    with pytest.raises(ValueError, match=f"an item for each of 2 graphs, got {count}"):
+        conv(torch.rand(2, 4), [edges, edges], edge_weight=[weight] * count)

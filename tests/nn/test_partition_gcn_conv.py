@@ -8,7 +8,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import add_self_loops, to_dense_adj, to_torch_csr_tensor
 
 from pyg_match.data.edges import sorted_edges
-from pyg_match.nn import PartitionGCNConv, distance_weights
+from pyg_match.nn import MaskedAttentionConv, PartitionGCNConv, distance_weights
 from pyg_match.transforms import KNNGraph, RingPartition, scales
 
 
@@ -257,3 +257,77 @@ def test_more_neighbours_than_half_precision_counts(half):
         conv.float()
         assert torch.isfinite(found).all()
         assert (found - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize("aggr", ["add", "mean", "max", "min"])
+def test_loops_are_aggregated_as_other_messages(aggr):
+    edge_index = random_edges(9, 9, 30)
+    edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+    edge_index = torch.cat([edge_index, torch.tensor([[2], [2]])], dim=1)  # one node has its loop
+    x = torch.randn(9, 4, dtype=torch.double)
+    peer = GCNConv(4, 3, aggr=aggr).double()
+    conv = PartitionGCNConv(4, 3, aggr=aggr).double()
+    conv.load_state_dict(peer.state_dict())
+    torch.testing.assert_close(conv(x, edge_index), peer(x, edge_index))
+    torch.testing.assert_close(conv(x, sorted_edges(edge_index, 9)), peer(x, edge_index))
+
+
+def forms_of(edge_index, size):
+    """The same edges in all forms that may run as a sparse product."""
+    order = edge_index[1].argsort(stable=True)
+    in_order = edge_index[:, order]
+    yield EdgeIndex(in_order, sparse_size=size, sort_order="col")
+    yield EdgeIndex(in_order.int(), sparse_size=size, sort_order="col")
+    yield edge_index.int()
+    yield to_torch_csr_tensor(in_order.flip(0), size=size[::-1])
+
+
+@pytest.mark.parametrize("size", [(9, 9), (9, 5)])
+@pytest.mark.parametrize("dtype", [torch.float, torch.double, torch.bfloat16])
+def test_gradients_of_all_forms_of_edges(size, dtype):
+    edge_index = random_edges(*size, 20)
+    conv = PartitionGCNConv(8, 3, add_self_loops=False).to(dtype)
+
+    def gradients(edges):
+        x = [features.clone().requires_grad_() for features in sets]
+        conv.zero_grad()
+        out = conv(x[0] if size[0] == size[1] else tuple(x), edges)
+        (out * out.detach().cos()).sum().backward()
+        return out, x[0].grad, conv.lin.weight.grad.clone()
+
+    sets = [torch.randn(count, 8, dtype=dtype) for count in size]
+    expected = gradients(edge_index)
+    tolerance = {"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}
+    for edges in forms_of(edge_index, size):
+        for found, wanted in zip(gradients(edges), expected, strict=True):
+            torch.testing.assert_close(found, wanted, **tolerance)
+
+
+def test_autocast_and_transforms_of_functions():
+    conv, x = PartitionGCNConv(4, 3), torch.randn(12, 4)
+    edges = KNNGraph(3)(Data(pos=torch.rand(12, 2))).edge_index
+    for forms in (edges, edges.as_tensor()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            conv(x.clone().requires_grad_(), forms).float().sum().backward()
+    plain = edges.as_tensor()
+    gradient = torch.func.grad(lambda x, edges: conv(x, edges).square().sum())
+    torch.testing.assert_close(gradient(x, edges), gradient(x, plain))
+    _, along = torch.func.jvp(lambda x: conv(x, edges), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(along, conv(torch.ones_like(x), plain) - conv(torch.zeros_like(x), plain))
+
+
+def test_a_matrix_that_is_not_transposed_is_refused():
+    conv, matrix = PartitionGCNConv(8, 8, add_self_loops=False), torch.eye(9, 5).to_sparse_csr()
+    with pytest.raises(ValueError, match=r"must have shape \(5, 9\), got \(9, 5\)"):
+        conv((torch.randn(9, 8), torch.randn(5, 8)), matrix)
+
+
+@pytest.mark.parametrize("kind", [PartitionGCNConv, MaskedAttentionConv])
+def test_edges_that_were_sorted_another_way_before(kind):
+    """PyG keeps the pointers of the order before."""
+    conv, x = kind(8, 8), torch.randn(12, 8)
+    drawn = KNNGraph(3)(Data(pos=torch.rand(12, 2))).edge_index
+    plain = drawn.as_tensor()
+    turned = EdgeIndex(plain.flip(0).contiguous(), sparse_size=(12, 12), sort_order="row")
+    for edges in (turned.fill_cache_().sort_by("col").values, drawn.flip(0).sort_by("col").values):
+        torch.testing.assert_close(conv(x, edges), conv(x, edges.as_tensor()))

@@ -411,3 +411,21 @@ def test_edges_on_another_device_are_refused():
     away = edges._replace(groups=edges.groups.to("meta"))
     with pytest.raises(ValueError, match="edges must be on the device of the nodes, cpu, got meta"):
         sparse_attention(*tensors, away)
+
+
+def test_part_of_the_nodes_in_the_order_of_the_user():
+    listed = torch.tensor([[1, 2, 0, 1, 0], [2, 0, 1, 0, 0]])
+    keep, bias = torch.tensor([True, False, True]), torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0])
+    edges, kept = EdgeSet.of(listed, 3, 3).subset(keep)
+    assert bias[kept].tolist() == [20.0, 50.0]
+    nodes = torch.randn(2, 1, 4)
+    assert torch.equal(edges.csr().listed(), torch.tensor([[1, 0], [0, 0]]))
+    expected = sparse_attention(nodes, nodes, nodes, torch.tensor([[1, 0], [0, 0]]), bias[kept].view(2, 1))
+    assert torch.equal(sparse_attention(nodes, nodes, nodes, edges, bias[kept].view(2, 1)), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 5)])
+def test_matrices_with_columns_for_other_sources_are_refused(shape):
+    nodes = torch.randn(3, 1, 4)
+    with pytest.raises(ValueError, match=f"a column for each of 3 sources, got {shape[1]}"):
+        sparse_attention(nodes, nodes, nodes, torch.eye(*shape).to_sparse_csr())

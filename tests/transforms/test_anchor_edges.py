@@ -171,3 +171,26 @@ def test_repr_and_errors():
         AnchorEdges(3)(data)
     with pytest.raises(ValueError, match="'pos' holds NaN"):
         AnchorEdges(2)(Data(pos=torch.full((3, 2), torch.nan)))
+
+
+@pytest.mark.parametrize(
+    ("edges", "error", "message"),
+    [
+        (torch.tensor([[0, -1], [1, 2]]), ValueError, "names node -1, but there are 6"),
+        (torch.tensor([[0, 9], [1, 2]]), ValueError, "names node 9, but there are 6"),
+        (torch.tensor([[0, 1], [9, 2]]), ValueError, "names node 9, but there are 6"),
+        (torch.tensor([0, 1]), ValueError, r"must have shape \[2, E\], got \[2\]"),
+        (torch.eye(6).to_sparse_csr(), TypeError, "must be a tensor of int64"),
+    ],
+)
+def test_edges_that_are_none_are_refused(edges, error, message):
+    with pytest.raises(error, match=message):
+        AnchorEdges(2)(Data(pos=torch.rand(6, 2), edge_index=edges))
+
+
+def test_edges_of_32_bits():
+    edge_index, pos = torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.rand(6, 2)
+    found, expected = (
+        AnchorEdges(2)(Data(pos=pos, edge_index=e)).edge_index for e in (edge_index.int(), edge_index)
+    )
+    assert torch.equal(found.as_tensor(), expected.as_tensor())

@@ -131,3 +131,11 @@ def test_equals_a_region_at_a_time(pos, parts, data):
     for group in (0, 2, 5):
         members = (groups == group).nonzero().flatten().tolist()
         assert all(part[node] == number for node, number in parts_one_by_one(pos, parts, members))
+
+
+@pytest.mark.parametrize("dtype", [torch.int, torch.long, torch.uint8])
+def test_positions_in_whole_numbers(dtype):
+    pos = torch.tensor([[0, 0], [3, 1], [5, 5], [2, 9], [7, 7]])
+    found, expected = (EqualPartition(2)(Data(pos=p)) for p in (pos.to(dtype), pos.double()))
+    assert torch.equal(found.part, expected.part)
+    assert torch.equal(found.edge_index.as_tensor(), expected.edge_index.as_tensor())

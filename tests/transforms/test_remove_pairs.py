@@ -176,3 +176,20 @@ def test_whole_and_short_numbers(kind):
     assert edge_set(RemovePairs(max_distance=500.0)(data).edge_index) == near
     alike = keep(data, lambda s, t: s == t or {s, t} == {0, 1})
     assert edge_set(RemovePairs(min_similarity=0.5)(data).edge_index) == alike
+
+
+@pytest.mark.parametrize("mode", ["mask", "drop"])
+def test_all_that_edges_have_goes_with_them(mode):
+    data = Data(
+        pos=torch.tensor([[0.0], [1.0], [3.0]]),
+        edge_index=torch.tensor([[1, 2, 0], [1, 0, 2]]),
+        edge_type=torch.tensor([0, 1, 2]),
+        edge_time=torch.tensor([5.0, 6.0, 7.0]),
+    )
+    out = RemovePairs(max_distance=9.0 if mode == "mask" else 2.0, mode=mode)(data)
+    types = {ends: kind for kind, ends in enumerate([(1, 1), (2, 0), (0, 2)])}
+    ends = [tuple(edge) for edge in out.edge_index.as_tensor().t().tolist()]
+    assert len(ends) == (3 if mode == "mask" else 1)
+    assert out.edge_type.tolist() == [types[edge] for edge in ends]
+    assert out.edge_time.tolist() == [5.0 + types[edge] for edge in ends]
+    out.validate()

@@ -72,6 +72,11 @@ class MultiScaleConv(nn.Module):
         if not isinstance(edge_index, (list, tuple)) or len(edge_index) != len(self.convs):
             found = len(edge_index) if isinstance(edge_index, (list, tuple)) else type(edge_index).__name__
             raise ValueError(f"expected a list of {len(self.convs)} graphs, got {found}")
+        for key, value in kwargs.items():
+            if isinstance(value, list) and len(value) != len(self.convs):
+                raise ValueError(
+                    f"'{key}' must hold an item for each of {len(self.convs)} graphs, got {len(value)}"
+                )
         features = []
         for number, (conv, edges) in enumerate(zip(self.convs, edge_index, strict=True)):
             own = {key: value[number] if isinstance(value, list) else value for key, value in kwargs.items()}

@@ -12,10 +12,12 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import zeros
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
+from torch_geometric.utils.sparse import index2ptr
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
 from pyg_match.nn.conv.projection import check_features
 from pyg_match.ops.csr import check_ends
+from pyg_match.ops.derivatives import is_transformed
 
 
 class PartitionGCNConv(MessagePassing):
@@ -142,6 +144,10 @@ class PartitionGCNConv(MessagePassing):
     ) -> Tensor:
         """One graph's part of the output."""
         edge_index, weight = self._listed(edge_index, weight, size)
+        if isinstance(edge_index, EdgeIndex) and not _has_product(x, weight, size):
+            edge_index = edge_index.as_tensor()
+        if not isinstance(edge_index, EdgeIndex) and edge_index.dtype == torch.int32:
+            edge_index = edge_index.long()  # torch's scatter has wrong gradients for 32 bits
         plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
         check_tensor("edge_index", plain, (2, None), "whole")
         source, target = plain if self.flow == "source_to_target" else plain.flip(0)
@@ -171,16 +177,23 @@ class PartitionGCNConv(MessagePassing):
         weight = (scale_source[source] * weight * scale[target]).to(x.dtype)
         if self.flow == "target_to_source":
             size = (size[1], size[0])
+        own = (loop * scale.square()).to(x.dtype)
+        if self.add_self_loops and self.aggr not in ("add", "sum"):
+            missing = loop.nonzero().flatten()
+            edge_index = torch.cat([plain, missing.expand(2, -1)], dim=1)
+            weight = torch.cat([weight, own[missing]])
         out: Tensor = self.propagate(edge_index, x=x, weight=weight, size=size)
-        if not self.add_self_loops:
-            return out
-        return out + (loop * scale.square()).to(x.dtype).unsqueeze(-1) * x
+        adds = self.add_self_loops and self.aggr in ("add", "sum")
+        return out + own.unsqueeze(-1) * x if adds else out
 
     def _listed(self, edge_index: Adj, weight: OptTensor, size: tuple[int, int]) -> tuple[Tensor, OptTensor]:
         """Edges with their weights; an EdgeIndex only if they can be multiplied without messages."""
         forward = self.flow == "source_to_target"
         if isinstance(edge_index, EdgeIndex):
             fits = forward and edge_index.is_sorted_by_col and edge_index.sparse_size() == size
+            if fits:  # PyG's sort_by keeps the pointer of the order before
+                ptr = index2ptr(edge_index.as_tensor()[1], size[1])
+                fits = torch.equal(edge_index.get_indptr().long(), ptr.long())
             return (edge_index if fits else edge_index.as_tensor()), weight
         if not is_sparse(edge_index):
             return edge_index, weight
@@ -192,6 +205,9 @@ class PartitionGCNConv(MessagePassing):
             raise ValueError(
                 "an adjacency matrix is transposed for flow 'source_to_target', got 'target_to_source'"
             )
+        shape = tuple(edge_index.sizes() if isinstance(edge_index, SparseTensor) else edge_index.shape)
+        if shape != size[::-1]:
+            raise ValueError(f"a transposed adjacency matrix must have shape {size[::-1]}, got {shape}")
         transposed, weight = to_edge_index(edge_index)
         listed = transposed.flip(0)
         if isinstance(edge_index, SparseTensor) or edge_index.layout == torch.sparse_csr:
@@ -209,6 +225,11 @@ class PartitionGCNConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, num_scales={self.num_scales})"
+
+
+def _has_product(x: Tensor, weight: OptTensor, size: tuple[int, int]) -> bool:
+    """Whether PyG's sparse product has the derivatives that may be asked for."""
+    return size[0] == size[1] and x.dtype in (torch.float, torch.double) and not is_transformed(x, weight)
 
 
 def distance_weights(pos: Union[Tensor, PairTensor], edge_index: Tensor) -> Tensor:
