@@ -52,5 +52,6 @@ def scaled(H: Array) -> Array | None:
     """Bring the last element to 1, as far as it is not 0; None for what is no homography."""
     if not np.isfinite(H).all() or not H.any():
         return None
+    H = np.ldexp(H, -np.frexp(np.abs(H).max())[1])  # so that squares stay in range
     H = H / np.linalg.norm(H)
     return H / H[2, 2] if abs(H[2, 2]) > 1e-12 else H

@@ -29,8 +29,8 @@ def estimate_homography(
 
     There is none if fewer than four matches are given, if a value is not finite, or if the inliers (for ``"dlt"`` and
     ``"dlt-lu"`` all matches) do not determine one, because all but one of them lie on a line, or coincide; for the
-    other methods also if all inliers lie within ``threshold`` of a line in either image. The same input gives the
-    same result.
+    other methods also if all inliers lie within ``threshold`` of a line in either image. ``"poselib"`` and
+    ``"magsac"`` find none of mirror images. The same input gives the same result.
 
     Args:
         points0: Matched points of image 0 in pixels.
@@ -75,6 +75,8 @@ def estimate_homography(
     p0, p1 = point_pairs(points0, points1)
     threshold = real_number("threshold", threshold, positive=True)
     weights = None if scores is None else _check_scores(scores, len(p0))
+    if weights is not None and len(weights) > 0:  # by a power of two, so that sums stay in range
+        weights = np.ldexp(weights, -np.frexp(weights.max())[1])
     _check_method(method, ("poselib", "opencv", "magsac", "dlt", "dlt-lu"))
     min_iterations = whole_number("min_iterations", min_iterations)
     nothing = np.zeros(len(p0), dtype=bool)
@@ -194,16 +196,19 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
             H = to_array(H)
         elif H.is_complex() or H.is_meta:
             raise TypeError(f"expected a homography of real numbers, got {H.dtype} on {H.device}")
+        dtype = values.dtype
+        values = values.to(torch.promote_types(dtype, torch.float))
         matrix: Any = torch.as_tensor(H, dtype=values.dtype, device=points.device)
     else:
-        matrix, values = to_array(H), to_array(points)
+        matrix, values, dtype = to_array(H), to_array(points), None
     if matrix.shape != (3, 3):
         raise ValueError(f"expected a homography of shape [3, 3], got {list(matrix.shape)}")
     if values.ndim == 0 or values.shape[-1] != 2:
         raise ValueError(f"expected points of shape [..., 2], got {list(values.shape)}")
     with np.errstate(divide="ignore", invalid="ignore"):
         mapped = values @ matrix[:, :2].T + matrix[:, 2]
-        return mapped[..., :2] / mapped[..., 2:]
+        mapped = mapped[..., :2] / mapped[..., 2:]
+    return mapped if dtype is None else mapped.to(dtype)
 
 
 def homography_matrix(homography: ArrayLike) -> Tensor:

@@ -301,3 +301,23 @@ def test_arrays_that_run_backwards():
     points = torch.from_numpy(p0.copy())
     assert torch.equal(warp_points(points, turned), warp_points(points, H))
     assert torch.equal(homography_matrix(turned), torch.from_numpy(H))
+
+
+@pytest.mark.parametrize("factor", [1000.0, 1e-6, -1e-3])
+def test_points_in_half_precision_are_mapped_in_single_precision(factor):
+    points = torch.tensor([[640.0, 480.0], [3.0, 900.0]], dtype=torch.half)
+    H = torch.tensor([[1.0, 0.1, 5.0], [-0.1, 1.0, 3.0], [1e-4, 0.0, 1.0]])
+    mapped = warp_points(points, H * factor)
+    assert mapped.dtype == torch.half
+    torch.testing.assert_close(mapped, warp_points(points.double(), H.double()).half())
+
+
+@pytest.mark.parametrize("method", ["dlt", "dlt-lu"])
+@pytest.mark.parametrize("scale", [1e308, 1e200, 1e-200])
+def test_only_the_ratio_of_scores_counts(scale, method):
+    points = np.random.default_rng(0).uniform(0, 640, (20, 2))
+    scores = np.linspace(0.1, 1, 20)
+    noisy = points + 5 + np.random.default_rng(1).normal(0, 1, points.shape)
+    expected, _ = estimate_homography(points, noisy, method, scores=scores)
+    found, _ = estimate_homography(points, noisy, method, scores=scores * scale)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)

@@ -123,5 +123,5 @@ def matching_recall(matches: Tensor, ground_truth0: Tensor) -> float:
     total = int((ground_truth0 >= 0).sum())
     if total == 0:
         return float("nan")
-    found = int((ground_truth0[matches[:, 0]] == matches[:, 1]).sum())
-    return found / total
+    right = (ground_truth0[matches[:, 0]] == matches[:, 1]) & (matches[:, 1] >= 0)
+    return matches[right, 0].unique().numel() / total

@@ -46,6 +46,8 @@ def pose_error(R: ArrayLike, t: ArrayLike, T_0to1: ArrayLike) -> tuple[Array, Ar
     known, direction = motion[..., :3, :3], motion[..., :3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         trace = (rotation * known).sum(axis=(-2, -1))
+        # Squares of lengths stay in range.
+        translation, direction = (v / np.abs(v).max(axis=-1, keepdims=True) for v in (translation, direction))
         length = np.linalg.norm(translation, axis=-1) * np.linalg.norm(direction, axis=-1)
         cosine = (translation * direction).sum(axis=-1) / length
     return _angle((trace - 1) / 2), _angle(cosine)

@@ -109,7 +109,7 @@ def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
     found = []
     chunk = 2 * max(1, _BATCH_ELEMENTS // max(1, most * most))
     for images, real in zip(rows.split(chunk), here.split(chunk), strict=True):
-        padded = x[images]
+        padded = x[images].to(torch.promote_types(x.dtype, torch.float))
         with torch.autocast(x.device.type, enabled=False):
             similarity = padded[::2] @ padded[1::2].transpose(1, 2)
         seen = real[::2].unsqueeze(2) & real[1::2].unsqueeze(1)
@@ -125,6 +125,8 @@ def _best_of_images(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
 @torch.no_grad()  # with gradients switched on, too, sums are rounded as without, so that edges are the same
 def _most_similar(x0: Tensor, x1: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """For each descriptor the indices of its most similar ones in the other image, at most ``k``."""
+    # Half precision would round products to many equal ones, or to infinity.
+    x0, x1 = (x.to(torch.promote_types(x.dtype, torch.float)) for x in (x0, x1))
     k0, k1 = min(k, x1.size(0)), min(k, x0.size(0))
     step = max(1, _CHUNK_ELEMENTS // max(1, x1.size(0)))
     step = 1 << (step.bit_length() - 1)  # few numbers of rows, see pyg_match.ops.linear

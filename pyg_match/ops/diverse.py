@@ -1,6 +1,7 @@
 """The choice of near neighbours that differ from each other."""
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
@@ -57,6 +58,11 @@ def diverse_choice(
     Raises:
         MemoryError: If there is no memory for the candidates of a row.
     """
+    # Only their ratio counts; by a power of two they come into the range of all types.
+    largest = -math.frexp(max(distance_weight, orthogonality_weight))[1]
+    distance_weight, orthogonality_weight = (
+        math.ldexp(weight, largest) for weight in (distance_weight, orthogonality_weight)
+    )
     pos = widest(pos)
     descriptors, candidates = descriptors.to(pos.device), candidates.to(pos.device)
     if pos.device.type != "cpu" or library() is None:

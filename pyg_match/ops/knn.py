@@ -24,6 +24,8 @@ _PARALLEL_WORK = 1 << 17  # neighbours to find, from which on the k-d tree is se
 _FEW_IN_PLANE = 1000
 _FEW_IN_SPACE = 60
 _FEW_IN_TORCH = 16
+_MOST_EXPONENT = 400  # of coordinates that are taken as they are
+_MOST_FOUND = 1 << 23  # neighbours of some points that are ranked at once
 _SCIPY_MAX_DIM = 16  # a k-d tree visits nearly all points in higher dimensions
 
 
@@ -115,13 +117,19 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
     if k <= 0:
         return torch.empty(num_points, 0, dtype=torch.long, device=points.device)
     result = torch.empty(num_points, k, dtype=torch.long, device=points.device)
-    rows = torch.arange(num_points, device=points.device)
-    depth = min(k + 4, num_points)
-    while rows.numel() > 0:
+    waiting = [(torch.arange(num_points, device=points.device), min(k + 4, num_points))]
+    while waiting:
+        rows, depth = waiting.pop()
+        most = max(1, _MOST_FOUND // depth)
+        if rows.numel() > most:
+            waiting += [(some, depth) for some in rows.split(most)]
+            continue
         found = search(points, rows, depth)
         distance = _squared_distance(points, rows, found)
+        # What rounding may make of equal distances in a search that sums in another order.
+        slack = 4 * (points.size(1) + 4) * torch.finfo(distance.dtype).eps
         # Nearly always the points found are in order already and no two are equally far.
-        plain = (found[:, 0] == rows) & (distance[:, 1:] > distance[:, :-1]).all(dim=1)
+        plain = (found[:, 0] == rows) & (distance[:, 1:] > (1 + slack) * distance[:, :-1]).all(dim=1)
         result[rows[plain]] = found[plain, int(not loop) : int(not loop) + k]
         rows, found, distance = rows[~plain], found[~plain], distance[~plain]
         order = found.argsort(dim=1)
@@ -130,12 +138,10 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
         rank_by = distance.masked_fill(own, -1.0 if loop else math.inf)
         order = rank_by.argsort(dim=1, stable=True)[:, :k]
         result[rows] = found.gather(1, order)
-        if depth == num_points:
-            break
         # Anything not found is at least as far as the farthest point found.
-        open_rows = rank_by.gather(1, order)[:, -1] >= distance.max(dim=1).values
-        rows = rows[open_rows]
-        depth = min(2 * depth, num_points)
+        open_rows = rows[rank_by.gather(1, order)[:, -1] >= (1 - slack) * distance.amax(dim=1)]
+        if depth < num_points and open_rows.numel() > 0:
+            waiting.append((open_rows, min(2 * depth, num_points)))
     return result
 
 
@@ -206,6 +212,10 @@ def _as_points(x: Tensor, cosine: bool) -> Tensor:
         points = widest(points)
     if points.dtype in (torch.half, torch.bfloat16):
         points = points.float()
+    if points.dtype == torch.double and points.numel() > 0:  # of which squares may leave the range of numbers
+        exponent = torch.frexp(points.abs().amax()).exponent
+        usual = exponent.abs() < _MOST_EXPONENT
+        points = points * points.new_tensor(2.0).pow(-exponent.clamp(-1000, 1000)).masked_fill_(usual, 1.0)
     return torch.nn.functional.normalize(widest(points), dim=1) if cosine else points
 
 

@@ -70,3 +70,9 @@ def test_reprojection_errors_have_gradients_of_the_homography():
     points, H = torch.rand(5, 2) * 9, torch.eye(3, dtype=torch.double, requires_grad=True)
     reprojection_error(points, points + 1, H).sum().backward()
     assert bool(torch.isfinite(H.grad).all()) and bool((H.grad != 0).any())
+
+
+def test_recall_counts_what_is_found_once_and_no_partner_never():
+    assert matching_recall(torch.tensor([[0, 5], [0, 5], [0, 5]]), torch.tensor([5, 7])) == 0.5
+    assert matching_recall(torch.tensor([[0, -1]]), torch.tensor([-1, 3])) == 0.0
+    assert matching_recall(torch.tensor([[0, -2], [1, 3]]), torch.tensor([-2, 3])) == 1.0

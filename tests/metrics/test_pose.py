@@ -77,3 +77,11 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
         pose_error(*map(np.zeros, shapes))
     with pytest.raises(TypeError, match="real numbers"):
         pose_error("R", [0, 0, 1], np.eye(4))
+
+
+@pytest.mark.parametrize("length", [1e-300, 1e-170, 1e160, 1e300])
+def test_translations_of_any_length(length):
+    motion = np.eye(4)
+    motion[:3, 3] = [1, 2, 3]
+    assert pose_error(np.eye(3), np.array([1, 2, 3]) * length, motion)[1] == pytest.approx(0, abs=1e-5)
+    assert pose_error(np.eye(3), np.array([3, 0, -1]) * length, motion)[1] == pytest.approx(90)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from pyg_match import knn_graph
-from pyg_match.ops import knn_batched
+from pyg_match.ops import knn, knn_batched
 from pyg_match.ops.knn import available_backends
 
 
@@ -116,3 +116,35 @@ def test_missing_backend_says_what_to_install():
     if "pyg" not in available_backends():
         with pytest.raises(ImportError, match="pyg-lib"):
             knn_graph(torch.rand(3, 2), 1, backend="pyg")
+
+
+@pytest.mark.parametrize("backend", ["auto", "scipy", "torch"])
+@pytest.mark.parametrize("dimensions", [1, 2, 7])
+@pytest.mark.parametrize("scale", [1e200, 1e300, 1e-200, 1e-300, 1e160])
+def test_squares_beyond_the_range_of_numbers(scale, dimensions, backend):
+    points = torch.rand(60, dimensions, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    assert torch.equal(knn_graph(points * scale, 5, backend=backend), knn_graph(points, 5))
+
+
+@pytest.mark.parametrize(("dimensions", "k"), [(3, 520), (9, 5), (8, 30)])
+@pytest.mark.parametrize("backend", ["auto", "scipy", "torch"])
+def test_ties_whatever_the_search_rounds(dimensions, k, backend):
+    points = torch.randint(0, 6, (600, dimensions), generator=torch.Generator().manual_seed(0)).double() * 0.7
+    assert torch.equal(knn_graph(points, k, backend=backend), brute_force_of_sums(points, k))
+
+
+def brute_force_of_sums(points, k):
+    """By (distance, index), with squares summed one coordinate after the other."""
+    distance = points.new_zeros(points.size(0), points.size(0))
+    for column in points.unbind(1):
+        distance += (column.unsqueeze(1) - column) ** 2
+    source = distance.fill_diagonal_(torch.inf).argsort(dim=1, stable=True)[:, :k]
+    return torch.stack([source.flatten(), torch.arange(points.size(0)).repeat_interleave(k)])
+
+
+def test_points_that_coincide_are_ranked_some_at_a_time(monkeypatch):
+    points = torch.rand(300, 2).round(decimals=1)
+    expected = knn_graph(points, 7)
+    monkeypatch.setattr(knn, "_MOST_FOUND", 1000)
+    assert torch.equal(knn_graph(points, 7), expected)
+    assert torch.equal(knn_graph(points, 7), brute_force(points, 7, loop=False))

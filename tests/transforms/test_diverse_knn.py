@@ -135,3 +135,11 @@ def test_the_same_choice_without_the_kernel(space, monkeypatch):
     for most in (1 << 24, 1):  # all rows at once, and one after the other
         monkeypatch.setattr("pyg_match.ops.diverse._MOST_NUMBERS", most)
         assert torch.equal(DiverseKNN(5, space=space)(pair.clone()).edge_index, expected)
+
+
+@pytest.mark.parametrize("space", ["descriptor", "direction"])
+@pytest.mark.parametrize("factor", [2.0**130, 2.0**1000, 2.0**-200])
+def test_only_the_ratio_of_weights_counts(space, factor):
+    data = Data(pos=torch.rand(60, 2), x=torch.randn(60, 8))
+    found, expected = (DiverseKNN(4, w, 2 * w, space=space)(data).edge_index for w in (factor, 1.0))
+    assert torch.equal(found.as_tensor(), expected.as_tensor())

@@ -5,6 +5,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 import pyg_match
+from pyg_match.data import KeypointPair
 from pyg_match.ops import candidates
 from pyg_match.transforms import (
     CandidateEdges,
@@ -137,3 +138,19 @@ def test_composes():
     out = Compose([KNNGraph(4), CandidateEdges(3)])(random_pair(20, 30))
     assert out.validate()
     assert out.num_edges == 200
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("dtype", "length"), [(torch.half, 512.0), (torch.bfloat16, 1.0), (torch.half, 1.0)])
+def test_candidates_of_descriptors_in_half_precision(dtype, length, together, monkeypatch):
+    """Products are those of the same numbers in single precision, which hold them."""
+    if together:
+        monkeypatch.setattr(candidates, "waits_for_counts", lambda device: True)
+    pair = random_pair(90, 90)
+    x = torch.nn.functional.normalize(torch.rand(90, 128), dim=1).mul(length).repeat(2, 1).to(dtype)
+    found, expected = (
+        CandidateEdges(1)(KeypointPair(pair.num_keypoints, pos=pair.pos, x=descriptors)).cross_edge_index
+        for descriptors in (x, x.float())
+    )
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert ((found[0] - found[1]).abs() == 90).sum() == 180
