@@ -19,3 +19,8 @@
 
 // The next number of a counter that threads share.
 #define COUNT(counter) __atomic_fetch_add(&(counter), 1, __ATOMIC_RELAXED)
+
+// Goes through ranges of at most `step` of `count` things, which threads take until none is left.
+#define FOR_RANGES(first, end, counter, count, step)                      \
+  for (int64_t first, end; (first = COUNT(counter) * (step)) < (count) && \
+                           (end = first + (step) < (count) ? first + (step) : (count), 1);)

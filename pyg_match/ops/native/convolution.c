@@ -112,9 +112,7 @@ void EXPORT(convolve)(struct convolution *job) {
   char *own = job->scratch + COUNT(job->next_worker) * job->scratch_bytes;
   float *operand = (float *)own;
   const int64_t all = job->images * job->height, reach = job->layer.side / 2;
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->rows_at_once) < all) {
-    const int64_t end = first + job->rows_at_once < all ? first + job->rows_at_once : all;
+  FOR_RANGES(first, end, job->next_task, all, job->rows_at_once) {
     rows map = {(float *)job->map, 0}, out = {job->out, 0};
     if (job->before.channels) {
       const int64_t from = first > reach ? first - reach : 0, to = end + reach < all ? end + reach : all;

@@ -249,9 +249,7 @@ static void features_between(const struct feature_job *job, int64_t image, float
 
 void EXPORT(features)(struct feature_job *job) {
   const int64_t size = (1 + LEVELS) * job->hidden.out_channels;
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->points_at_once) < job->points) {
-    const int64_t end = first + job->points_at_once < job->points ? first + job->points_at_once : job->points;
+  FOR_RANGES(first, end, job->next_task, job->points, job->points_at_once) {
     for (int64_t point = first; point < end; point++)
       features_between(job, job->image[point], job->pos[2 * point + 1], job->pos[2 * point], job->out + point * size);
   }

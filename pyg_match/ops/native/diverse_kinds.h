@@ -126,13 +126,11 @@ void EXPORT(choose)(struct choice *job) {
       malloc((size + FOUR) / FOUR * sizeof(int64_t)),
       malloc(job->k * sizeof(int64_t)),
   };
-  int64_t first;
   if (!m.near || !m.worst || !m.vectors || !m.cosine || !m.distance || !m.offsets || !m.known || !m.order)
     __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
   else
-    while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows)
-      for (int64_t row = first; row < first + job->rows_at_once && row < job->rows; row++)
-        NAME(choose_row)(job, &m, row);
+    FOR_RANGES(first, end, job->next_task, job->rows, job->rows_at_once)
+      for (int64_t row = first; row < end; row++) NAME(choose_row)(job, &m, row);
   free(m.near), free(m.worst), free(m.vectors), free(m.cosine);
   free(m.distance), free(m.offsets), free(m.known), free(m.order);
 }

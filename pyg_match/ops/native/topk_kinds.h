@@ -63,9 +63,7 @@ static void NAME(select_row)(const struct row_job *job, int64_t length, const RE
 
 void EXPORT(select)(struct row_job *job) {
   char *own = job->scratch + COUNT(job->next_worker) * job->scratch_bytes;
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows) {
-    const int64_t end = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
+  FOR_RANGES(first, end, job->next_task, job->rows, job->rows_at_once) {
     for (int64_t row = first; row < end; row++)
       NAME(select_row)(job, job->length, (const REAL *)job->values + row * job->step, own, job->out + row * job->k);
   }
@@ -95,9 +93,7 @@ void EXPORT(nearest)(struct row_job *job) {
   const int64_t count = job->length;
   const REAL *place = (const REAL *)job->values + job->axis * job->step;
   REAL *row = (REAL *)(own + job->distance_at), *square = row + count;
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->rows_at_once) < job->rows) {
-    const int64_t stop = first + job->rows_at_once < job->rows ? first + job->rows_at_once : job->rows;
+  FOR_RANGES(first, stop, job->next_task, job->rows, job->rows_at_once) {
     for (int64_t i = first; i < stop; i++) {
       const int64_t node = job->nodes[i];
       int64_t *out = job->out + i * job->k;
@@ -166,9 +162,7 @@ INLINE uint32_t NAME(reaching)(const REAL *number, const REAL *bound) {
 void EXPORT(collect)(struct column_job *job) {
   INT *rank = (INT *)(job->rank + COUNT(job->next_worker) * job->rank_bytes);
   REAL *all_found = job->found, *bound = job->bound;
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->columns_at_once) < job->columns) {
-    const int64_t end = first + job->columns_at_once < job->columns ? first + job->columns_at_once : job->columns;
+  FOR_RANGES(first, end, job->next_task, job->columns, job->columns_at_once) {
     for (int64_t row = 0; row < job->rows; row++) {
       const REAL *values = (const REAL *)job->values + row * job->step;
       for (int64_t start = first; start < end; start += ABREAST) {
@@ -192,9 +186,7 @@ void EXPORT(collect)(struct column_job *job) {
 // Writes the places of the k largest of each column in falling order.
 void EXPORT(order)(struct column_job *job) {
   INT *rank = (INT *)(job->rank + COUNT(job->next_worker) * job->rank_bytes);
-  int64_t first;
-  while ((first = COUNT(job->next_task) * job->columns_at_once) < job->columns) {
-    const int64_t end = first + job->columns_at_once < job->columns ? first + job->columns_at_once : job->columns;
+  FOR_RANGES(first, end, job->next_task, job->columns, job->columns_at_once) {
     for (int64_t c = first; c < end; c++) {
       REAL *found = (REAL *)job->found + c * job->room;
       int32_t *place = job->place + c * job->room;
