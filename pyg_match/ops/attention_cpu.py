@@ -12,6 +12,7 @@ from pyg_match.ops.csr import CSR
 from pyg_match.ops.dense_groups import add_gradients, attend_groups
 from pyg_match.ops.edge_lists import transpose_edges
 from pyg_match.ops.edges import EdgeSet
+from pyg_match.ops.native.job import fields
 from pyg_match.ops.native.library import address, function, kernel
 from pyg_match.ops.team import run_together
 from pyg_match.ops.workspace import GRAD, KEY, QUERY, SCRATCH, VALUE, whole_lines, workspace
@@ -41,23 +42,19 @@ class Table(ctypes.Structure):
     _fields_ = [("at", ctypes.c_void_p), ("step", ctypes.c_int64), ("head", ctypes.c_int64)]
 
 
+_TABLES = ("query", "key", "value", "grad", "out", "grad_query")
+
+
 class Job(ctypes.Structure):
     """One call for all rows of all heads; ``struct job`` in the C code."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in (
-            "next_task", "next_worker", "heads", "heads_at_once", "chunks", "num_rows", "edges", "ahead", "channels",
-            "value_channels", "bias_head", "removes", "scratch_bytes",
-        )),
+        *fields("next_task next_worker heads heads_at_once chunks num_rows edges ahead channels"),
+        *fields("value_channels bias_head removes scratch_bytes"),
         ("scale", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in (
-            "bounds", "scratch", "rowptr", "col", "perm", "bias", "keep", "lse", "grad_lse", "alpha", "slope",
-        )),
-        *((name, Table) for name in ("query", "key", "value", "grad", "out", "grad_query")),
-    ]  # fmt: skip
-
-
-_TABLES = ("query", "key", "value", "grad", "out", "grad_query")
+        *fields("*bounds *scratch *rowptr *col *perm *bias *keep *lse *grad_lse *alpha *slope"),
+        *((name, Table) for name in _TABLES),
+    ]
 
 
 def empty_result(query: Tensor, value: Tensor) -> Tensor:

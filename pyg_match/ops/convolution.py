@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyg_match.ops.derivatives import is_transformed
-from pyg_match.ops.native.library import kernel, library
-from pyg_match.ops.team import run_together
+from pyg_match.ops.native.job import fields, run_job
+from pyg_match.ops.native.library import library
 from pyg_match.ops.workspace import SCRATCH, whole_lines, workspace
 
 _COLUMNS = 16  # output channels to which packed weights are padded
@@ -23,23 +23,18 @@ _PIXELS = 16  # of the largest tile
 class Layer(ctypes.Structure):
     """``struct layer`` in ``native/tiles.h``."""
 
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("side", "channels", "out_channels", "selu")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-    ]
+    _fields_ = fields("side channels out_channels selu *weight *bias")
 
 
 class _Job(ctypes.Structure):
     """``struct convolution`` in ``native/convolution.c``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in (
-            "next_task", "next_worker", "images", "height", "width", "rows_at_once", "pool", "scratch_bytes",
-            "strip_at",
-        )),
-        *((name, Layer) for name in ("layer", "before")),
-        *((name, ctypes.c_void_p) for name in ("map", "offset", "shortcut", "out", "pooled", "scratch")),
-    ]  # fmt: skip
+        *fields("next_task next_worker images height width rows_at_once pool scratch_bytes strip_at"),
+        ("layer", Layer),
+        ("before", Layer),
+        *fields("*map *offset *shortcut *out *pooled *scratch"),
+    ]
 
 
 class Convolution(nn.Module):
@@ -226,7 +221,7 @@ def _run(
     if before is not None:
         job.before = before.layer()
     memory = (x, convolution, before, shortcut, offset, out, pooled, scratch)
-    run_together(kernel("convolve", torch.float), ctypes.addressof(job), threads, job, *memory)
+    run_job("convolve", torch.float, job, threads, *memory)
     return out, pooled
 
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_match.ops.convolution import Convolution, Layer, has_kernels
-from pyg_match.ops.native.library import kernel
-from pyg_match.ops.team import run_together
+from pyg_match.ops.native.job import fields, run_job
 from pyg_match.ops.workspace import SCRATCH, whole_lines, workspace
 
 _FIRST, _OTHER = 8, 4  # channels of the score head after the first layer, and after the second and third
@@ -26,47 +25,40 @@ _MOST_NUMBERS, _MOST_ON_DEVICES = 1 << 24, 1 << 28
 class _Level(ctypes.Structure):
     """``struct level`` in ``native/detection.c``."""
 
-    _fields_ = [("height", ctypes.c_int64), ("width", ctypes.c_int64), ("map", ctypes.c_void_p)]
+    _fields_ = fields("height width *map")
 
 
-_Levels = _Level * 3
+_Levels, _Weights = _Level * 3, ctypes.c_void_p * 3
 
 
 class _ScoreJob(ctypes.Structure):
     """``struct score_job`` in ``native/detection.c``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in (
-            "next_task", "next_worker", "images", "height", "width", "rows_at_once", "scratch_bytes",
-        )),
+        *fields("next_task next_worker images height width rows_at_once scratch_bytes"),
         ("hidden", Layer),
         ("head", Layer),
         ("level", _Levels),
-        ("weight", ctypes.c_void_p * 3),
-        *((name, ctypes.c_void_p) for name in ("map", "out", "scratch")),
-    ]  # fmt: skip
+        ("weight", _Weights),
+        *fields("*map *out *scratch"),
+    ]
 
 
 class _MaximaJob(ctypes.Structure):
     """``struct maxima_job`` in ``native/detection.c``."""
 
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("next_task", "images", "height", "width", "radius")),
-        *((name, ctypes.c_void_p) for name in ("score", "threshold", "out")),
-    ]
+    _fields_ = fields("next_task images height width radius *score *threshold *out")
 
 
 class _FeatureJob(ctypes.Structure):
     """``struct feature_job`` in ``native/detection.c``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in (
-            "next_task", "points", "points_at_once", "height", "width", "top", "left", "bottom", "right",
-        )),
+        *fields("next_task points points_at_once height width top left bottom right"),
         ("hidden", Layer),
         ("level", _Levels),
-        *((name, ctypes.c_void_p) for name in ("map", "image", "pos", "out")),
-    ]  # fmt: skip
+        *fields("*map *image *pos *out"),
+    ]
 
 
 def score_map(
@@ -116,12 +108,10 @@ def score_map(
     weights = [weight.contiguous() for weight in weights]
     job = _ScoreJob(
         images=images, height=height, width=width, rows_at_once=_ROWS, scratch_bytes=own, hidden=hidden.layer(),
-        head=head.layer(), level=_as_levels(levels), map=x.data_ptr(), out=out.data_ptr(),
-        scratch=scratch.data_ptr(),
+        head=head.layer(), level=_as_levels(levels), weight=_Weights(*(weight.data_ptr() for weight in weights)),
+        map=x.data_ptr(), out=out.data_ptr(), scratch=scratch.data_ptr(),
     )  # fmt: skip
-    for i, weight in enumerate(weights):
-        job.weight[i] = weight.data_ptr()
-    _run("score", job, threads, x, levels, hidden, head, weights, out, scratch)
+    run_job("score", torch.float, job, threads, x, levels, hidden, head, weights, out, scratch)
     return out
 
 
@@ -157,7 +147,7 @@ def local_maxima(score: Tensor, radius: int, threshold: Tensor) -> Tensor:
         images=images, height=height, width=width, radius=radius, score=score.data_ptr(),
         threshold=threshold.data_ptr(), out=out.data_ptr(),
     )  # fmt: skip
-    _run("maxima", job, torch.get_num_threads(), score, threshold, out)
+    run_job("maxima", torch.float, job, torch.get_num_threads(), score, threshold, out)
     return out
 
 
@@ -208,7 +198,7 @@ def features_at(
         image=image.data_ptr(), pos=pos.data_ptr(), out=out.data_ptr(),
     )  # fmt: skip
     threads = min(torch.get_num_threads(), 1 + pos.size(0) // _POINTS)
-    _run("features", job, threads, x, levels, hidden, image, pos, out)
+    run_job("features", torch.float, job, threads, x, levels, hidden, image, pos, out)
     return out
 
 
@@ -219,10 +209,6 @@ def _fits(x: Tensor, levels: Sequence[Tensor], hidden: Convolution, channels: in
     )
     room = hidden.channels <= _CHANNELS and hidden.out_channels in (_CHANNELS // 2, _CHANNELS)
     return same and room and len(levels) == 3 and x.size(3) == hidden.channels and hidden.side == 1
-
-
-def _run(name: str, job: ctypes.Structure, threads: int, *memory: Any) -> None:
-    run_together(kernel(name, torch.float), ctypes.addressof(job), threads, job, *memory)
 
 
 def _as_levels(levels: Sequence[Tensor]) -> Any:

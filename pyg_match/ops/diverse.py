@@ -6,9 +6,9 @@ import math
 import torch
 from torch import Tensor
 
-from pyg_match.ops.native.library import kernel, library
+from pyg_match.ops.native.job import fields, run_job
+from pyg_match.ops.native.library import library
 from pyg_match.ops.precision import widest
-from pyg_match.ops.team import run_together
 
 _WORK_OF_A_THREAD = 1 << 22  # multiply-adds below which starting another thread costs more than it saves
 _TASKS = 4  # for each thread
@@ -19,14 +19,12 @@ class _Job(ctypes.Structure):
     """``struct choice`` in ``native/diverse.c``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in (
-            "next_task", "rows", "rows_at_once", "dimensions", "channels", "size", "k", "first",
-        )),
+        *fields("next_task rows rows_at_once dimensions channels size k first"),
         ("distance_weight", ctypes.c_double),
         ("orthogonality_weight", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("pos", "descriptors", "candidates", "chosen")),
+        *fields("*pos *descriptors *candidates *chosen"),
         ("failed", ctypes.c_int64),
-    ]  # fmt: skip
+    ]
 
 
 def diverse_choice(
@@ -84,8 +82,7 @@ def diverse_choice(
         orthogonality_weight=orthogonality_weight, pos=pos.data_ptr(), descriptors=descriptors.data_ptr(),
         candidates=candidates.data_ptr(), chosen=chosen.data_ptr(),
     )  # fmt: skip
-    address = kernel("choose", descriptors.dtype)
-    run_together(address, ctypes.addressof(job), threads, job, pos, descriptors, candidates, chosen)
+    run_job("choose", descriptors.dtype, job, threads, pos, descriptors, candidates, chosen)
     if job.failed:
         raise MemoryError(f"no memory for {size} candidates of {descriptors.size(1)} channels")
     return chosen

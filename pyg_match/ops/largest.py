@@ -7,8 +7,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_match.ops.native.library import kernel, library
-from pyg_match.ops.team import run_together
+from pyg_match.ops.native.job import fields, run_job
+from pyg_match.ops.native.library import library
 from pyg_match.ops.workspace import SCRATCH, whole_lines, workspace
 
 _BLOCK = 32  # numbers that the kernel compares before it looks at the result
@@ -28,28 +28,18 @@ class _RowJob(ctypes.Structure):
     """``struct row_job`` in ``native/topk.c``."""
 
     _fields_ = [
-        (name, ctypes.c_void_p if name in ("values", "out", "scratch", "nodes") else ctypes.c_int64)
-        for name in (
-            "next_task", "next_worker", "values", "step", "rows", "length", "k", "bins", "out", "rows_at_once",
-            "scratch", "scratch_bytes", "room", "found_at", "place_at", "distance_at", "nodes", "dimensions",
-            "axis", "half_window",
-        )
-    ]  # fmt: skip
-
-
-_COLUMN_ADDRESSES = ("values", "found", "place", "count", "bound", "out", "rank")
+        *fields("next_task next_worker *values step rows length k bins *out rows_at_once *scratch"),
+        *fields("scratch_bytes room found_at place_at distance_at *nodes dimensions axis half_window"),
+    ]
 
 
 class _ColumnJob(ctypes.Structure):
     """``struct column_job`` in ``native/topk.c``."""
 
     _fields_ = [
-        (name, ctypes.c_void_p if name in _COLUMN_ADDRESSES else ctypes.c_int64)
-        for name in (
-            "next_task", "next_worker", "values", "step", "rows", "first_row", "columns", "columns_at_once", "k",
-            "room", "found", "place", "count", "bound", "out", "rank", "rank_bytes",
-        )
-    ]  # fmt: skip
+        *fields("next_task next_worker *values step rows first_row columns columns_at_once k room *found"),
+        *fields("*place *count *bound *out *rank rank_bytes"),
+    ]
 
 
 def largest_indices(values: Tensor, k: int) -> Tensor:
@@ -162,8 +152,7 @@ def _run_rows(
         nodes=0 if nodes is None else nodes.data_ptr(), dimensions=0 if nodes is None else values.size(0),
         axis=axis, half_window=half_window,
     )  # fmt: skip
-    address = kernel(name, values.dtype)
-    run_together(address, ctypes.addressof(job), threads, job, scratch, values, nodes, out)
+    run_job(name, values.dtype, job, threads, scratch, values, nodes, out)
     return out
 
 
@@ -247,18 +236,17 @@ class LargestOfColumns:
             return torch.empty(self._columns, 0, dtype=torch.long)
         return self._best[1]
 
-    def _run(self, name: str, work: int, **fields: Any) -> None:
+    def _run(self, name: str, work: int, **values: Any) -> None:
         threads = torch.get_num_threads() if work >= _INLINE_WORK else 1
         at_once = min(-(-self._columns // (threads * _TASKS)), _STRIP)
         at_once = -(-at_once // _ABREAST) * _ABREAST  # whole cache lines, which no two threads write to
         threads = min(threads, -(-self._columns // at_once))
         found = self._kept["found"]
         own = whole_lines(found.size(1) * found.element_size())
-        fields |= {**self._kept, "rank": workspace(SCRATCH, threads * own), "rank_bytes": own}
-        fields |= {"columns": self._columns, "columns_at_once": at_once, "k": self._k, "room": found.size(1)}
-        numbers = {key: v.data_ptr() if isinstance(v, Tensor) else v for key, v in fields.items()}
-        job = _ColumnJob(**numbers)
-        run_together(kernel(name, found.dtype), ctypes.addressof(job), threads, job, *fields.values())
+        values |= {**self._kept, "rank": workspace(SCRATCH, threads * own), "rank_bytes": own}
+        values |= {"columns": self._columns, "columns_at_once": at_once, "k": self._k, "room": found.size(1)}
+        job = _ColumnJob(**{key: v.data_ptr() if isinstance(v, Tensor) else v for key, v in values.items()})
+        run_job(name, found.dtype, job, threads, *values.values())
 
 
 def _with_rows_together(values: Tensor) -> Tensor:
