@@ -83,8 +83,8 @@ def assign(head: Any, x: Tensor, graph: PairGraph, on_edges: bool, config: Match
         - **x:** :math:`(N, D)`
     """
     if on_edges:
-        edges = graph.cross_edges
-        log_assignment = head.on_edges(x, edges, graph.cross_edge_mask, config.mask_mode)
+        edges, mask, _ = graph.between
+        log_assignment = head.on_edges(x, edges, mask, config.mask_mode)
         return LayerAssignment(graph.counts, edges=log_assignment, edge_index=edges.csr().listed())
     again = config.checkpointed and torch.is_grad_enabled() and not is_hooked(head)
     most = max((max(pair) for pair in graph.counts), default=0)

@@ -159,8 +159,8 @@ class MatcherLayer(nn.Module):
         With ``stepped=True`` they have taken the self step already.
         """
         x, penalty = (x, None) if stepped else self.self_step(x, graph, rotation, values)
-        mask, bias = graph.cross_edge_mask, graph.cross_edge_bias
-        x = self.cross_attn(x, graph.cross_edges, None, mask, values.take("cross", x), None, bias)
+        edges, mask, bias = graph.between
+        x = self.cross_attn(x, edges, None, mask, values.take("cross", x), None, bias)
         return x, penalty
 
     def self_step(

@@ -1,16 +1,14 @@
 """Prepared pairs with padding, so that those of about one size have tensors of the same shapes."""
 
 from dataclasses import replace
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from pyg_match.data import KeypointPair
 from pyg_match.nn.matcher_output import MatcherOutput
+from pyg_match.nn.pair_graph import StepEdges
 from pyg_match.nn.prepared_pair import PreparedPair
-from pyg_match.ops import EdgeSet
 from pyg_match.ops.edge_padding import pad_edges
 from pyg_match.ops.linear import whole_rows
 
@@ -32,9 +30,7 @@ def pad(prepared: PreparedPair) -> PreparedPair:
     num_nodes = whole_rows(before + _SPARE, _LEAST)
     added = num_nodes - before
     most = whole_rows(max(added, *(count for counts in graph.counts for count in counts)), _LEAST)
-    edges, cross_edges = (_pad_edges(part, num_nodes) for part in (graph.edges, graph.cross_edges))
-    divisions = [(_pad_edges(part, num_nodes), bias) for part, bias in graph.divisions]
-    num_edges, num_cross_edges = edges.col.numel(), cross_edges.col.numel()
+    between = _pad_step(graph.between, num_nodes)
     device, redrawn = graph.nodes.device, prepared.config.redraw_after is not None
     padded = replace(
         graph,
@@ -42,18 +38,13 @@ def pad(prepared: PreparedPair) -> PreparedPair:
         pairs=tuple(range(len(graph.pairs) + 1)),
         offsets=torch.cat([graph.offsets, graph.offsets.new_full((2,), num_nodes)]),
         nodes=torch.arange(num_nodes, device=device),
-        edges=edges,
-        cross_edges=cross_edges,
-        edge_mask=_pad(graph.edge_mask, num_edges, True),
-        cross_edge_mask=_pad(graph.cross_edge_mask, num_cross_edges, True),
-        edge_bias=_pad(graph.edge_bias, num_edges),
-        cross_edge_bias=_pad(graph.cross_edge_bias, num_cross_edges),
-        divisions=tuple((part, _pad(bias, part.col.numel())) for part, bias in divisions),
+        within=tuple(_pad_step(step, num_nodes) for step in graph.within),
+        between=between,
         scales=(),
         refused=(),
-        cross_edge_ids=torch.arange(num_cross_edges, device=device),
+        cross_edge_ids=torch.arange(between.edges.col.numel(), device=device),
     )
-    listed = graph.offsets.new_empty(2, 0) if redrawn else cross_edges.csr().listed()
+    listed = graph.offsets.new_empty(2, 0) if redrawn else between.edges.csr().listed()
     nodes = KeypointPair(x=F.pad(pair.x, (0, 0, 0, added)), cross_edge_index=listed)
     last = F.pad(pair.num_keypoints.new_full((1, 1), added), (0, 1))
     nodes.num_keypoints = torch.cat([pair.num_keypoints, last])
@@ -68,7 +59,7 @@ def without_padding(output: MatcherOutput, prepared: PreparedPair) -> MatcherOut
     # it or to it, and the other end of each is a node of the same pair.
     redrawn = prepared.config.redraw_after is not None
     per_node = output.edge_log_assignment.numel() // output.matches.numel()
-    num_edges = per_node * before if redrawn else prepared.graph.cross_edges.col.numel()
+    num_edges = per_node * before if redrawn else prepared.graph.between.edges.col.numel()
     return MatcherOutput(
         matches=output.matches[:before].clone(),
         scores=output.scores[:before].clone(),
@@ -80,15 +71,17 @@ def without_padding(output: MatcherOutput, prepared: PreparedPair) -> MatcherOut
     )
 
 
-def _pad_edges(edges: EdgeSet, num_nodes: int) -> EdgeSet:
+def _pad_step(step: StepEdges, num_nodes: int) -> StepEdges:
+    edges = step.edges
     degree = -(-edges.col.numel() // (_DEGREE * edges.num_targets)) * _DEGREE
     groups = 0 if edges.groups is None else whole_rows(edges.groups.size(0) + edges.rounds, _FEWEST)
     sources = 0 if edges.source is None else whole_rows(edges.source.numel(), _LEAST)
-    return pad_edges(edges, num_nodes, degree * num_nodes, groups, sources)
-
-
-def _pad(values: Optional[Tensor], size: int, value: float = 0) -> Optional[Tensor]:
-    return None if values is None else F.pad(values, (0, size - values.size(0)), value=value)
+    mask, bias, added = step.mask, step.bias, degree * num_nodes - edges.col.numel()
+    return StepEdges(
+        pad_edges(edges, num_nodes, degree * num_nodes, groups, sources),
+        None if mask is None else F.pad(mask, (0, added), value=True),
+        None if bias is None else F.pad(bias, (0, added)),
+    )
 
 
 def _bounds(num_pairs: int, num_nodes: int, most: int) -> tuple[tuple[int, int], ...]:

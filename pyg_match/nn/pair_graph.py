@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -18,6 +18,26 @@ from pyg_match.ops.attention_operators import has_kernels
 from pyg_match.ops.undirected import undirected
 
 
+class StepEdges(NamedTuple):
+    """What a step of a layer attends along.
+
+    Attributes:
+        edges: The edges, and anchors if there are any that these do not list.
+        mask: Which edges may be attended to; ``None`` for all.
+        bias: What is added to their scores, the logarithm of their weights; ``None`` for equal ones.
+    """
+
+    edges: EdgeSet
+    mask: Optional[Tensor] = None
+    bias: Optional[Tensor] = None
+
+    def subset(self, keep: Tensor) -> "tuple[StepEdges, Tensor]":
+        """The same between the nodes in the boolean mask ``keep``, and the mask of the edges that are left."""
+        edges, kept = self.edges.subset(keep)
+        mask, bias = (None if values is None else values[kept] for values in (self.mask, self.bias))
+        return StepEdges(edges, mask, bias), kept
+
+
 @dataclass(frozen=True)
 class PairGraph:
     """Nodes and edges of the pairs that have not stopped, without the keypoints pruned so far.
@@ -27,15 +47,8 @@ class PairGraph:
         pairs: Number of each remaining pair in the batch.
         offsets: Where the nodes of each image start, and their number at the end, on the device.
         nodes: Number of each remaining node in the batch.
-        edges: Edges within images, and anchors if there are any that they do not list.
-        divisions: What layers attend along in turn with ``edges`` if these are parts of the images, and what is added
-            to scores.
-        cross_edges: Edges between images.
-        edge_mask: Which edges within images may be attended to; ``None`` for all.
-        cross_edge_mask: Which edges between images may be attended to; ``None`` for all.
-        edge_bias: What is added to the scores of edges within images, the logarithm of their weights; ``None`` for
-            equal ones.
-        cross_edge_bias: The same for edges between images.
+        within: Edges within images; several where these are parts of the images, along which layers attend in turn.
+        between: Edges between images.
         scales: The scales that a partition transform has drawn within images.
         refused: Names of masks and weights of scales, which a matcher that uses scales does not know.
         cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if it lists none.
@@ -45,13 +58,8 @@ class PairGraph:
     pairs: tuple[int, ...]
     offsets: Tensor
     nodes: Tensor
-    edges: EdgeSet
-    cross_edges: EdgeSet
-    edge_mask: Optional[Tensor] = None
-    cross_edge_mask: Optional[Tensor] = None
-    edge_bias: Optional[Tensor] = None
-    cross_edge_bias: Optional[Tensor] = None
-    divisions: tuple[tuple[EdgeSet, Optional[Tensor]], ...] = ()
+    within: tuple[StepEdges, ...]
+    between: StepEdges
     scales: tuple[EdgeIndex, ...] = ()
     refused: tuple[str, ...] = ()
     cross_edge_ids: Optional[Tensor] = None
@@ -63,8 +71,6 @@ class PairGraph:
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
         num_nodes = sum(map(sum, counts))
         device = pair.pos.device
-        divisions = _divisions(pair, counts, num_nodes)
-        edges, edge_bias = divisions[0] if divisions else _self_edges(pair, counts, num_nodes)
         drawn = scales(pair)
         extras = [f"edge_{kind}_{number}" for number in range(len(drawn)) for kind in ("mask", "weight")]
         cross_edges = pair.get("cross_edge_index")
@@ -73,19 +79,8 @@ class PairGraph:
             pairs=tuple(range(len(counts))),
             offsets=pair.image_ptr.to(device),
             nodes=torch.arange(num_nodes, device=device),
-            edges=edges,
-            cross_edges=_edge_set(
-                _between(counts)
-                if cross_edges is None
-                else _sorted("cross_edge_index", cross_edges, num_nodes),
-                num_nodes,
-                device,
-            ),
-            edge_mask=_mask(pair, "edge_mask"),
-            cross_edge_mask=_mask(pair, "cross_edge_mask"),
-            edge_bias=edge_bias,
-            cross_edge_bias=_log_weight(pair, "cross_edge_weight"),
-            divisions=divisions[1:],
+            within=_divisions(pair, counts, num_nodes) or (_self_edges(pair, counts, num_nodes),),
+            between=_cross_edges(pair, counts, num_nodes),
             scales=tuple(_sorted(f"edge_index_{i}", scale, num_nodes) for i, scale in enumerate(drawn)),
             refused=tuple(name for name in extras if name in pair),
             cross_edge_ids=None if cross_edges is None else torch.arange(cross_edges.size(1), device=device),
@@ -96,13 +91,9 @@ class PairGraph:
         """Where the nodes of each image start, and their number at the end."""
         return _ptr(self.counts)
 
-    def self_edges(self, layer: int) -> tuple[EdgeSet, Optional[Tensor], Optional[Tensor]]:
-        """The edges within images of a layer, their mask, and what is added to their scores."""
-        turn = layer % (1 + len(self.divisions))
-        if turn == 0:
-            return self.edges, self.edge_mask, self.edge_bias
-        edges, bias = self.divisions[turn - 1]
-        return edges, None, bias
+    def self_edges(self, layer: int) -> StepEdges:
+        """The edges within images of a layer."""
+        return self.within[layer % len(self.within)]
 
     def nodes_of(self, chosen: tuple[bool, ...]) -> Tensor:
         """Mask of the nodes of the chosen pairs."""
@@ -119,11 +110,11 @@ class PairGraph:
         Raises:
             ValueError: If there is one.
         """
-        if self.cross_edges.groups is not None:
+        if self.between.edges.groups is not None:
             return
-        edges = self.cross_edges.csr()
-        if masked and self.cross_edge_mask is not None:
-            edges = edges.subset(self.cross_edge_mask)
+        edges = self.between.edges.csr()
+        if masked and self.between.mask is not None:
+            edges = edges.subset(self.between.mask)
         both = undirected(edges.rowptr, edges.col)
         if torch.equal(both.rowptr, edges.rowptr) and torch.equal(both.col, edges.col.long()):
             return
@@ -142,13 +133,8 @@ class PairGraph:
         They are those that an operator has drawn, and not checked.
         """
         drawn = EdgeSet(edges.rowptr, edges.col.int(), edges.rowptr.numel() - 1)
-        return replace(
-            self,
-            cross_edges=drawn.with_transpose() if torch.is_grad_enabled() else drawn,
-            cross_edge_mask=mask,
-            cross_edge_bias=None,
-            cross_edge_ids=None,
-        )
+        drawn = drawn.with_transpose() if torch.is_grad_enabled() else drawn
+        return replace(self, between=StepEdges(drawn, mask), cross_edge_ids=None)
 
     @torch.compiler.disable
     def subset(self, keep: Tensor, keep_pairs: tuple[bool, ...]) -> "PairGraph":
@@ -156,25 +142,16 @@ class PairGraph:
         kept = keep.split([count for pair in self.counts for count in pair])
         sizes = [int(part.sum()) for part in kept]
         counts = tuple((sizes[2 * i], sizes[2 * i + 1]) for i, stays in enumerate(keep_pairs) if stays)
-        edges, edge_kept = self.edges.subset(keep)
-        cross_edges, cross_kept = self.cross_edges.subset(keep)
-        parts = [(part.subset(keep), bias) for part, bias in self.divisions]
-        divisions = tuple((part, None if bias is None else bias[kept]) for (part, kept), bias in parts)
-        scales = tuple(_subset_scale(scale, keep) for scale in self.scales)
+        between, cross_kept = self.between.subset(keep)
         return replace(
             self,
             counts=counts,
             offsets=torch.tensor(_ptr(counts), device=keep.device),
             pairs=tuple(pair for pair, stays in zip(self.pairs, keep_pairs, strict=True) if stays),
             nodes=self.nodes[keep],
-            edges=edges,
-            cross_edges=cross_edges,
-            edge_mask=None if self.edge_mask is None else self.edge_mask[edge_kept],
-            cross_edge_mask=None if self.cross_edge_mask is None else self.cross_edge_mask[cross_kept],
-            edge_bias=None if self.edge_bias is None else self.edge_bias[edge_kept],
-            cross_edge_bias=None if self.cross_edge_bias is None else self.cross_edge_bias[cross_kept],
-            divisions=divisions,
-            scales=scales,
+            within=tuple(step.subset(keep)[0] for step in self.within),
+            between=between,
+            scales=tuple(_subset_scale(scale, keep) for scale in self.scales),
             cross_edge_ids=None if self.cross_edge_ids is None else self.cross_edge_ids[cross_kept],
         )
 
@@ -189,8 +166,8 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
 
 def _divisions(
     pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
-) -> tuple[tuple[EdgeSet, Optional[Tensor]], ...]:
-    """The parts that nodes see whole, if there are any, and what is added to scores."""
+) -> tuple[StepEdges, ...]:
+    """The parts that nodes see whole, if there are any."""
     window, weight = pair.get("window"), pair.get("anchor_weight")
     if window is None:
         return ()
@@ -202,10 +179,15 @@ def _divisions(
         raise ValueError("'anchor_weight' needs 'anchor', as AnchorEdges sets it")
     # Anchors beside a part that is the whole image stand for nothing.
     anchor = None if weight is None else _anchors(pair, weight, (num_nodes, window.size(1)), may_be_zero=True)
-    drawn = window_edges(window, _ptr(counts), anchor, weight)
-    if has_kernels(pair.pos.device.type):
-        return tuple((edges, None) for edges in drawn)
-    return tuple(edges.listed() for edges in drawn)
+    return tuple(_with_groups(edges) for edges in window_edges(window, _ptr(counts), anchor, weight))
+
+
+def _with_groups(edges: EdgeSet) -> StepEdges:
+    """Edges with dense groups, which are listed for devices without kernels."""
+    if has_kernels(edges.rowptr.device.type):
+        return StepEdges(edges)
+    listed, bias = edges.listed()
+    return StepEdges(listed, bias=bias)
 
 
 def _anchors(pair: KeypointPair, weight: Tensor, shape: tuple[int, ...], may_be_zero: bool = False) -> Tensor:
@@ -216,16 +198,15 @@ def _anchors(pair: KeypointPair, weight: Tensor, shape: tuple[int, ...], may_be_
     return anchor
 
 
-def _self_edges(
-    pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
-) -> tuple[EdgeSet, Optional[Tensor]]:
-    """The edges within images and what they add to their scores."""
+def _self_edges(pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int) -> StepEdges:
+    """The edges within images."""
     listed, weight, device = pair.get("edge_index"), pair.get("anchor_weight"), pair.pos.device
     edges = None if listed is None else _sorted("edge_index", listed, num_nodes)
     ptr = _ptr(counts)
     if weight is None:  # without edges, every keypoint sees every keypoint of its own image
         within = Blocks(ptr, ptr[:-1], ptr[1:]) if edges is None else edges
-        return _edge_set(within, num_nodes, device), _log_weight(pair, "edge_weight")
+        mask, bias = _mask(pair, "edge_mask"), _log_weight(pair, "edge_weight")
+        return StepEdges(_edge_set(within, num_nodes, device), mask, bias)
     for name in ("edge_weight", "edge_mask"):
         if pair.get(name) is not None:
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
@@ -235,8 +216,20 @@ def _self_edges(
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
     csr = to_csr(edges, num_nodes)
     anchored = Anchored(csr, ptr, anchor, tuple(starts.tolist()), weight.log())
-    edge_set = _edge_set(anchored, num_nodes, device)
-    return (edge_set, None) if has_kernels(device.type) else edge_set.listed()
+    return _with_groups(_edge_set(anchored, num_nodes, device))
+
+
+def _cross_edges(pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int) -> StepEdges:
+    """The edges between images."""
+    listed, ptr = pair.get("cross_edge_index"), _ptr(counts)
+    edges: Union[EdgeIndex, Blocks]
+    if listed is None:  # every keypoint sees every keypoint of the other image
+        partners = [i ^ 1 for i in range(len(ptr) - 1)]
+        edges = Blocks(ptr, tuple(ptr[i] for i in partners), tuple(ptr[i + 1] for i in partners))
+    else:
+        edges = _sorted("cross_edge_index", listed, num_nodes)
+    mask, bias = _mask(pair, "cross_edge_mask"), _log_weight(pair, "cross_edge_weight")
+    return StepEdges(_edge_set(edges, num_nodes, pair.pos.device), mask, bias)
 
 
 def _edge_set(
@@ -292,13 +285,6 @@ def _sorted(name: str, edges: Tensor, num_nodes: int) -> EdgeIndex:
             "sort others with pyg_match.data.sorted_edges"
         )
     return sorted_edges(plain, num_nodes, is_sorted=True)
-
-
-def _between(counts: tuple[tuple[int, int], ...]) -> Blocks:
-    """Every keypoint sees every keypoint of the other image."""
-    ptr = _ptr(counts)
-    partners = [i ^ 1 for i in range(len(ptr) - 1)]
-    return Blocks(ptr, tuple(ptr[i] for i in partners), tuple(ptr[i + 1] for i in partners))
 
 
 def _ptr(counts: tuple[tuple[int, int], ...]) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ class PreparedPair:
         graph = PairGraph.from_data(pair)
         check_scales(graph, config)
         redrawn = config.redraw_after is not None
-        if redrawn and graph.cross_edge_mask is not None:
+        if redrawn and graph.between.mask is not None:
             raise ValueError("'cross_edge_mask' masks edges that 'redraw_after' replaces; use one of them")
         # A pair may stop before its edges are drawn anew.
         if config.assign_on_edges and (not redrawn or config.depth_confidence is not None):

@@ -169,7 +169,9 @@ def _suits(model: nn.Module, prepared: PreparedPair) -> bool:
     if not (given and small and drawn and _never_waits(config)) or rounded:
         return False
     return not is_hooked(model) and all(
-        module.fuses(graph.edges) for module in model.modules() if isinstance(module, MaskedAttentionConv)
+        module.fuses(graph.within[0].edges)
+        for module in model.modules()
+        if isinstance(module, MaskedAttentionConv)
     )
 
 

@@ -188,11 +188,11 @@ class Objective(nn.Module):
     ) -> _Assignment:
         """The assignment after layer ``i``, unless it was found before."""
         if found is None:
-            on_edges = self._on_edges and graph.cross_edges.groups is None
+            on_edges = self._on_edges and graph.between.edges.groups is None
             found = self.matcher.assign(i, x, graph, on_edges)
         head = self.matcher.assignment_head(i)
         matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None
-        edges, edge_index, allowed = found.edges, found.edge_index, graph.cross_edge_mask
+        edges, edge_index, allowed = found.edges, found.edge_index, graph.between.mask
         if edges is not None and edge_index is not None and allowed is not None:
             found = found._replace(edges=edges[allowed], edge_index=edge_index[:, allowed])
         return _Assignment(found, matchability)

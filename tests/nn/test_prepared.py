@@ -111,7 +111,7 @@ def test_prepared_pairs_give_the_same(options):
 def test_prepared_pairs_train():
     model = matcher().train()
     prepared = model.prepare(batch_of_pairs())
-    assert prepared.graph.edges.transposed is not None and prepared.graph.cross_edges.transposed is not None
+    assert all(step.edges.transposed is not None for step in (*prepared.graph.within, prepared.graph.between))
     grads = []
     for pair in (prepared, batch_of_pairs()):
         loss = model(pair).edge_log_assignment.square().mean()

@@ -225,12 +225,11 @@ def test_graph_is_the_same(weighted, num_anchors):
     )
     with torch.no_grad():
         kept = PairGraph.from_data(graphs(num_anchors, weighted)[1](Batch.from_data_list(pairs())))
-    assert kept.edges.source is not None and kept.edge_bias is None
-    for graph in (unlisted, kept):
-        edges, bias = (
-            graph.edges.listed() if graph.edges.groups is not None else (graph.edges, graph.edge_bias)
-        )
-        expected = listed.edge_bias if weighted else torch.zeros(listed.edges.col.numel())
+    listed, unlisted, kept = listed.within[0], unlisted.within[0], kept.within[0]
+    assert kept.edges.source is not None and kept.bias is None
+    for step in (unlisted, kept):
+        edges, bias = step.edges.listed() if step.edges.groups is not None else (step.edges, step.bias)
+        expected = listed.bias if weighted else torch.zeros(listed.edges.col.numel())
         orders = [
             (e.csr().target() * e.rowptr.numel() + e.col).argsort() for e in (edges, listed.edges)
         ]  # each edge once
