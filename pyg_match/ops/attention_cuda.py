@@ -6,7 +6,7 @@ exact as that, unless ``torch.set_float32_matmul_precision`` allows the rounding
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import torch
 import triton
@@ -26,13 +26,6 @@ _GROUPS = 1024  # that are counted at a time
 _TILE_BYTES = 1 << 13  # of a tile, of which registers and shared memory hold several
 
 
-class _Sizes(NamedTuple):
-    """The shape of the work of a program along listed edges."""
-
-    grid: tuple[int, int]
-    constants: dict[str, Any]
-
-
 def attention_forward(
     query: Tensor,
     key: Tensor,
@@ -47,15 +40,15 @@ def attention_forward(
     out = empty_result(query, value)
     query, key, value = _together(query, key, value)
     lse = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float))
+    edge_values, bias_step = _edge_values(bias, keep, query)
     listed = edges.groups is None or edges.col.numel() > 0
     with _on(query):
         if listed and lse.numel() > 0:
-            sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=key.size(2), D=value.size(2))
-            listed_edges.forward[sizes.grid](
-                query, key, value, edges.rowptr, edges.col, *_edge_values(bias, keep, query), out, lse, *_halves(scale),
-                *_steps(query, key, value, out), _bias_step(bias), query.size(1), key.size(2), value.size(2),
-                REAL=_triton(lse), HAS_BIAS=bias is not None, HAS_KEEP=keep is not None, REMOVES=removes,
-                **sizes.constants,
+            grid, sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=key.size(2), D=value.size(2))
+            listed_edges.forward[grid](
+                query, key, value, edges.rowptr, edges.col, *edge_values, out, lse, *_halves(scale),
+                *_steps(query, key, value, out), bias_step, query.size(1), key.size(2), value.size(2),
+                REAL=_triton(lse), HAS_BIAS=bias is not None, HAS_KEEP=keep is not None, REMOVES=removes, **sizes,
             )  # fmt: skip
         if edges.groups is not None and lse.numel() > 0:
             groups, source = edges.groups, edges.source
@@ -95,25 +88,25 @@ def attention_backward(
     grad_bias = none if bias is None else lse.new_empty(query.size(1), edges.col.numel())
     grad_weight = none
     heads, widths, parts = query.size(1), (key.size(2), value.size(2)), _halves(scale)
+    edge_values, bias_step = _edge_values(bias, keep, query)
     listed = edges.groups is None or edges.col.numel() > 0
     common = torch.empty_like(lse)
     flags = {"REAL": real, "HAS_BIAS": bias is not None, "HAS_KEEP": keep is not None, "REMOVES": removes}
     with _on(query):
         if heads > 0 and query.size(0) > 0:  # without listed edges, this makes what targets have in common
-            sizes = _sizes(query.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
-            listed_edges.backward_targets[sizes.grid](
-                query, key, value, edges.rowptr, edges.col, *_edge_values(bias, keep, query), out, lse, grad,
-                *_or(query, grad_lse), grads[0], grad_bias if bias is not None else query, common, *parts,
-                *_steps(query, key, value, out, grad, grads[0]), _bias_step(bias), edges.col.numel(), heads, *widths,
-                HAS_GRAD_LSE=grad_lse is not None, **flags, **sizes.constants,
+            grid, sizes = _sizes(query.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
+            listed_edges.backward_targets[grid](
+                query, key, value, edges.rowptr, edges.col, *edge_values, out, lse, grad, *_or(query, grad_lse),
+                grads[0], grad_bias if bias is not None else query, common, *parts,
+                *_steps(query, key, value, out, grad, grads[0]), bias_step, edges.col.numel(), heads, *widths,
+                HAS_GRAD_LSE=grad_lse is not None, **flags, **sizes,
             )  # fmt: skip
         if listed and heads > 0 and key.size(0) > 0:
             colptr, row, perm = _by_source(edges)
-            sizes = _sizes(key.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
-            listed_edges.backward_sources[sizes.grid](
-                query, key, value, colptr, row, perm, *_edge_values(bias, keep, query), lse, grad, common, *grads[1:],
-                *parts, *_steps(query, key, value, grad, *grads[1:]), _bias_step(bias), heads, *widths, **flags,
-                **sizes.constants,
+            grid, sizes = _sizes(key.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
+            listed_edges.backward_sources[grid](
+                query, key, value, colptr, row, perm, *edge_values, lse, grad, common, *grads[1:], *parts,
+                *_steps(query, key, value, grad, *grads[1:]), bias_step, heads, *widths, **flags, **sizes,
             )  # fmt: skip
         if edges.groups is not None:
             adds = listed and heads > 0 and query.size(0) > 0
@@ -189,12 +182,11 @@ def scores_forward(
     out = query.new_empty(query.size(1), edges.col.numel())
     if query.size(0) == 0 or out.numel() == 0:
         return out
-    sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=query.size(2))
+    grid, sizes = _sizes(query.size(0), query.size(1), E=_BLOCK, C=query.size(2))
     with _on(query):
-        listed_edges.scores[sizes.grid](
-            query, key, edges.rowptr, edges.col, out, *_halves(scale), *_steps(query, key),
-            edges.col.numel(), query.size(1), query.size(2), REAL=_triton(out),
-            **sizes.constants,
+        listed_edges.scores[grid](
+            query, key, edges.rowptr, edges.col, out, *_halves(scale), *_steps(query, key), edges.col.numel(),
+            query.size(1), query.size(2), REAL=_triton(out), **sizes,
         )  # fmt: skip
     return out
 
@@ -234,21 +226,23 @@ def _gather(
     """Write, or add, the weighted sum of what the edges of each row lead to."""
     if out.numel() == 0:
         return
-    sizes = _sizes(out.size(0), out.size(1), E=_BLOCK, C=out.size(2))
-    listed_edges.gather[sizes.grid](
+    grid, sizes = _sizes(out.size(0), out.size(1), E=_BLOCK, C=out.size(2))
+    listed_edges.gather[grid](
         *_or(value, weight), value, rowptr, col, *_or(value, perm), out, *_halves(scale), *_steps(value, out),
-        col.numel(), out.size(1), out.size(2), REAL=_triton(out),
-        HAS_WEIGHT=weight is not None, HAS_PERM=perm is not None, ADDS=adds, **sizes.constants,
+        col.numel(), out.size(1), out.size(2), REAL=_triton(out), HAS_WEIGHT=weight is not None,
+        HAS_PERM=perm is not None, ADDS=adds, **sizes,
     )  # fmt: skip
 
 
-def _sizes(num_rows: int, heads: int, E: int, **widths: int) -> _Sizes:
-    """How many heads and edges a program takes at a time, and registers that hold their channels."""
+def _sizes(num_rows: int, heads: int, E: int, **widths: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """The grid of programs along listed edges, how many heads and edges each takes at a time, and registers that hold
+    their channels.
+    """
     constants = {name: triton.next_power_of_2(max(width, 1)) for name, width in widths.items()}
     widest = max(constants.values())
     constants["H"] = min(triton.next_power_of_2(heads), max(1, _MOST_CHANNELS // widest))
     constants["E"] = min(32, max(1, E // (constants["H"] * widest)))
-    return _Sizes((num_rows, triton.cdiv(heads, constants["H"])), constants)
+    return (num_rows, triton.cdiv(heads, constants["H"])), constants
 
 
 def _tiles(query: Tensor, key: Tensor, value: Tensor, log_weight: Optional[Tensor]) -> dict[str, Any]:
@@ -281,24 +275,21 @@ def _together(*nodes: Tensor) -> list[Tensor]:
     return [_side_by_side(t.to(dtype)) for t in nodes]
 
 
-def _side_by_side(nodes: Tensor) -> Tensor:
-    return nodes if nodes.stride(2) == 1 or nodes.size(2) <= 1 else nodes.contiguous()
+def _side_by_side(values: Tensor) -> Tensor:
+    return values if values.stride(-1) == 1 or values.size(-1) <= 1 else values.contiguous()
 
 
 def _steps(*nodes: Tensor) -> list[int]:
     return [step for t in nodes for step in t.stride()[:2]]
 
 
-def _edge_values(bias: Optional[Tensor], keep: Optional[Tensor], stand_in: Tensor) -> list[Tensor]:
-    bias = bias if bias is None or bias.stride(1) == 1 or bias.size(1) <= 1 else bias.contiguous()
-    return _or(stand_in, bias, None if keep is None else keep.contiguous().view(torch.uint8))
-
-
-def _bias_step(bias: Optional[Tensor]) -> int:
-    """From head to head, which may share their biases; as :func:`_edge_values` lays them out."""
-    if bias is None:
-        return 0
-    return bias.stride(0) if bias.stride(1) == 1 or bias.size(1) <= 1 else bias.size(1)
+def _edge_values(
+    bias: Optional[Tensor], keep: Optional[Tensor], stand_in: Tensor
+) -> tuple[list[Tensor], int]:
+    """Biases and masks as kernels read them, and the step from head to head, which may share their biases."""
+    bias = None if bias is None else _side_by_side(bias)
+    keep = None if keep is None else keep.contiguous().view(torch.uint8)
+    return _or(stand_in, bias, keep), 0 if bias is None else bias.stride(0)
 
 
 def _or(stand_in: Tensor, *tensors: Optional[Tensor]) -> list[Tensor]:
