@@ -140,7 +140,7 @@ class OrderedWeight:
         return self._ordered[dtype]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"weight": self.weight, "_ordered": {}}
+        return {**self.__dict__, "_ordered": {}, "_rounded": {}}
 
 
 def rounded_for_linear(x: Tensor) -> Tensor:

@@ -753,3 +753,12 @@ def test_copies_of_frozen_matchers_know_that_weights_have_changed():
             expected = small().float()
             expected.load_state_dict(matcher.state_dict())
             assert torch.equal(other.train().eval()(pair).scores, expected(pair).scores)
+
+
+def test_copies_of_frozen_matchers_run_in_half_precision():
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small(bfloat16=True).float().freeze()
+    with torch.no_grad():
+        expected = matcher(pair).scores
+        for other in (copy.deepcopy(matcher), pickle.loads(pickle.dumps(matcher))):
+            assert torch.equal(other(pair).scores, expected)
