@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.utils import to_undirected
 
 from pyg_match.ops.csr import CSR, to_csr
+from pyg_match.ops.edge_lists import transpose_edges
 from pyg_match.ops.native.library import address, function, library
 
 _MOST = torch.iinfo(torch.int32).max  # nodes that the code can number
@@ -26,9 +27,6 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
         - **rowptr:** :math:`(N + 1)`
         - **col:** :math:`(E)`
 
-    Raises:
-        MemoryError: If there is no memory for lists of neighbours.
-
     Example:
         >>> undirected(torch.tensor([0, 2, 2, 3]), torch.tensor([1, 2, 0])).listed()
         tensor([[1, 2, 0, 0],
@@ -38,10 +36,11 @@ def undirected(rowptr: Tensor, col: Tensor) -> CSR:
     if col.device.type != "cpu" or nodes >= _MOST or library() is None:
         listed = torch.stack([CSR(rowptr, col).target(), col])
         return to_csr(to_undirected(listed, num_nodes=nodes).flip(0), nodes)  # PyG sorts by the first row
-    start, both = torch.empty_like(rowptr), col.new_empty(2 * col.numel())
+    short = col.int()
+    colptr, row, _ = transpose_edges(rowptr, short, nodes)
+    mark, start, both = short.new_empty(nodes), torch.empty_like(rowptr), col.new_empty(2 * col.numel())
     count = function("undirected", ctypes.c_int64)(
-        address(rowptr), ctypes.c_int64(nodes), address(col), address(start), address(both)
-    )
-    if count < 0:
-        raise MemoryError(f"no memory for the neighbours of {nodes} nodes and {col.numel()} edges")
+        address(rowptr), ctypes.c_int64(nodes), address(short), address(colptr), address(row), address(mark),
+        address(start), address(both),
+    )  # fmt: skip
     return CSR(start, both[:count].clone())  # without the room that was left

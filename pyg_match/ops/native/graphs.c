@@ -1,7 +1,6 @@
 // Lists of edges: checks, shares, transposes. Sequential; attention_cpu.py and the transforms call them.
 
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -59,71 +58,31 @@ EXPORT void transpose(const int64_t *rowptr, int64_t rows, const uint32_t *col, 
   pointer[0] = 0;
 }
 
-// Edges of a graph in both directions, each once, those of a target sorted by source.
+// Edges of a graph in both directions, each once, those of a target sorted by source: writes where the rows start, and
+// their edges, for which there must be room for twice those of the graph; returns how many there are.
 //
-// Going through nodes in order and writing each to the rows of its neighbours leaves all rows sorted, so that nothing
-// has to be compared. A neighbour is marked when it is met, so that it counts once: there are two lists of them, those
-// that a node names and those that name it.
-
-struct graph {
-  int64_t nodes;
-  const int64_t *rowptr, *col;  // whom a node names
-  int64_t *start;               // and who names it
-  int32_t *named_by, *mark;
-};
-
-static void free_graph(struct graph *graph) {
-  free(graph->start), free(graph->named_by), free(graph->mark);
-}
-
-static int open_graph(struct graph *graph) {
-  const int64_t nodes = graph->nodes, edges = graph->rowptr[nodes];
-  graph->start = calloc(nodes + 1, sizeof(int64_t));
-  graph->named_by = malloc((edges + 1) * sizeof(int32_t));
-  graph->mark = malloc((nodes + 1) * sizeof(int32_t));
-  if (!graph->start || !graph->named_by || !graph->mark) return 0;
-  for (int64_t e = 0; e < edges; e++) graph->start[graph->col[e] + 1]++;
-  for (int64_t node = 0; node < nodes; node++) graph->start[node + 1] += graph->start[node];
-  for (int64_t node = 0; node < nodes; node++)
-    for (int64_t e = graph->rowptr[node]; e < graph->rowptr[node + 1]; e++)
-      graph->named_by[graph->start[graph->col[e]]++] = (int32_t)node;
-  memmove(graph->start + 1, graph->start, nodes * sizeof(int64_t));
-  graph->start[0] = 0;
-  return 1;
-}
-
-// Counts the neighbours of each node at at[neighbour + 1], or writes the node to both[at[neighbour]++].
-static void meet_neighbours(struct graph *graph, int64_t *at, int64_t *both) {
-  for (int64_t node = 0; node < graph->nodes; node++) graph->mark[node] = -1;
-  for (int64_t node = 0; node < graph->nodes; node++) {
-    const int64_t names = graph->rowptr[node + 1] - graph->rowptr[node];
-    const int64_t all = names + graph->start[node + 1] - graph->start[node];
+// Whom a node names is in `col`, and who names it in `row`, which `transpose` makes. Going through nodes in order and
+// writing each to the rows of its neighbours leaves all rows sorted, so that nothing has to be compared. A neighbour is
+// marked when it is met, so that it counts once.
+EXPORT int64_t undirected(const int64_t *rowptr, int64_t nodes, const uint32_t *col, const int64_t *colptr,
+                          const uint32_t *row, int32_t *mark, int64_t *start, int64_t *both) {
+  for (int64_t node = 0; node < nodes; node++) mark[node] = -1, start[node] = rowptr[node] + colptr[node];
+  for (int64_t node = 0; node < nodes; node++) {
+    const int64_t names = rowptr[node + 1] - rowptr[node], all = names + colptr[node + 1] - colptr[node];
     for (int64_t i = 0; i < all; i++) {
-      const int64_t other = i < names ? graph->col[graph->rowptr[node] + i]
-                                      : graph->named_by[graph->start[node] + i - names];
-      if (graph->mark[other] == node) continue;
-      graph->mark[other] = (int32_t)node;
-      if (both)
-        both[at[other]++] = node;
-      else
-        at[other + 1]++;
+      const int64_t other = i < names ? col[rowptr[node] + i] : row[colptr[node] + i - names];
+      if (mark[other] == node) continue;
+      mark[other] = (int32_t)node;
+      both[start[other]++] = node;
     }
   }
-}
-
-// Writes where the rows of the graph in both directions start, and their edges, for which there must be room for twice
-// those of the graph; returns how many there are, -1 without memory.
-EXPORT int64_t undirected(const int64_t *rowptr, int64_t nodes, const int64_t *col, int64_t *start, int64_t *both) {
-  struct graph graph = {nodes, rowptr, col, 0, 0, 0};
-  const int opened = open_graph(&graph);
-  if (opened) {
-    memset(start, 0, (nodes + 1) * sizeof(int64_t));
-    meet_neighbours(&graph, start, 0);
-    for (int64_t node = 0; node < nodes; node++) start[node + 1] += start[node];
-    meet_neighbours(&graph, start, both);  // moves each start to where the next one was
-    memmove(start + 1, start, nodes * sizeof(int64_t));
-    start[0] = 0;
+  int64_t count = 0;
+  for (int64_t node = 0; node < nodes; node++) {  // without the room that was left
+    const int64_t first = rowptr[node] + colptr[node], size = start[node] - first;
+    memmove(both + count, both + first, size * sizeof(int64_t));
+    start[node] = count;
+    count += size;
   }
-  free_graph(&graph);
-  return opened ? start[nodes] : -1;
+  start[nodes] = count;
+  return count;
 }
