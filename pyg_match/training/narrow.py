@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyg_match.checks import whole_number
 from pyg_match.data import KeypointPair
-from pyg_match.files import is_file, user_path
+from pyg_match.files import user_path
 from pyg_match.nn import GraphMatcher
 from pyg_match.spinner import spinner
 from pyg_match.training.config import TrainingConfig
@@ -181,6 +181,8 @@ def narrow_from_settings(
 ) -> None:
     """:func:`narrow` the weights that a training run starts from on its training pairs, and write them to a file.
 
+    That the file can be written, and is none of those that are read, the command has seen to.
+
     Args:
         config: Settings of a run, of which ``weights``, ``matcher``, ``graph`` and ``data`` count.
         images: Folder of photos.
@@ -188,7 +190,7 @@ def narrow_from_settings(
         ffn_channels: See :func:`narrow`.
 
     Raises:
-        FileNotFoundError: If there are no such weights or no such folder, of photos or to write to.
+        FileNotFoundError: If there are no such weights or no such folder of photos.
         ValueError: If settings do not fit each other, or the target's name ends otherwise.
     """
     from pyg_match.training.data import make_datasets
@@ -197,17 +199,6 @@ def narrow_from_settings(
     file = user_path(target)
     if file.suffix != ".safetensors":  # said before keypoints are found
         raise ValueError(f"matchers are saved as .safetensors, got {file.name!r}")
-    if not file.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {file.absolute().parent} to write {file.name} to")
-    if (
-        config.weights is not None
-        and is_file(config.weights)
-        and is_file(file)
-        and file.samefile(user_path(config.weights))
-    ):
-        raise ValueError(
-            f"narrowing would overwrite the weights {file} that it starts from; choose another file"
-        )
     check_detectors(config)
     matcher = make_matcher(config).eval()
     # A few pairs tell which channels matter; those of photos need not be looked for.
