@@ -1,7 +1,7 @@
 """COLMAP databases of features and matches."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -113,8 +113,8 @@ def write_colmap(
     options.ransac.random_seed = seed
     with ExitStack() as stack:
         collection = stack.enter_context(open_features(features))
-        source = stack.enter_context(closing(open_matches(matches, collection, pairs)))
-        names = sorted(source.names())
+        source = stack.enter_context(open_matches(matches, collection, pairs))
+        names = sorted(source.names)
         if not names:
             raise ValueError(f"{matches} has no pair of images that {features} has features of")
         missing_files = [name for name in names if not (images / name).is_file()]
@@ -137,9 +137,8 @@ def write_colmap(
                     database.with_name(f"{database.name}{ending}").unlink(missing_ok=True)
             raise
         summary = ColmapSummary(database, len(names), missing=source.missing)
-        with ProgressReport("pairs", source.count(), shown=progress) as report:
-            todo = source.pairs()
-            while some := list(islice(todo, _TOGETHER)):
+        with ProgressReport("pairs", source.count, shown=progress) as report:
+            while some := list(islice(source.pairs, _TOGETHER)):
                 present = summary.present
                 writer.write_pairs(some, summary)
                 report.skip(summary.present - present)
