@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pyg_match.match_result import MatchResult
     from pyg_match.model_selection import Geometry
 
-Images: TypeAlias = tuple[Path, Path]
 Estimator: TypeAlias = Literal["poselib", "opencv"]
 
 _EDGES_DEFAULT = "as trained, all if only the other kind is given"
@@ -109,16 +108,19 @@ def match(
                 say("fitting a model")
             model = _fit(result, geometry, estimator, threshold)
             if save is not None:
-                _save(result, model, save)
+                fitted = {} if model is None else {"inliers": model.inliers, model.kind: model.model}
+                result.save(save, **fitted)
             if out is not None:
                 say("drawing")
                 names = " and ".join(shown_path(path.name) for path in images)
-                _draw(result, model, images, out, f"{names}, {Path(weights).name}")
+                title = f"{names}, {Path(weights).name}"
+                color_by = "score" if model is None else "inlier"
+                result.plot(*images, path=out, geometry=model, color_by=color_by, title=title)
     _report(result, model, estimator, save, out)
 
 
 def _check(
-    images: Images,
+    images: tuple[Path, Path],
     out: Optional[Path],
     save: Optional[Path],
     weights: str,
@@ -176,26 +178,6 @@ def _fit(
         model = Geometry("fundamental", *result.fundamental(estimator, threshold), threshold)
     result.seconds["geometry"] = time.perf_counter() - start
     return model
-
-
-def _save(result: "MatchResult", model: Optional["Geometry"], file: Path) -> None:
-    if model is None:
-        result.save(file)
-    else:
-        result.save(file, inliers=model.inliers, **{model.kind: model.model})
-
-
-def _draw(result: "MatchResult", model: Optional["Geometry"], images: Images, file: Path, title: str) -> None:
-    from pyg_match.visualization import plot_matches
-
-    plot_matches(
-        *images,
-        result,
-        path=file,
-        geometry=model,
-        color_by="score" if model is None else "inlier",
-        title=title,
-    )
 
 
 def _report(
