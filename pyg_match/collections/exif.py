@@ -51,15 +51,7 @@ def to_file(points: np.ndarray, orientation: int, width: int, height: int) -> np
 def to_upright(points: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
     """Points of a photo in the pixels of its file, once it is turned upright; the inverse of :func:`to_file`.
 
-    Args:
-        points: See :func:`to_file`.
-        orientation: See :func:`exif_orientation`.
-        width: Width of the image in the file.
-        height: Height of the image in the file.
-
-    Shapes:
-        - **points:** :math:`(N, 2)`
-        - **output:** :math:`(N, 2)`
+    It takes what :func:`to_file` takes.
 
     Example:
         >>> to_upright(np.array([[0.0, 0.0]]), 6, width=4, height=3).tolist()
