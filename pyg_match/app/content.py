@@ -101,7 +101,10 @@ def of_setting(
     """What one setting gives: matches after the last layer, how hard they were, and how they are judged."""
     judged = bare(pair)
     judged.y = truth.partner
-    labels, stable = _difficulty(judged, found)
+    # With the answer of the last layer alone, nothing can be called late, nor stable.
+    has_layers = len(found.matches) > 1
+    labels, stable, _ = difficulty(judged, found, late=2 / 3 if has_layers else 1.0)
+    stable = stable if has_layers else torch.zeros_like(stable)
     return {
         "name": setting,
         "slug": re.sub(r"[^A-Za-z0-9]+", "-", setting).strip("-") or "setting",
@@ -115,13 +118,6 @@ def of_setting(
         "stable": stable.tolist(),
         "judged": truth.judge(pair, found.matches[-1]).tolist(),
     }
-
-
-def _difficulty(pair: KeypointPair, found: LayerMatches) -> tuple[Tensor, Tensor]:
-    # With the answer of the last layer alone, nothing can be called late.
-    late = 1.0 if len(found.matches) == 1 else 2 / 3
-    labels, stable, _ = difficulty(pair, found, late=late)
-    return labels, stable if len(found.matches) > 1 else torch.zeros_like(stable)
 
 
 def start_of(looks: Looks, setting: dict[str, Any]) -> int:

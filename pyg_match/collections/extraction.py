@@ -101,7 +101,10 @@ def extract_features(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")
     paths, names = find_images(images)
-    settings = {"extractor": _described(extractor), "resize": resize, "half": half, "version": __version__}
+    # A detector with a digest of all that its keypoints depend on.
+    digest = hashlib.sha256(json.dumps(describe_module(extractor), sort_keys=True).encode()).hexdigest()[:12]
+    described = f"{extractor!r} {digest}"
+    settings = {"extractor": described, "resize": resize, "half": half, "version": __version__}
     with _parts(output, settings) as parts:
         done = parts.names()
         summary = ExtractSummary(output, len(done))
@@ -127,12 +130,6 @@ def extract_features(
             raise ValueError(f"none of the {len(names)} images can be used; {name!r}: {reason}")
         parts.merge()
     return summary
-
-
-def _described(extractor: Extractor) -> str:
-    """A detector with a digest of all that its keypoints depend on."""
-    description = json.dumps(describe_module(extractor), sort_keys=True)
-    return f"{extractor!r} {hashlib.sha256(description.encode()).hexdigest()[:12]}"
 
 
 class _Found(NamedTuple):

@@ -205,7 +205,12 @@ class SyntheticHomographies(CachedPairs):
         limit = self._limit(index)
         if limit is None and self.negative_threshold == _NEGATIVE:
             return pair
-        return _relabelled(pair, limit, self.negative_threshold)
+        sets = [pair.image(number) for number in (0, 1)]
+        if limit is not None:  # labels are found anew: partners may be gone, others be next
+            sets = [subset(each, best(each.score, limit), each.image_size) for each in sets]
+        homography = pair.homography[0]
+        known = None if homography.isnan().all() else homography
+        return _labelled(sets[0], sets[1], known, self.negative_threshold)
 
     def _other(self, index: int) -> int | None:
         """The pair whose second view takes the place of that of a pair, if any."""
@@ -240,15 +245,6 @@ class SyntheticHomographies(CachedPairs):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(images={len(self.paths)}, pairs={len(self)}, seed={self.seed})"
-
-
-def _relabelled(pair: KeypointPair, count: int | None, negative_threshold: float) -> KeypointPair:
-    """At most ``count`` keypoints of each view, with labels of their own: partners may be gone, others be next."""
-    sets = [pair.image(index) for index in (0, 1)]
-    if count is not None:
-        sets = [subset(each, best(each.score, count), each.image_size) for each in sets]
-    homography = pair.homography[0]
-    return _labelled(sets[0], sets[1], None if homography.isnan().all() else homography, negative_threshold)
 
 
 def _labelled(
