@@ -14,6 +14,7 @@ from pyg_match._version import __version__
 from pyg_match.app.packing import Packed
 from pyg_match.app.truth import RIGHT, WRONG, Truth, sizes_of
 from pyg_match.data import KeypointPair
+from pyg_match.data.keypoint_pair import without_edges
 from pyg_match.features.image import ImageLike, load_image
 from pyg_match.transforms import CandidateEdges
 from pyg_match.visualization import LayerMatches, difficulty, repeated_groups, repetition_score
@@ -42,15 +43,9 @@ class Looks(NamedTuple):
         k = min(CANDIDATES, *pair.num_keypoints[0].tolist())
         candidates = torch.empty(pair.x.size(0), 0, dtype=torch.long)
         if k > 0:
-            edges: Any = CandidateEdges(k, symmetric=False)(bare(pair)).cross_edge_index.as_tensor()
+            edges: Any = CandidateEdges(k, symmetric=False)(without_edges(pair)).cross_edge_index.as_tensor()
             candidates = edges[0].view(-1, k)
         return cls(candidates, repetition_score(pair), repeated_groups(pair))
-
-
-def bare(pair: KeypointPair) -> KeypointPair:
-    """The keypoints of a pair without its edges."""
-    kept = {name: pair[name] for name in ("x", "pos", "image_size") if pair.get(name) is not None}
-    return KeypointPair(num_keypoints=pair.num_keypoints[0].tolist(), **kept)
 
 
 def drawn(image: Optional[ImageLike]) -> dict[str, str]:
@@ -99,7 +94,7 @@ def of_setting(
     pair: KeypointPair, found: LayerMatches, truth: Truth, packed: Packed, setting: str, weights: str
 ) -> dict[str, Any]:
     """What one setting gives: matches after the last layer, how hard they were, and how they are judged."""
-    judged = bare(pair)
+    judged = without_edges(pair)
     judged.y = truth.partner
     # With the answer of the last layer alone, nothing can be called late, nor stable.
     has_layers = len(found.matches) > 1

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_match.app.content import Looks, bare, drawn, of_pair, of_setting, start_of
+from pyg_match.app.content import Looks, drawn, of_pair, of_setting, start_of
 from pyg_match.app.packing import pack
 from pyg_match.app.truth import Truth
 from pyg_match.arrays import ArrayLike
 from pyg_match.data import KeypointPair
+from pyg_match.data.keypoint_pair import without_edges
 from pyg_match.features.image import ImageLike
 from pyg_match.files import user_path, write_whole
 from pyg_match.visualization import AttentionRecord, LayerMatches
@@ -57,7 +58,7 @@ class Explorer:
         known = pair.get("homography")
         if truth is None and pair.y is None and known is not None and bool(known.isfinite().all()):
             truth = known.view(3, 3)
-        self._pair = bare(pair).cpu()
+        self._pair = without_edges(pair).cpu()
         self._pair.y = pair.y
         self._views = [view]
         self._images = images

@@ -253,6 +253,12 @@ class KeypointPair(Data):
             _check_homographies(self.homography, self.num_keypoints.size(0))
 
 
+def without_edges(pair: KeypointPair) -> KeypointPair:
+    """The keypoints of a pair, or of a batch of pairs, with complete graphs, and nothing else that it holds."""
+    kept = {name: pair[name] for name in (*NODE_ATTRIBUTES, "image_size") if pair.get(name) is not None}
+    return KeypointPair(num_keypoints=pair.num_keypoints, **kept)
+
+
 def _counts(num_keypoints: Any, device: Optional[torch.device]) -> Tensor:
     """Numbers of keypoints as a user gave them, ``[B, 2]``."""
     try:

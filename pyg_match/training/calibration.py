@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
+from pyg_match.data.keypoint_pair import without_edges
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import losses
-from pyg_match.training.objective import without_edges
 from pyg_match.training.validation import match_metrics
 
 _LARGEST_LOG = math.log(4)  # of a temperature either way

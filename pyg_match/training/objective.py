@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_match.data import KeypointPair
-from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
+from pyg_match.data.keypoint_pair import without_edges
 from pyg_match.nn import GraphMatcher, MatcherOutput
 from pyg_match.nn.layer_assignment import LayerAssignment
 from pyg_match.nn.pair_graph import PairGraph
@@ -256,12 +256,6 @@ def related_pairs(batch: KeypointPair) -> Tensor:
     pair = losses.pair_of_nodes(counts, batch.y.numel())
     found = torch.zeros(counts.size(0), dtype=torch.float, device=pair.device)
     return found.index_add(0, pair, (batch.y >= 0).float()).clamp(max=1)
-
-
-def without_edges(batch: KeypointPair) -> KeypointPair:
-    """The same keypoints with complete graphs."""
-    nodes = {name: batch[name] for name in NODE_ATTRIBUTES if batch.get(name) is not None}
-    return KeypointPair(num_keypoints=batch.num_keypoints, image_size=batch.image_size, **nodes)
 
 
 def supervised_layers(spec: str | int, depth: int, generator: torch.Generator) -> tuple[int, ...]:
