@@ -276,21 +276,15 @@ def _means(values: Array, side: int) -> Array:
 
 
 def _from_tensor(source: Tensor, shrink: Shrink | None) -> tuple[Tensor, int, int, int]:
-    image = _channels_first(source, "tensor")
+    image = source[None] if source.dim() == 2 else source
+    if image.dim() != 3 or image.size(0) not in (1, 3, 4):
+        raise ValueError(
+            f"tensor: expected shape [H, W] or [C, H, W] with 1, 3 or 4 channels, got {list(image.shape)}"
+        )
     image = _to_rgb(_unit_range(image, _white(image, "tensor")))
     height, width = image.shape[1:]
     factor = 1 if shrink is None else shrink(width, height)
     return F.avg_pool2d(image, factor) if factor > 1 else image, width, height, factor
-
-
-def _channels_first(image: Tensor, name: str) -> Tensor:
-    if image.dim() == 2:
-        image = image[None]
-    if image.dim() != 3 or image.size(0) not in (1, 3, 4):
-        raise ValueError(
-            f"{name}: expected shape [H, W] or [C, H, W] with 1, 3 or 4 channels, got {list(image.shape)}"
-        )
-    return image
 
 
 def _white(image: Tensor, name: str) -> float:
