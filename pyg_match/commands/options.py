@@ -1,7 +1,6 @@
 """Options that several commands have."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, TypeAlias
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -34,13 +33,6 @@ DeviceOption = Annotated[
     str,
     typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes a CUDA GPU if there is one."),
 ]
-Settings = Annotated[
-    str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")
-]
-Photos = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")]
-
-
-Detector: TypeAlias = Literal["aliked", "disk", "xfeat", "sift", "rootsift"]
 
 
 def chosen_device(name: str) -> Any:
