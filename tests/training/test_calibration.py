@@ -1,7 +1,9 @@
 """Calibration, against losses and validation as they are defined elsewhere."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from training_pairs import SPARSE, Pairs, labelled_pair
@@ -10,6 +12,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import LossConfig, Objective, calibrate, validate
 from pyg_match.training.calibration import scale_heads
+from pyg_match.training.validation import match_metrics
 from pyg_match.transforms import graph_from_recipe
 
 GRAPH = graph_from_recipe(SPARSE)
@@ -72,19 +75,32 @@ def f_score(seen):
     return 2 * both[0] * both[1] / max(sum(both), 1e-9)
 
 
+def with_threshold(matcher, threshold):
+    other = GraphMatcher(matcher.config, filter_threshold=threshold).eval()
+    other.load_state_dict(matcher.state_dict())
+    return other
+
+
+@torch.no_grad()
 def best_f_score(matcher, pairs):
-    scores = []
-    for threshold in range(2, 96):
-        other = GraphMatcher(matcher.config, filter_threshold=threshold / 100)
-        other.load_state_dict(matcher.state_dict())
-        scores.append(f_score(validate(other, pairs)))
-    return max(scores)
+    """Of all thresholds, each of which keeps those matches of none that are above it."""
+    found = [with_threshold(matcher, 0.0)(pair).pair_matches() for pair in pairs]
+    scores = {}
+    for threshold in (number / 100 for number in range(2, 96)):
+        rows = [
+            match_metrics(pair, matches[score > threshold])
+            for pair, (matches, score) in zip(pairs, found, strict=True)
+        ]
+        seen = {name: [row.get(name, math.nan) for row in rows] for name in ("precision", "recall")}
+        scores[threshold] = f_score({name: np.nanmean(values) for name, values in seen.items()})
+    best = max(scores, key=scores.get)
+    assert scores[best] == pytest.approx(f_score(validate(with_threshold(matcher, best), pairs)))
+    return scores[best]
 
 
 @pytest.mark.parametrize("on_edges", [False, True])
 def test_the_threshold_is_the_lowest_that_is_as_precise_as_the_teacher(matchers, held_out, on_edges):
-    teacher = GraphMatcher(matchers[1].config, filter_threshold=0.3).eval()
-    teacher.load_state_dict(matchers[1].state_dict())
+    teacher = with_threshold(matchers[1], 0.3)
     matcher = GraphMatcher(matchers[0].config, assign_on_edges=on_edges)
     matcher.load_state_dict(matchers[0].state_dict())
     matcher.train()
@@ -101,9 +117,7 @@ def test_the_threshold_is_the_lowest_that_is_as_precise_as_the_teacher(matchers,
     assert seen["precision"] >= wanted["precision"] and seen["false_matches"] <= wanted["false_matches"]
     assert f_score(seen) >= 0.9 * best_f_score(matcher, held_out)
     assert found.filter_threshold > 0.02
-    lower = GraphMatcher(matcher.config, filter_threshold=found.filter_threshold - 0.01)
-    lower.load_state_dict(matcher.state_dict())
-    seen = validate(lower, held_out)
+    seen = validate(with_threshold(matcher, found.filter_threshold - 0.01), held_out)
     assert seen["precision"] < wanted["precision"] or seen["false_matches"] > wanted["false_matches"]
 
 
