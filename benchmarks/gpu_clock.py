@@ -13,6 +13,8 @@ from common import Bench, Call, Row
 
 CAPTURED = 10  # calls in a CUDA graph
 LONG = 5e-3  # seconds of a call of which one is enough
+FIRST, LEAST = 3, 3  # calls that tell how long one takes, and fewest samples
+SAMPLE_SECONDS = 0.02  # a sample is the mean of calls that take about as long together
 
 
 class GPUBench(Bench):
@@ -98,10 +100,10 @@ class GPUBench(Bench):
         }
 
     def _samples(self, call: Call) -> Iterator[float]:
-        """Seconds of one call, as means of calls that take about 20 ms together."""
-        once = self._seconds(call, 3)
-        repeats = max(1, min(1000, int(0.02 / once)))
-        for _ in range(max(3, min(15, int(self.args.budget / (once * repeats))))):
+        """Seconds of one call, as means over several calls."""
+        once = self._seconds(call, FIRST)
+        repeats = max(1, min(1000, int(SAMPLE_SECONDS / once)))
+        for _ in range(max(LEAST, min(15, int(self.args.budget / (once * repeats))))):
             yield self._seconds(call, repeats)
 
     def _seconds(self, call: Call, repeats: int) -> float:

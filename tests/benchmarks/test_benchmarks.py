@@ -23,9 +23,13 @@ FAST = ("--budget", "0", "--threads", "1")
 
 @pytest.fixture
 def load(monkeypatch):
-    """Import a benchmark the way it imports its siblings, and forget all of them afterwards."""
+    """Import a benchmark the way it imports its siblings, and forget all of them afterwards.
+
+    What is timed is called once to warm up and once for each sample, however quick it is.
+    """
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(importlib.import_module("common"), "SAMPLE_SECONDS", 1e-4)
+    for name, seconds in (("SAMPLE_SECONDS", 1e-4), ("SLOW_SECONDS", 0.0), ("FIRST_SECONDS", 0.0)):
+        monkeypatch.setattr(importlib.import_module("common"), name, seconds)
     threads = torch.get_num_threads()
     yield importlib.import_module
     torch.set_num_threads(threads)
@@ -671,6 +675,8 @@ def stand_in(load, monkeypatch):
     monkeypatch.setattr("lightglue_peers._COMPILED", 24)
     monkeypatch.setattr("gpu_operators.PART", 16)
     monkeypatch.setattr("gpu_operators.GROUP", 64)
+    for name, few in (("FIRST", 1), ("LEAST", 2), ("SAMPLE_SECONDS", 0.0)):
+        monkeypatch.setattr(f"gpu_clock.{name}", few)
     return gpu
 
 
