@@ -16,15 +16,14 @@ def many(tmp_path, weights):
     names = {f"{i:02d}.jpg": 40 for i in range(40)}
     features = write_hloc_features(tmp_path / "f.h5", names)
     write_pairs(tmp_path / "pairs.txt", exhaustive_pairs(sorted(names)))
-    options = {"weights": weights, "block": 2, "batch_keypoints": 80}
-    match_pairs(features, tmp_path / "pairs.txt", tmp_path / "whole.h5", **options)
-    return features, tmp_path / "pairs.txt", options
+    return features, tmp_path / "pairs.txt", {"weights": weights, "block": 2, "batch_keypoints": 80}
 
 
 def test_a_node_is_killed_and_the_file_is_the_same(many, tmp_path):
     from ray.cluster_utils import Cluster
 
     features, pairs, options = many
+    match_pairs(features, pairs, tmp_path / "whole.h5", **options)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
