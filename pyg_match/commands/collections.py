@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from pyg_match.commands.errors import check_files, check_folder, check_outputs, error_line
 from pyg_match.commands.options import (
+    Detector,
     DeviceOption,
     FilterThreshold,
     MaxKeypoints,
@@ -51,8 +52,7 @@ def extract(
         Path, typer.Option("--out", "-o", metavar="FILE", help="File of features to write, in hloc's layout.")
     ],
     detector: Annotated[
-        Literal["aliked", "disk", "xfeat", "sift", "rootsift"],
-        typer.Option(metavar="NAME", help="aliked, disk, xfeat, sift or rootsift."),
+        Detector, typer.Option(metavar="NAME", help="aliked, disk, xfeat, sift or rootsift.")
     ] = "aliked",
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,

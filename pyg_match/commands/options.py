@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
-from typing import Annotated, Any, Optional
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, TypeAlias
 
 import typer
 
@@ -33,6 +34,13 @@ DeviceOption = Annotated[
     str,
     typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; auto takes a CUDA GPU if there is one."),
 ]
+Settings = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")
+]
+Photos = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")]
+
+
+Detector: TypeAlias = Literal["aliked", "disk", "xfeat", "sift", "rootsift"]
 
 
 def chosen_device(name: str) -> Any:

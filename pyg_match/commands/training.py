@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 import typer
 
 from pyg_match.commands.errors import check_ending, check_folder, check_outputs, error_line
+from pyg_match.commands.options import Photos, Settings
 from pyg_match.files import is_file, shown_path
 from pyg_match.spinner import spinner
 
@@ -83,14 +84,12 @@ def train(
 
 
 def narrow(
-    images: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of photos to make pairs of.")],
+    images: Photos,
     target: Annotated[Path, typer.Argument(help="File to write (.safetensors).", metavar="OUT")],
     ffn_channels: Annotated[
         int, typer.Option(min=1, metavar="N", help="Channels to keep inside each network.")
     ],
-    config: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Settings of training, for its weights, graph and pairs.")
-    ] = "finetune",
+    config: Settings = "finetune",
     num_pairs: Annotated[
         Optional[int], typer.Option(min=1, metavar="N", help="Pairs to look at.", show_default="20")
     ] = None,
