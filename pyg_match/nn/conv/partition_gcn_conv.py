@@ -144,10 +144,6 @@ class PartitionGCNConv(MessagePassing):
     ) -> Tensor:
         """One graph's part of the output."""
         edge_index, weight = self._listed(edge_index, weight, size)
-        if isinstance(edge_index, EdgeIndex) and not _has_product(x, weight, size):
-            edge_index = edge_index.as_tensor()
-        if not isinstance(edge_index, EdgeIndex) and edge_index.dtype == torch.int32:
-            edge_index = edge_index.long()  # torch's scatter has wrong gradients for 32 bits
         plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
         check_tensor("edge_index", plain, (2, None), "whole")
         source, target = plain if self.flow == "source_to_target" else plain.flip(0)
@@ -159,6 +155,8 @@ class PartitionGCNConv(MessagePassing):
                 raise ValueError(
                     f"'edge_weight' must be on the device of 'x', {x.device}, got {weight.device}"
                 )
+        if not (isinstance(edge_index, EdgeIndex) and _has_product(x, weight, size)):
+            edge_index = plain.long()  # for 32 bits, torch's scatter has wrong gradients
         if pos is not None:
             near = distance_weights(pos, torch.stack([source, target]))
             weight = near if weight is None else near * weight
