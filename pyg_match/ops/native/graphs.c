@@ -79,7 +79,7 @@ EXPORT int64_t undirected(const int64_t *rowptr, int64_t nodes, const uint32_t *
   int64_t count = 0;
   for (int64_t node = 0; node < nodes; node++) {  // without the room that was left
     const int64_t first = rowptr[node] + colptr[node], size = start[node] - first;
-    memmove(both + count, both + first, size * sizeof(int64_t));
+    if (size > 0) memmove(both + count, both + first, size * sizeof(int64_t));
     start[node] = count;
     count += size;
   }
