@@ -28,9 +28,8 @@ class SortedEdgeIndex(EdgeIndex):
             return func(*plain, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten.flip.default and isinstance(out, EdgeIndex):
-            out._indptr = out._T_indptr = (
-                None  # which PyG exchanges, as if they were not those of the same edges
-            )
+            # PyG exchanges them, though they stay those of the same rows of numbers.
+            out._indptr = out._T_indptr = None
         # PyG makes results of its own class.
         for item in pytree.tree_leaves(out):
             if type(item) is EdgeIndex:
@@ -80,6 +79,15 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     edges = SortedEdgeIndex(plain.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()
     return edges
+
+
+def edge_values(data: Data) -> list[str]:
+    """The attributes with a value for each edge of ``edge_index``, such as ``edge_type``.
+
+    PyG counts any tensor with as many rows as there are edges, so that the name decides as well.
+    """
+    names = [name for name in data.edge_attrs() if name.startswith("edge_") and "index" not in name]
+    return [name for name in names if not name[-1].isdigit()]  # those are of scales
 
 
 def scales(data: Data) -> list[EdgeIndex]:

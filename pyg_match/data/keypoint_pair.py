@@ -10,13 +10,18 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from pyg_match.checks import kind_of, shown
-from pyg_match.data.checks import check_counts, check_edges, check_image_sizes, check_nodes, image_sizes
-from pyg_match.data.edges import sorted_edges
+from pyg_match.data.checks import (
+    check_counts,
+    check_edge_index,
+    check_edges,
+    check_image_sizes,
+    check_nodes,
+    image_sizes,
+)
+from pyg_match.data.edges import edge_values, sorted_edges
 from pyg_match.data.keypoint_set import KeypointSet
-from pyg_match.ops.csr import check_ends
 
 NODE_ATTRIBUTES = ("x", "pos", "score", "scale", "orientation")
-_OF_IMAGES = ("image_size", "homography")
 _EDGE_SET = re.compile(r"(cross_)?edge_index(_\d+)?")
 
 
@@ -161,50 +166,60 @@ class KeypointPair(Data):
         Args:
             subset: The nodes to keep, as a mask or by rising numbers. A keypoint whose partner is left out has none.
 
+        Shapes:
+            - **subset:** :math:`(N_0 + N_1)` ``bool``, or :math:`(M)`
+
         Raises:
-            ValueError: If it is a batch, or numbers do not rise.
+            TypeError: If ``subset`` is no mask and holds no whole numbers.
+            ValueError: If it is a batch, numbers do not rise or name no node, or edges or labels name no node.
+
+        Example:
+            >>> sets = [KeypointSet(pos=torch.rand(n, 2), x=torch.randn(n, 8)) for n in (5, 3)]
+            >>> KeypointPair.from_sets(*sets).subgraph(torch.tensor([0, 4, 6])).num_keypoints
+            tensor([[2, 1]])
         """
         self._single()
         keep, before = self._kept(subset)
-        sets = [name for name in self.keys() if _EDGE_SET.fullmatch(name)]
-        values: dict[str, Tensor] = {}
-        for name in sets:
-            edges = self[name].as_tensor() if isinstance(self[name], EdgeIndex) else self[name]
+        values = {name: self[name] for name in ("image_size", "homography") if name in self}
+        for name in [name for name in self.keys() if _EDGE_SET.fullmatch(name)]:
+            edges = check_edge_index(name, self[name], keep.numel())
             inside = keep[edges].all(dim=0)
             values[name] = before[edges[:, inside]]
             if isinstance(self[name], EdgeIndex) and self[name].is_sorted_by_col:
                 values[name] = sorted_edges(values[name], int(before[-1]), is_sorted=True)
             others = [name.replace("index", kind) for kind in ("attr", "weight", "mask")]
-            others += [n for n in self.edge_attrs() if name == "edge_index" and "index" not in n]
+            others += edge_values(self) if name == "edge_index" else []
             values |= {other: self[other][inside] for other in others if self.get(other) is not None}
         ptr = self.image_ptr
         values["num_keypoints"] = before[ptr].diff().view(1, 2)
         if self.y is not None:
-            start = ptr[1 - self.image_batch]
+            _check_labels(self.y, self.num_keypoints.flatten()[self.image_batch ^ 1])
+            start = ptr[self.image_batch ^ 1]
             has_partner = self.y >= 0
             partner = torch.where(has_partner, start + self.y, 0)
             renumbered = torch.where(keep[partner], before[partner] - before[start], -1)
             values["y"] = torch.where(has_partner, renumbered, self.y)[keep]
         rest = copy.copy(self)
-        for name in (*values, *_OF_IMAGES):
-            if name in rest:
-                del rest[name]
+        for name in values:
+            del rest[name]
         pair = Data.subgraph(rest, keep)
         for name, value in values.items():
             pair[name] = value
-        for name in _OF_IMAGES:
-            if name in self:
-                pair[name] = self[name]
         return pair
 
     def _kept(self, subset: Tensor) -> tuple[Tensor, Tensor]:
         """The mask of nodes, and how many are kept before each."""
-        count = self.num_nodes
-        keep = subset
+        count, keep = self.num_nodes, subset
+        if not isinstance(subset, Tensor) or subset.dtype not in (torch.bool, torch.int32, torch.int64):
+            raise TypeError(f"'subset' must be a mask or numbers of nodes, got {kind_of(subset)}")
         if subset.dtype != torch.bool:
-            check_ends("node", subset, count)
-            if bool((subset.diff() <= 0).any()):
-                raise ValueError("node numbers must rise, as images follow each other")
+            wrong = subset[(subset < 0) | (subset >= count)]
+            if wrong.numel() > 0:
+                raise ValueError(f"'subset' names node {int(wrong[0])}, but there are {count}")
+            if subset.dim() != 1 or bool((subset.diff() <= 0).any()):
+                raise ValueError(
+                    f"node numbers must rise, as images follow each other, got {shown(subset.tolist())}"
+                )
             keep = torch.zeros(count, dtype=torch.bool, device=subset.device).index_fill_(
                 0, subset.long(), True
             )

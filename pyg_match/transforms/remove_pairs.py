@@ -13,7 +13,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_match.checks import one_of, real_number, shown
 from pyg_match.data.checks import check_edge_index
-from pyg_match.data.edges import sorted_edges
+from pyg_match.data.edges import edge_values, sorted_edges
 from pyg_match.ops import edge_scores
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
 from pyg_match.transforms.store import carried, store_edges, store_values
@@ -224,8 +224,8 @@ def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
 def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
     """Set an edge set to the chosen edges, sorted by target, with what they carry."""
     names = carried(data, key)
-    if key == "edge_index":  # and what else PyG counts as belonging to edges, such as edge_type
-        names += [n for n in data.edge_attrs() if "index" not in n and "adj" not in n and n not in names]
+    if key == "edge_index":
+        names += [name for name in edge_values(data) if name not in names]
     values = {name: data[name][chosen] for name in names}
     store_edges(data, key, sorted_edges(edge_index[:, chosen], num_nodes_of(data), is_sorted=True))
     for name, value in values.items():

@@ -170,3 +170,28 @@ def test_subgraphs_of_few_keypoints_and_of_batches():
         pair.subgraph(torch.tensor([True, False]))
     with pytest.raises(ValueError, match="a single pair, got a batch of 2"):
         Batch.from_data_list([pair, pair]).subgraph(torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("subset", "error", "message"),
+    [
+        ([0, 1], TypeError, "must be a mask or numbers of nodes, got list"),
+        (torch.tensor([0.0]), TypeError, "must be a mask or numbers of nodes"),
+        (torch.tensor([-1]), ValueError, "names node -1, but there are 3"),
+        (torch.tensor([[0, 1]]), ValueError, "must rise"),
+    ],
+)
+def test_subsets_that_are_none_are_refused(subset, error, message):
+    with pytest.raises(error, match=message):
+        random_pair(2, 1).subgraph(subset)
+
+
+def test_subgraphs_of_pairs_that_are_wrong_are_refused():
+    pair, keep = random_pair(2, 1), torch.tensor([True, False, True])
+    pair.edge_index = torch.tensor([[0, 9], [1, 0]])
+    with pytest.raises(ValueError, match="'edge_index' names node 9"):
+        pair.subgraph(keep)
+    pair = random_pair(2, 1)
+    pair.y = torch.tensor([5, -1, 0])
+    with pytest.raises(ValueError, match="'y'"):
+        pair.subgraph(keep)

@@ -193,3 +193,12 @@ def test_all_that_edges_have_goes_with_them(mode):
     assert out.edge_type.tolist() == [types[edge] for edge in ends]
     assert out.edge_time.tolist() == [5.0 + types[edge] for edge in ends]
     out.validate()
+
+
+def test_what_has_as_many_rows_as_there_are_edges_by_chance_stays():
+    pair = random_pair(3, 4)
+    pair.edge_index = torch.tensor([[0, 4], [1, 3]])
+    sizes = pair.image_size.clone()
+    out = RemovePairs(torch.tensor([[0], [1]]))(pair)
+    assert out.edge_index.as_tensor().tolist() == [[4], [3]]
+    assert torch.equal(out.image_size, sizes)
