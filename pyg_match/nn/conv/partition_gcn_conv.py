@@ -15,6 +15,7 @@ from torch_geometric.utils import is_sparse, to_edge_index
 from torch_geometric.utils.sparse import index2ptr
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
+from pyg_match.data.edges import SortedEdgeIndex
 from pyg_match.nn.conv.projection import check_features
 from pyg_match.ops.csr import check_ends
 from pyg_match.ops.derivatives import is_transformed
@@ -52,7 +53,8 @@ class PartitionGCNConv(MessagePassing):
         - **output:** :math:`(N_t, F_{out})`
 
     Raises:
-        ValueError: If the number of graphs is not the expected one, or a bipartite graph should get self-loops.
+        ValueError: If the number of graphs is not the expected one, a bipartite graph should get self-loops, an edge
+            names no node, or a matrix is not that of a transposed adjacency.
 
     Source: "Semi-supervised Classification with Graph Convolutional Networks" (https://arxiv.org/abs/1609.02907).
 
@@ -176,20 +178,21 @@ class PartitionGCNConv(MessagePassing):
         if self.flow == "target_to_source":
             size = (size[1], size[0])
         own = (loop * scale.square()).to(x.dtype)
-        if self.add_self_loops and self.aggr not in ("add", "sum"):
+        sums = self.aggr in ("add", "sum")
+        if self.add_self_loops and not sums:
             missing = loop.nonzero().flatten()
             edge_index = torch.cat([plain, missing.expand(2, -1)], dim=1)
             weight = torch.cat([weight, own[missing]])
         out: Tensor = self.propagate(edge_index, x=x, weight=weight, size=size)
-        adds = self.add_self_loops and self.aggr in ("add", "sum")
-        return out + own.unsqueeze(-1) * x if adds else out
+        return out + own.unsqueeze(-1) * x if self.add_self_loops and sums else out
 
     def _listed(self, edge_index: Adj, weight: OptTensor, size: tuple[int, int]) -> tuple[Tensor, OptTensor]:
         """Edges with their weights; an EdgeIndex only if they can be multiplied without messages."""
         forward = self.flow == "source_to_target"
         if isinstance(edge_index, EdgeIndex):
             fits = forward and edge_index.is_sorted_by_col and edge_index.sparse_size() == size
-            if fits:  # PyG's sort_by keeps the pointer of the order before
+            # PyG's own sort_by keeps the pointer of the order before.
+            if fits and not isinstance(edge_index, SortedEdgeIndex):
                 ptr = index2ptr(edge_index.as_tensor()[1], size[1])
                 fits = torch.equal(edge_index.get_indptr().long(), ptr.long())
             return (edge_index if fits else edge_index.as_tensor()), weight
