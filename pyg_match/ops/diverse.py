@@ -57,9 +57,9 @@ def diverse_choice(
         MemoryError: If there is no memory for the candidates of a row.
     """
     # Only their ratio counts; by a power of two they come into the range of all types.
-    largest = -math.frexp(max(distance_weight, orthogonality_weight))[1]
+    exponent = math.frexp(max(distance_weight, orthogonality_weight))[1]
     distance_weight, orthogonality_weight = (
-        math.ldexp(weight, largest) for weight in (distance_weight, orthogonality_weight)
+        math.ldexp(weight, -exponent) for weight in (distance_weight, orthogonality_weight)
     )
     pos = widest(pos)
     descriptors, candidates = descriptors.to(pos.device), candidates.to(pos.device)
