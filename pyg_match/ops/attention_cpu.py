@@ -50,7 +50,7 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         *fields("next_task next_worker heads heads_at_once chunks num_rows edges ahead channels"),
-        *fields("value_channels bias_head removes scratch_bytes"),
+        *fields("value_channels bias_head removes alone scratch_bytes"),
         ("scale", ctypes.c_double),
         *fields("*bounds *scratch *rowptr *col *perm *bias *keep *lse *grad_lse *alpha *slope"),
         *((name, Table) for name in _TABLES),
@@ -124,7 +124,7 @@ def attention_backward(
     else:
         alpha, rows = torch.empty_like(slope), CSR(edges.rowptr, edges.col)
         _run(
-            "backward_targets", kind, rows, scale, removes,
+            "backward_targets", kind, rows, scale, removes, edges.groups is None,
             query=query, key=_packed(key, rows, KEY), value=_packed(value, rows, VALUE), grad=grad, bias=bias,
             keep=keep, out=out, lse=lse, grad_lse=grad_lse, alpha=alpha, slope=slope, grad_query=grads[0],
         )  # fmt: skip
@@ -184,6 +184,7 @@ def _run(
     edges: CSR,
     scale: float,
     removes: bool = False,
+    alone: bool = False,
     **tensors: Optional[Tensor],
 ) -> None:
     """Call a kernel for all rows of all heads, on as many threads as torch uses.
@@ -194,6 +195,7 @@ def _run(
         edges: What it runs along, ``col`` and ``perm`` in 32 bits; ``perm`` leads to the weights of edges.
         scale: Factor of the scores.
         removes: Whether masked edges are removed.
+        alone: Whether targets have no edges in dense groups besides.
         **tensors: What it reads and writes, named as in :class:`Job`.
     """
     given = {field: _laid_out(field, tensor) for field, tensor in tensors.items() if tensor is not None}
@@ -202,8 +204,9 @@ def _run(
     if num_rows == 0 or heads == 0:
         return
     job = Job(
-        heads=heads, num_rows=num_rows, edges=count, removes=removes, scale=scale, rowptr=address(edges.rowptr),
-        col=address(edges.col), perm=None if edges.perm is None else address(edges.perm),
+        heads=heads, num_rows=num_rows, edges=count, removes=removes, alone=alone, scale=scale,
+        rowptr=address(edges.rowptr), col=address(edges.col),
+        perm=None if edges.perm is None else address(edges.perm),
     )  # fmt: skip
     table_bytes = width = 0
     for field, tensor in given.items():

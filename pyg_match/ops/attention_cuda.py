@@ -90,23 +90,23 @@ def attention_backward(
     heads, widths, parts = query.size(1), (key.size(2), value.size(2)), _halves(scale)
     edge_values, bias_step = _edge_values(bias, keep, query)
     listed = edges.groups is None or edges.col.numel() > 0
-    common = torch.empty_like(lse)
+    common, share = torch.empty_like(lse), torch.empty_like(lse)
     flags = {"REAL": real, "HAS_BIAS": bias is not None, "HAS_KEEP": keep is not None, "REMOVES": removes}
     with _on(query):
         if heads > 0 and query.size(0) > 0:  # without listed edges, this makes what targets have in common
             grid, sizes = _sizes(query.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
             listed_edges.backward_targets[grid](
                 query, key, value, edges.rowptr, edges.col, *edge_values, out, lse, grad, *_or(query, grad_lse),
-                grads[0], grad_bias if bias is not None else query, common, *parts,
+                grads[0], grad_bias if bias is not None else query, common, share, *parts,
                 *_steps(query, key, value, out, grad, grads[0]), bias_step, edges.col.numel(), heads, *widths,
-                HAS_GRAD_LSE=grad_lse is not None, **flags, **sizes,
+                HAS_GRAD_LSE=grad_lse is not None, ALONE=edges.groups is None, **flags, **sizes,
             )  # fmt: skip
         if listed and heads > 0 and key.size(0) > 0:
             colptr, row, perm = _by_source(edges)
             grid, sizes = _sizes(key.size(0), heads, E=_BLOCK // 2, C=widths[0], D=widths[1])
             listed_edges.backward_sources[grid](
-                query, key, value, colptr, row, perm, *edge_values, lse, grad, common, *grads[1:], *parts,
-                *_steps(query, key, value, grad, *grads[1:]), bias_step, heads, *widths, **flags, **sizes,
+                query, key, value, colptr, row, perm, *edge_values, lse, grad, common, share, *grads[1:],
+                *parts, *_steps(query, key, value, grad, *grads[1:]), bias_step, heads, *widths, **flags, **sizes,
             )  # fmt: skip
         if edges.groups is not None:
             adds = listed and heads > 0 and query.size(0) > 0

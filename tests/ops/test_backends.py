@@ -215,6 +215,22 @@ def test_gradients_of_the_operator(device, removes):
     assert torch.autograd.gradcheck(lambda *t: attend(*t)[1], leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("mask_mode", [None, "remove", "zero"])
+def test_gradients_of_scores_in_which_logarithms_are_lost(device, mask_mode):
+    """In single precision, the logarithm of a small sum is nothing beside a thousand million."""
+    q, k, v, edge_index, bias, mask = random_case(3, 9, 8, 60, 2, 5, 4, torch.float)
+    # All edges of three targets, and some of the others'.
+    bias[(edge_index[1] < 3) | (torch.arange(60) % 4 == 0)] = -1e9
+    outputs = []
+    for place, backend in ((torch.device("cpu"), "reference"), (device, "auto")):
+        leaves = [t.to(place).requires_grad_() for t in (q, k, v, bias)]
+        masked = {} if mask_mode is None else {"mask": mask.to(place), "mask_mode": mask_mode}
+        out = sparse_attention(*leaves[:3], edge_index.to(place), bias=leaves[3], backend=backend, **masked)
+        weight = torch.arange(out.numel(), device=place).view_as(out).cos()
+        outputs.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    compare(outputs[1], [t.cpu() for t in outputs[0]], 1e-5)
+
+
 def test_layouts_in_memory(device):
     """Nodes by head, channels apart, biases shared by heads, and a gradient that is one number."""
     q, k, v, edge_index, bias, _ = random_case(4, 12, 9, 60, 3, 5, 5)

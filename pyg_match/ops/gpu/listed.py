@@ -6,9 +6,36 @@ is added atomically, so that results are the same each time. ``scale`` comes in 
 single precision only.
 """
 
+import triton
 import triton.language as tl
 
 from pyg_match.ops.gpu import kernel
+
+FAR = tl.constexpr(1024)  # a log-sum-exp beyond which the logarithm of the sum is imprecise
+
+
+@triton.jit
+def _total(
+    q, logs, key, col, bias, keep, start, stop, key_step, key_head, bias_head, h, heads, c, channels,
+    REAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_KEEP: tl.constexpr, REMOVES: tl.constexpr, H: tl.constexpr,
+    E: tl.constexpr,
+):  # fmt: skip
+    """The sum of the exponentials of a target's scores beyond their log-sum-exp, which is 1 but for rounding."""
+    total = tl.zeros([H], REAL)
+    for first in range(start, stop, E):
+        place = first + tl.arange(0, E)
+        here = place < stop
+        if HAS_KEEP and REMOVES:
+            here = here & (tl.load(keep + place, mask=here, other=0) != 0)
+        source = tl.load(col + place, mask=here, other=0).to(tl.int64)
+        k_at = key + source[:, None, None] * key_step + (h[:, None] * key_head + c[None, :])[None]
+        of_keys = here[:, None, None] & ((h < heads)[:, None] & (c < channels)[None, :])[None]
+        score = tl.sum(tl.load(k_at, mask=of_keys, other=0.0).to(REAL) * q[None], 2)
+        seen = here[:, None] & (h < heads)[None, :]
+        if HAS_BIAS:
+            score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
+        total += tl.sum(tl.where(seen, tl.exp(score - logs[None]), 0.0), 0)
+    return total
 
 
 @kernel
@@ -67,13 +94,17 @@ def forward(
 
 @kernel
 def backward_targets(
-    query, key, value, rowptr, col, bias, keep, out, lse, grad, grad_lse, grad_query, grad_score, common, scale,
+    query, key, value, rowptr, col, bias, keep, out, lse, grad, grad_lse, grad_query, grad_score, common, share, scale,
     scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, out_step, out_head, grad_step,
     grad_head, grad_query_step, grad_query_head, bias_head, edges, heads, channels, value_channels, REAL: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_KEEP: tl.constexpr, REMOVES: tl.constexpr, HAS_GRAD_LSE: tl.constexpr, H: tl.constexpr,
-    C: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_KEEP: tl.constexpr, REMOVES: tl.constexpr, HAS_GRAD_LSE: tl.constexpr,
+    ALONE: tl.constexpr, H: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of queries and, with biases, of scores; and what the gradients of a target's scores have in common."""
+    """Gradients of queries and, with biases, of scores; and what a target's edges have in common.
+
+    ``common`` belongs to the gradients of scores, ``share`` is the factor of coefficients. ``ALONE`` says that targets
+    have no edges in dense groups besides.
+    """
     row = tl.program_id(0).to(tl.int64)
     h = (tl.program_id(1) * H + tl.arange(0, H)).to(tl.int64)
     c, d, e = tl.arange(0, C), tl.arange(0, D), tl.arange(0, E)
@@ -92,6 +123,16 @@ def backward_targets(
     logs = tl.load(lse + row * heads + h, mask=h < heads, other=0.0)
     logs = tl.where(logs == float("-inf"), float("inf"), logs)
     start, stop = tl.load(rowptr + row).to(tl.int32), tl.load(rowptr + row + 1).to(tl.int32)
+    factors = tl.full([H], 1.0, REAL)
+    if ALONE:
+        far = tl.abs(tl.where(logs == float("inf"), 0.0, logs)) > FAR
+        if tl.max(far.to(tl.int32)) > 0:
+            total = _total(
+                q, logs, key, col, bias, keep, start, stop, key_step, key_head, bias_head, h, heads, c, channels,
+                REAL, HAS_BIAS, HAS_KEEP, REMOVES, H, E,
+            )  # fmt: skip
+            factors = tl.where(far, 1.0 / total, 1.0)
+    tl.store(share + row * heads + h, factors, mask=h < heads)
     acc = tl.zeros([H, C], REAL)
     for first in range(start, stop, E):
         place = first + e
@@ -113,7 +154,7 @@ def backward_targets(
             score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
         if HAS_KEEP:
             slope = tl.where(kept[:, None], slope, 0.0)
-        p = tl.where(seen, tl.exp(score - logs[None]), 0.0)
+        p = tl.where(seen, tl.exp(score - logs[None]) * factors[None], 0.0)
         slope = p * (slope - shared[None])
         if HAS_BIAS:
             at = grad_score + h[None, :] * edges + place[:, None]
@@ -125,8 +166,8 @@ def backward_targets(
 
 @kernel
 def backward_sources(
-    query, key, value, colptr, target, perm, bias, keep, lse, grad, common, grad_key, grad_value, scale, scale_rest,
-    query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head, grad_key_step,
+    query, key, value, colptr, target, perm, bias, keep, lse, grad, common, share, grad_key, grad_value, scale,
+    scale_rest, query_step, query_head, key_step, key_head, value_step, value_head, grad_step, grad_head, grad_key_step,
     grad_key_head, grad_value_step, grad_value_head, bias_head, heads, channels, value_channels, REAL: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_KEEP: tl.constexpr, REMOVES: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
     D: tl.constexpr, E: tl.constexpr,
@@ -162,13 +203,14 @@ def backward_sources(
         logs = tl.load(lse + i[:, None] * heads + h[None, :], mask=seen, other=0.0)
         logs = tl.where(logs == float("-inf"), float("inf"), logs)
         shared = tl.load(common + i[:, None] * heads + h[None, :], mask=seen, other=0.0)
+        factors = tl.load(share + i[:, None] * heads + h[None, :], mask=seen, other=0.0)
         score = tl.sum(q * k[None], 2)
         slope = tl.sum(g * v[None], 2)
         if HAS_BIAS:
             score += tl.load(bias + h[None, :] * bias_head + place[:, None], mask=seen, other=0.0).to(REAL)
         if HAS_KEEP:
             slope = tl.where(kept[:, None], slope, 0.0)
-        p = tl.where(seen, tl.exp(score - logs), 0.0)
+        p = tl.where(seen, tl.exp(score - logs) * factors, 0.0)
         slope = p * (slope - shared)
         if HAS_KEEP:
             p = tl.where(kept[:, None], p, 0.0)

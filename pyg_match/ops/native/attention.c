@@ -29,6 +29,7 @@
 
 #define BLOCK_ROWS 64  // whose scores are made coefficients at a time
 #define MOST_AHEAD 64  // edges of a row whose sources are fetched
+#define FAR 1024  // a log-sum-exp beyond which the logarithm of the sum is imprecise
 #define RESULTS_AHEAD 8  // rows from the one at hand to the one whose result is fetched
 
 // The same code for the widths that most networks have, of which the compiler then knows the number.
@@ -53,6 +54,7 @@ typedef struct {
 struct job {
   int64_t next_task, next_worker;  // counters
   int64_t heads, heads_at_once, chunks, num_rows, edges, ahead, channels, value_channels, bias_head, removes;
+  int64_t alone;  // whether targets have no other edges
   int64_t scratch_bytes;  // of a worker
   double scale;
   const int64_t *bounds;  // rows where chunks begin, and their end

@@ -74,10 +74,14 @@ void EXPORT(backward_targets)(struct job *job) {
         continue;
       }
       NAME(adjust)(job, task.head, first, count, w);
-      NAME(exponentials)(w, count, total);
+      REAL sum = NAME(exponentials)(w, count, total);
       const uint8_t *keep = job->keep ? job->keep + first : 0;
-      if (job->removes)
-        for (int64_t e = 0; e < count; e++) w[e] *= keep[e];
+      if (job->removes) {
+        sum = 0;
+        for (int64_t e = 0; e < count; e++) sum += w[e] *= keep[e];
+      }
+      if (job->alone && (total > FAR || total < -FAR))
+        for (int64_t e = 0; e < count; e++) w[e] /= sum;
       const REAL *g = (const REAL *)job->grad.at + row * job->grad.step + task.head * job->grad.head;
       const REAL *o = (const REAL *)job->out.at + row * job->out.step + task.head * job->out.head;
       REAL common = grad_lse ? -grad_lse[row * job->heads + task.head] : 0;
