@@ -50,6 +50,12 @@ def _check_fit(config: TrainingConfig, *matchers: GraphMatcher) -> None:
     """Let matchers match a few random keypoints as the detector finds them, on edges as the graph has them."""
     data, generator = config.data, torch.Generator().manual_seed(0)
     detector = make_extractor(data.extractor, data.max_num_keypoints, data.extractor_options)
+    for matcher in matchers:
+        if matcher.config.in_channels != detector.descriptor_dim:
+            raise ValueError(
+                f"'data.extractor' {data.extractor!r} gives descriptors of width {detector.descriptor_dim}, but the "
+                f"matcher or its teacher expects {matcher.config.in_channels}; see 'matcher.in_channels'"
+            )
     found = detector.empty(torch.zeros(3, 1, 1))
     sets = [
         KeypointSet(

@@ -154,6 +154,14 @@ def test_photos_in_which_nothing_can_be_matched(tmp_path):
         train(config, tmp_path, tmp_path / "run", accelerator="cpu", devices=1)
 
 
+def test_detectors_of_another_width_are_told_by_their_settings(tmp_path):
+    config = load_config("scratch-small", ["data.extractor=sift", "matcher.in_channels=64"])
+    with pytest.raises(
+        ValueError, match=r"'data.extractor' 'sift' .* width 128, .* 64; see 'matcher.in_channels'"
+    ):
+        train(config, tmp_path, tmp_path / "run", accelerator="cpu", devices=1)
+
+
 def test_nothing_to_validate_by_is_told():
     from pyg_match.training.loop import _check_matches
 
