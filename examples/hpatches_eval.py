@@ -43,6 +43,7 @@ from eval_tables import COARSE_PIXELS, COARSE_SETS, PIXELS, POSELIB, POSELIB_ITE
 from pyg_match.data import KeypointSet
 from pyg_match.datasets import FeatureCache, HPatches, HPatchesPair, rescale_homography
 from pyg_match.features import extractor, load_image, resize_image
+from pyg_match.features.by_name import EXTRACTORS
 from pyg_match.files import write_whole
 from pyg_match.geometry import corner_error, estimate_homography
 from pyg_match.metrics import homography_ground_truth, matching_precision, matching_recall
@@ -199,9 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "roots", nargs="+", type=Path, metavar="ROOT", help="folder of sequences, or of sets of them"
     )
-    parser.add_argument(
-        "--features", default="aliked", help="aliked, disk, xfeat, sift or rootsift (%(default)s)"
-    )
+    parser.add_argument("--features", default="aliked", help=f"{', '.join(EXTRACTORS)} (%(default)s)")
     parser.add_argument("--max-keypoints", type=int, default=1024, help="in an image (%(default)s)")
     parser.add_argument(
         "--methods", nargs="+", default=["all"], help=f"all of {', '.join(METHODS)}; or some, or layers-N"

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -52,7 +52,7 @@ def extract(
         Path, typer.Option("--out", "-o", metavar="FILE", help="File of features to write, in hloc's layout.")
     ],
     detector: Annotated[
-        Detector, typer.Option(metavar="NAME", help="aliked, disk, xfeat, sift or rootsift.")
+        Detector, typer.Option(metavar="NAME", help=f"One of {', '.join(get_args(Detector))}.")
     ] = "aliked",
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -224,10 +225,16 @@ def test_without_a_geometry_colours_are_those_of_scores(run, images, tmp_path, m
     assert seen[0]["title"] == "0.png and 1.png, xfeat-lighterglue"
 
 
-def test_names_in_help_are_those_that_exist():
+def test_names_in_help_are_those_that_exist(run):
     from pyg_match.features.by_name import EXTRACTORS
+    from pyg_match.training import config
 
     assert get_args(Detector) == EXTRACTORS
+    presets = Path(config.__file__).parent / "presets"
+    assert sorted(config.PRESETS) == sorted(file.stem for file in presets.glob("*.yaml"))
+    for command, names in (("extract", EXTRACTORS), ("train", config.PRESETS)):
+        shown = run(command, "--help").output
+        assert [name for name in names if name not in shown] == []
 
 
 @pytest.mark.parametrize("out", ["/proc/x.png", "a" * 240 + ".png"])

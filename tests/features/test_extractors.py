@@ -13,9 +13,8 @@ from kornia import feature
 from kornia.geometry.transform import resize
 
 from pyg_match.features import ALIKED, SIFT, Extractor, extractor, load_image, resize_image
+from pyg_match.features.by_name import EXTRACTORS
 from pyg_match.pretrained import load_weights
-
-NAMES = ["aliked", "disk", "xfeat", "sift", "rootsift"]
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +27,12 @@ def image() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def extractors() -> dict[str, Extractor]:
     try:
-        return {name: extractor(name, max_num_keypoints=150) for name in NAMES}
+        return {name: extractor(name, max_num_keypoints=150) for name in EXTRACTORS}
     except FileNotFoundError as error:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EXTRACTORS)
 def detector(request, extractors) -> Extractor:
     return extractors[request.param]
 

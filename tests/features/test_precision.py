@@ -8,8 +8,7 @@ import torch
 from skimage import data
 
 from pyg_match.features import extractor, load_image, resize_image
-
-NAMES = ["aliked", "disk", "xfeat", "sift", "rootsift"]
+from pyg_match.features.by_name import EXTRACTORS
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +16,7 @@ def image():
     return resize_image(load_image(data.astronaut()), 128)[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXTRACTORS)
 def test_other_precisions_change_nothing(name, image):
     detector = extractor(name, max_num_keypoints=32)
     expected = detector(image)
@@ -29,7 +28,7 @@ def test_other_precisions_change_nothing(name, image):
     assert torch.equal(detector.to(torch.half)(image.double()).x, expected.x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXTRACTORS)
 @pytest.mark.parametrize("default", [torch.double, torch.half])
 def test_another_default_type_changes_nothing(name, default, image):
     expected = extractor(name, max_num_keypoints=32)(image)
