@@ -93,7 +93,8 @@ class PairGraph:
 
     def self_edges(self, layer: int) -> StepEdges:
         """The edges within images of a layer."""
-        return self.within[layer % len(self.within)]
+        # Where all are the same the number is not looked at: torch.compile makes code for each that is.
+        return self.within[0] if len(self.within) == 1 else self.within[layer % len(self.within)]
 
     def nodes_of(self, chosen: tuple[bool, ...]) -> Tensor:
         """Mask of the nodes of the chosen pairs."""

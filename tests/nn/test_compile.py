@@ -5,7 +5,9 @@ import torch
 from helpers import compiles, random_pair
 from torch_geometric.transforms import Compose
 
-from pyg_match.nn import GraphMatcher
+from pyg_match.nn import GraphMatcher, MatcherLayer
+from pyg_match.nn.pair_graph import PairGraph
+from pyg_match.nn.value_source import ValueSource
 from pyg_match.transforms import CandidateEdges, KNNGraph, RemovePairs, RingPartition
 
 
@@ -46,3 +48,17 @@ def test_compiled_matcher(transform, options):
             torch.autograd.grad(loss, weights), torch.autograd.grad(expected_loss, weights), strict=True
         ):
             assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@compiles
+def test_layers_share_their_code():
+    """What is compiled for one layer does for all: Dynamo makes code for no more than eight."""
+    torch._dynamo.reset()
+    matcher = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=4, heads=2).eval()
+    pair = KNNGraph(4)(random_pair(9, 7))
+    graph, values = PairGraph.from_data(pair), ValueSource()
+    compiled = torch.compile(MatcherLayer.forward, backend="eager")
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for layer in matcher.layers:
+            found, _ = compiled(layer, pair.x, graph, None, values)
+            assert torch.equal(found, layer(pair.x, graph, None, values)[0])
