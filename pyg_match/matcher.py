@@ -61,7 +61,7 @@ class Matcher:
     def from_pretrained(
         cls,
         name: Union[str, Path] = "aliked-sparse",
-        max_num_keypoints: int = 2048,
+        max_num_keypoints: Optional[int] = 2048,
         transform: Optional[Callable[[KeypointPair], KeypointPair]] = None,
         resize: Optional[int] = 1024,
         device: Union[str, torch.device] = "cpu",
@@ -73,7 +73,7 @@ class Matcher:
         Args:
             name: ``"aliked-sparse"``, ``"disk-sparse"``, ``"aliked-lightglue"``, ``"disk-lightglue"``,
                 ``"xfeat-lighterglue"``, or a file that training wrote.
-            max_num_keypoints: Largest number of keypoints in an image.
+            max_num_keypoints: Largest number of keypoints in an image; ``None`` keeps all.
             transform: See :class:`Matcher`. By default the graph that the matcher was trained on: the one that its
                 file names, or the complete one.
             resize: See :class:`Matcher`.

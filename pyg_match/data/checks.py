@@ -84,7 +84,8 @@ def check_nodes(data: Data, needed: Optional[Sequence[str]] = None) -> None:
             raise TypeError(f"'{name}' must be a floating-point tensor, got {value.dtype}")
         if value.is_meta:
             raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
-    num_nodes: Any = data.pos.size(0) if data.pos.dim() > 0 else "N"
+    # The first number of a batch of positions is not that of keypoints.
+    num_nodes: Any = data.pos.size(0) if data.pos.dim() in (1, 2) else "N"
     for name in names:
         value, shape = data[name], (num_nodes, None) if name == "x" else (num_nodes, 2)
         expected = shape if name in ("pos", "x") else (num_nodes,)

@@ -7,7 +7,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from pyg_match.checks import kind_of, shown
 from pyg_match.data.checks import (
@@ -100,10 +100,15 @@ class KeypointPair(Data):
 
         Raises:
             TypeError: If a set lacks keypoints or descriptors.
-            ValueError: If a set is malformed or the descriptor widths differ.
+            ValueError: If a set is malformed or a batch, or the descriptor widths differ.
         """
-        set0.validate()
-        set1.validate()
+        for keypoints in (set0, set1):
+            keypoints.validate()
+            if isinstance(keypoints, Batch) and keypoints.num_graphs != 1:
+                raise ValueError(
+                    f"expected the keypoints of one image, got a batch of {keypoints.num_graphs}; make pairs first, "
+                    "and a batch of these"
+                )
         if set0.x.size(1) != set1.x.size(1):
             raise ValueError(
                 f"descriptors of both images must have the same width, got {set0.x.size(1)} and {set1.x.size(1)}"

@@ -16,7 +16,10 @@ from pyg_match.nn.pair_graph import PairGraph
 def check_pair(pair: KeypointPair, config: MatcherConfig, device: torch.device) -> None:
     """Refuse what the layers could not make sense of."""
     if not isinstance(pair, KeypointPair):
-        raise TypeError(f"expected a KeypointPair or a batch of them, got {type(pair).__name__}")
+        raise TypeError(
+            f"expected a KeypointPair, as KeypointPair.from_sets makes it of two sets, or a batch of them, got "
+            f"{type(pair).__name__}"
+        )
     needed = ["pos", "x", "num_keypoints", "image_size"]
     needed += ["scale", "orientation"] if config.use_scale_orientation else []
     needed += ["score"] if config.encoding == "mlp" else []

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import random_pair, random_set
+from torch_geometric.data import Batch
 
 from pyg_match.data import KeypointPair, KeypointSet
 
@@ -34,6 +35,7 @@ def test_sizes_that_no_image_has(size):
     ("change", "error", "message"),
     [
         ({"pos": torch.tensor(3.0)}, ValueError, r"'pos' must have shape \[N, 2\], got \[\]"),
+        ({"pos": torch.rand(1, 4, 2)}, ValueError, r"'pos' must have shape \[N, 2\], got \[1, 4, 2\]"),
         ({"pos": torch.rand(4)}, ValueError, r"'pos' must have shape \[4, 2\], got \[4\]"),
         ({"pos": [[1.0, 2.0]]}, TypeError, "'pos' must be a tensor with one row per keypoint, got list"),
         ({"pos": torch.ones(4, 2).long()}, TypeError, "'pos' must be a floating-point tensor"),
@@ -144,3 +146,11 @@ def test_what_is_right_passes():
         assert pair.validate() and pair.validate(raise_on_error=False)
     assert KeypointSet(pos=POS, x=X, image_size=torch.tensor([640, 480])).validate()
     assert random_pair(0, 0).validate()
+
+
+def test_batches_of_sets_make_no_pair():
+    single, batch = (Batch.from_data_list([random_set(3)] * count) for count in (1, 2))
+    assert KeypointPair.from_sets(single, random_set(4)).validate()
+    for sets in ((batch, batch), (random_set(3), batch)):
+        with pytest.raises(ValueError, match="keypoints of one image, got a batch of 2; make pairs first"):
+            KeypointPair.from_sets(*sets)
