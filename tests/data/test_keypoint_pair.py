@@ -1,13 +1,15 @@
+import warnings
+
 import pytest
 import torch
 import torch_geometric.transforms as T
 from helpers import random_pair, random_set
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, InMemoryDataset
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import unbatch
 
-from pyg_match.data import KeypointPair
+from pyg_match.data import KeypointPair, KeypointSet
 from pyg_match.transforms import CandidateEdges, KNNGraph, RingPartition
 
 
@@ -195,3 +197,21 @@ def test_subgraphs_of_pairs_that_are_wrong_are_refused():
     pair.y = torch.tensor([5, -1, 0])
     with pytest.raises(ValueError, match="'y'"):
         pair.subgraph(keep)
+
+
+@pytest.mark.parametrize("kind", [KeypointPair, KeypointSet])
+def test_datasets_of_them_load_without_running_code(kind, tmp_path):
+    class Saved(InMemoryDataset):
+        def __init__(self, file):
+            super().__init__()
+            self.load(file, data_cls=kind)
+
+    items = make_pairs() if kind is KeypointPair else [random_set(3), random_set(5)]
+    InMemoryDataset.save(items, str(tmp_path / "data.pt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of PyG, that it runs the code of the file
+        saved = Saved(str(tmp_path / "data.pt"))
+    assert len(saved) == len(items)
+    for item, other in zip(saved, items, strict=True):
+        assert type(item) is kind and item.validate()
+        assert all(torch.equal(item[name], other[name]) for name in other.keys())  # noqa: SIM118
