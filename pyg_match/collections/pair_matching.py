@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pyg_match.checks import shown
 from pyg_match.collections.feature_formats import open_features
 from pyg_match.collections.hloc_features import new_hdf5
 from pyg_match.collections.hloc_matches import HlocMatches, HlocMatchesWriter
@@ -84,6 +85,7 @@ def match_pairs(
 
     Raises:
         FileNotFoundError: If there are no such features, pairs or weights.
+        TypeError: If ``pairs`` is no path, or there is no such field.
         ValueError: If one of them cannot be used, the features are of another detector than the weights, or the output
             was made of others.
         OSError: If matches cannot be written. What is finished stays, and the same call goes on from there.
@@ -105,6 +107,8 @@ def match_pairs(
         ...         summary.num_pairs, len(found.find("a.jpg", "b.jpg")[0])
         (1, 64)
     """
+    if not isinstance(pairs, (str, os.PathLike)):
+        raise TypeError(f"'pairs' must be the path of a list, which write_pairs writes, got {shown(pairs)}")
     output = real_path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder '{output.parent}' to write {output.name} to")

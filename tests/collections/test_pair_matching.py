@@ -43,6 +43,11 @@ def find_pair(file, name0, name1):
     raise ValueError(f"Could not find pair {(name0, name1)}")
 
 
+def test_pairs_are_taken_from_a_file(features, weights, tmp_path):
+    with pytest.raises(TypeError, match=r"'pairs' must be the path of a list, .* got \[\('a', 'b'\)\]"):
+        match_pairs(features, [("a", "b")], tmp_path / "m.h5", weights)
+
+
 def test_matches_are_read_by_hlocs_rules(features, pairs, weights, tmp_path):
     summary = match_pairs(features, pairs, tmp_path / "m.h5", weights, block=3)
     assert summary.num_pairs == summary.matched == 21 and not (tmp_path / "m.h5.shards").exists()
