@@ -126,7 +126,7 @@ class Objective(nn.Module):
         graph: PairGraph,
         output: MatcherOutput,
         layers: tuple[int, ...],
-        related_share: float | Tensor = 1.0,
+        related_share: float | Tensor,
     ) -> dict[str, Tensor]:
         w, counts = self.weights, batch.num_keypoints
         descriptors = [x.to(torch.promote_types(x.dtype, torch.float)) for x in output.descriptors or ()]
@@ -174,12 +174,11 @@ class Objective(nn.Module):
 
     def _idle(self, layers: tuple[int, ...]) -> Tensor:
         """Something of every head that this step leaves out: data-parallel wrappers wait for all gradients."""
-        idle = [
-            i
-            for i in range(len(self.matcher.assignments))
-            if i not in layers and len(self.matcher.assignments) > 1
-        ]
-        heads = [head[i] for i in idle for head in (self.matcher.assignments, self.matcher.confidences)]
+        if len(self.matcher.assignments) == 1:
+            return torch.zeros(())
+        # The last layer has no confidence, and is never left out.
+        pairs = enumerate(zip(self.matcher.assignments, self.matcher.confidences, strict=False))
+        heads = [head for i, pair in pairs if i not in layers for head in pair]
         some = [p.flatten()[0] for head in heads for p in head.parameters() if p.requires_grad]
         return torch.stack(some).sum() if some else torch.zeros(())
 
@@ -190,8 +189,8 @@ class Objective(nn.Module):
         if found is None:
             on_edges = self._on_edges and graph.between.edges.groups is None
             found = self.matcher.assign(i, x, graph, on_edges)
-        head = self.matcher.assignment_head(i)
-        matchability = head.matchability(x) if len(self.matcher.assignments) > 1 else None
+        has_matchability = self.matcher.config.assignment != "sinkhorn"
+        matchability = self.matcher.assignment_head(i).matchability(x) if has_matchability else None
         edges, edge_index, allowed = found.edges, found.edge_index, graph.between.mask
         if edges is not None and edge_index is not None and allowed is not None:
             found = found._replace(edges=edges[allowed], edge_index=edge_index[:, allowed])

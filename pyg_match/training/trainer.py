@@ -88,16 +88,16 @@ class Trainer:
 
     def freeze_unused(self) -> None:
         """Switch off the gradient of heads that no loss reaches, which data-parallel training would wait for."""
-        config, depth = self.config, self.matcher.config.num_layers
-        if not config.loss.confidence or len(self.matcher.assignments) == 1:
-            self.matcher.confidences.requires_grad_(False)
-        if isinstance(config.loss.layers, str) and config.loss.layers.startswith("random"):
+        loss, matcher = self.config.loss, self.matcher
+        one_head = len(matcher.assignments) == 1
+        if not loss.confidence or one_head:
+            matcher.confidences.requires_grad_(False)
+        if one_head or str(loss.layers).startswith("random"):
             return
-        supervised = supervised_layers(config.loss.layers, depth, torch.Generator())
-        for i in range(depth):
-            if i not in supervised and len(self.matcher.assignments) > 1:
-                self.matcher.assignments[i].requires_grad_(False)
-                self.matcher.confidences[i].requires_grad_(False)
+        depth = matcher.config.num_layers
+        for i in {*range(depth)} - {*supervised_layers(loss.layers, depth, torch.Generator())}:
+            matcher.assignments[i].requires_grad_(False)
+            matcher.confidences[i].requires_grad_(False)
 
     def run(self) -> Path:
         """Train until the last step, or until asked to stop."""

@@ -335,3 +335,13 @@ def test_one_head_is_supervised_after_the_last_layer():
     torch.testing.assert_close(objective(batch, (0, 1, 2))["total"], objective(batch, (2,))["total"])
     with pytest.raises(ValueError, match=r"loss.matchability = 5.0 needs a matcher with matchabilities"):
         Objective(matcher, LossConfig(matchability=5.0))
+
+
+@pytest.mark.parametrize("options", [{}, {"assign_on_edges": True}])
+def test_a_matcher_of_one_layer_learns_matchability_too(options):
+    matcher = GraphMatcher(**{**SHAPE, **options, "num_layers": 1})
+    batch = batch_of(2, CandidateEdges(4))
+    found = Objective(matcher, LossConfig(matchability=1.0))(batch, (0,))
+    torch.testing.assert_close(found["total"], found["assignment"] + found["matchability"])
+    found["total"].backward()
+    assert float(matcher.assignments[0].lin_matchability.weight.grad.abs().sum()) > 0
