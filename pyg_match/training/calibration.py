@@ -14,7 +14,7 @@ from pyg_match.data import KeypointPair
 from pyg_match.data.keypoint_pair import without_edges
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import losses
-from pyg_match.training.validation import match_metrics
+from pyg_match.training.validation import cpu_matches, match_metrics
 
 _LARGEST_LOG = math.log(4)  # of a temperature either way
 _EVALUATIONS = 40
@@ -102,16 +102,13 @@ def calibrate(
             temperatures = _likeliest(matcher, pairs)
             scale_heads(matcher, *temperatures)
         own = _Curve(matcher, pairs)
-        if teacher is None:
-            threshold, theirs = matcher.config.filter_threshold, (math.nan,) * 3
-        else:
+        threshold, theirs = matcher.config.filter_threshold, (math.nan,) * 3
+        if teacher is not None:
             theirs = _Curve(teacher, pairs, complete=not teacher_edges).at(teacher.config.filter_threshold)
-            wanted = own.as_good_as(*theirs[:2])
-            threshold = matcher.config.filter_threshold if wanted is None else wanted
+            wanted = own.as_good_as(precision=theirs[0], false_matches=theirs[2])
+            threshold = threshold if wanted is None else wanted
         matcher.config = replace(matcher.config, filter_threshold=threshold)
-        compared = zip(own.at(threshold), theirs, strict=True)
-        precision, false_matches, recall = ((ours, other) for ours, other in compared)
-        return Calibration(*temperatures, threshold, precision, recall, false_matches)
+        return Calibration(*temperatures, threshold, *zip(own.at(threshold), theirs, strict=True))
     finally:
         matcher.train(was_training)
 
@@ -186,24 +183,23 @@ class _Curve:
     """What a matcher finds on pairs, for any threshold."""
 
     def __init__(self, matcher: GraphMatcher, pairs: Sequence[KeypointPair], complete: bool = False) -> None:
-        config, device = matcher.config, next(matcher.parameters()).device
+        config = matcher.config
         least = min(float(_THRESHOLDS[0]), config.filter_threshold)
         matcher.config = replace(config, filter_threshold=least)
         self.found: list[tuple[KeypointPair, Tensor, Tensor]] = []
         try:
             for index in range(len(pairs)):
                 pair: Any = copy.copy(pairs[index])
-                moved = copy.copy(without_edges(pair) if complete else pair).to(device)
-                matches, scores = (value.cpu() for value in matcher(moved).pair_matches())
+                matches, scores = cpu_matches(matcher, without_edges(pair) if complete else pair)
                 self.found.append((pair.cpu(), matches, scores))
         finally:
             matcher.config = config
 
     def at(self, threshold: float) -> tuple[float, float, float]:
-        """Precision, number of matches of different photos, and recall; NaN where no pair tells."""
+        """Precision, recall, and number of matches of different photos; NaN where no pair tells."""
         rows = [match_metrics(pair, matches[scores > threshold]) for pair, matches, scores in self.found]
         means = []
-        for name in ("precision", "false_matches", "recall"):
+        for name in ("precision", "recall", "false_matches"):
             known = [row[name] for row in rows if not math.isnan(row.get(name, math.nan))]
             means.append(float(np.mean(known)) if known else math.nan)
         return means[0], means[1], means[2]
@@ -213,11 +209,11 @@ class _Curve:
         F-score; if there is none, the one with the best; ``None`` if no pair tells.
         """
         rows = [(float(threshold), *self.at(threshold)) for threshold in _THRESHOLDS.tolist()]
-        scores = [_f_score(ours, recall) for _, ours, _, recall in rows]
+        scores = [_f_score(ours, recall) for _, ours, recall, _ in rows]
         best = max(scores)
         if math.isnan(precision) and math.isnan(false_matches):
             return None
-        for (threshold, ours, false_ours, _), score in zip(rows, scores, strict=True):
+        for (threshold, ours, _, false_ours), score in zip(rows, scores, strict=True):
             # Comparisons with NaN, what no pair tells, are false.
             if not (score < _NEARLY * best or ours < precision or false_ours > false_matches):
                 return threshold

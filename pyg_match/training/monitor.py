@@ -18,6 +18,7 @@ from pyg_match.match_result import MatchResult
 from pyg_match.metrics import reprojection_error
 from pyg_match.nn import GraphMatcher
 from pyg_match.training.config import TrainingConfig
+from pyg_match.training.validation import cpu_matches
 from pyg_match.visualization import attention_span, plot_matches, record_attention
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def spans(matcher: GraphMatcher, pair: KeypointPair) -> list[float]:
 @torch.no_grad()
 def match_figure(matcher: GraphMatcher, pair: KeypointPair, views: WarpedPair) -> "Figure":
     """The matches of a pair, right ones (3 px) in blue."""
-    device = next(matcher.parameters()).device
-    matches, scores = (value.cpu() for value in matcher(copy.copy(pair).to(device)).pair_matches())
+    matches, scores = cpu_matches(matcher, pair)
     count0 = int(pair.num_keypoints[0, 0])
     sizes = [(int(width), int(height)) for width, height in pair.image_size.tolist()]
     result = MatchResult(pair.pos[:count0], pair.pos[count0:], matches, scores, sizes[0], sizes[1])

@@ -77,8 +77,7 @@ def pair_metrics(
 
 
 def _metrics(matcher: GraphMatcher, pair: Any, threshold: float) -> dict[str, float]:
-    moved = copy.copy(pair).to(next(matcher.parameters()).device)
-    matches, scores = (value.cpu() for value in matcher(moved).pair_matches())
+    matches, scores = cpu_matches(matcher, pair)
     pair = copy.copy(pair).cpu()
     found = match_metrics(pair, matches, threshold)
     if "precision" not in found:
@@ -92,6 +91,13 @@ def _metrics(matcher: GraphMatcher, pair: Any, threshold: float) -> dict[str, fl
         size = pair.image_size[0].numpy()
         found[f"error_{method}"] = corner_error(estimate, homography.numpy(), size)
     return found
+
+
+def cpu_matches(matcher: GraphMatcher, pair: KeypointPair) -> tuple[Tensor, Tensor]:
+    """Matches of a pair and their scores, on the CPU; the pair stays on its device."""
+    moved = copy.copy(pair).to(next(matcher.parameters()).device)
+    matches, scores = matcher(moved).pair_matches()
+    return matches.cpu(), scores.cpu()
 
 
 def match_metrics(pair: Any, matches: Tensor, threshold: float = 3.0) -> dict[str, float]:
