@@ -67,17 +67,16 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
         raise ValueError(f"narrowing needs pairs with keypoints, got none in {len(pairs)} pairs")
     small = GraphMatcher(replace(config, ffn_channels=ffn_channels)).to(next(matcher.parameters())).eval()
     wide = copy.deepcopy(matcher).train().eval()  # not frozen, and hooks do no harm to it
-    wide.config = replace(
-        config, depth_confidence=None, width_confidence=None
-    )  # all layers see all keypoints
+    # All layers see all keypoints.
+    wide.config = replace(config, depth_confidence=None, width_confidence=None)
     networks, narrowed = _networks(wide), _networks(small)
     moments = [_Moments() for _ in networks]
     _watch(networks, wide, pairs, lambda i, _, hidden, __: moments[i].add(hidden))
     kept = [
-        _least_missed(moment.square, network[3].weight, ffn_channels)
+        _kept_channels(moment.square, network[3].weight, ffn_channels)
         for moment, network in zip(moments, networks, strict=True)
     ]
-    small.load_state_dict(_without_others(matcher, kept))
+    small.load_state_dict(_narrowed_state(matcher, kept))
     moments = [_Moments() for _ in networks]
 
     def refit(i: int, features: Tensor, _: Tensor, out: Tensor) -> None:
@@ -86,11 +85,10 @@ def narrow(matcher: GraphMatcher, ffn_channels: int, pairs: Sequence[KeypointPai
     _watch(networks, wide, pairs, refit)
     for moment, network in zip(moments, narrowed, strict=True):
         last = torch.cat([network[3].weight.t(), network[3].bias.unsqueeze(0)]).double()
-        # What the pairs do not tell stays as it was.
+        # Where the pairs do not determine a weight, the ridge holds it to what it was.
         ridged = _ridged(moment.square)
-        fitted = torch.linalg.solve(ridged, moment.product + (ridged - moment.square) @ last).to(
-            network[3].weight.dtype
-        )
+        target = moment.product + (ridged - moment.square) @ last
+        fitted = torch.linalg.solve(ridged, target).to(network[3].weight.dtype)
         network[3].weight.copy_(fitted[:-1].t())
         network[3].bias.copy_(fitted[-1])
     return small.train(matcher.training)
@@ -121,7 +119,7 @@ def _watch(
     pairs: Sequence[KeypointPair],
     see: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> None:
-    """Match pairs, and show each network's number, its features, what is before its last layer, and what behind it."""
+    """Match pairs, and call ``see`` with the number of each network, its input, its hidden features and its output."""
     features: dict[int, Tensor] = {}
     hooks = []
     for i, network in enumerate(networks):
@@ -141,8 +139,8 @@ def _ridged(square: Tensor) -> Tensor:
     return square + _RIDGE * square.diagonal().mean() * torch.eye(len(square)).to(square)
 
 
-def _least_missed(square: Tensor, weight: Tensor, count: int) -> Tensor:
-    """The channels to keep, in their order; the constant one behind them stays."""
+def _kept_channels(square: Tensor, weight: Tensor, count: int) -> Tensor:
+    """The channels to keep, ascending. The constant one behind them, which stands for the bias, always stays."""
     inverse, weight = torch.linalg.inv(_ridged(square)), nn.functional.pad(weight.double(), (0, 1))
     left = torch.ones(weight.size(1), dtype=torch.bool, device=weight.device)
     for _ in range(weight.size(1) - 1 - count):
@@ -158,7 +156,7 @@ def _least_missed(square: Tensor, weight: Tensor, count: int) -> Tensor:
     return left[:-1].nonzero().squeeze(1)
 
 
-def _without_others(matcher: GraphMatcher, kept: list[Tensor]) -> dict[str, Tensor]:
+def _narrowed_state(matcher: GraphMatcher, kept: list[Tensor]) -> dict[str, Tensor]:
     """The weights of the matcher without the channels that are not kept."""
     state = matcher.state_dict()
     names = [
@@ -181,7 +179,7 @@ def narrow_from_settings(
 ) -> None:
     """:func:`narrow` the weights that a training run starts from on its training pairs, and write them to a file.
 
-    That the file can be written, and is none of those that are read, the command has seen to.
+    The caller has to check that the file can be written, and that it is none of those that are read.
 
     Args:
         config: Settings of a run, of which ``weights``, ``matcher``, ``graph`` and ``data`` count.
