@@ -44,7 +44,7 @@ def split_photos(
     if not 0 < share < 1:
         raise ValueError(f"'data.validation_photos' must be between 0 and 1, got {share}")
     count = min(max(round(len(photos) * share), 1), len(photos) - 1)
-    groups = _scenes(photos, pairs)
+    groups = _scenes_of(photos, pairs)
     if len(groups) == 1:
         return split_photos(photos, share, seed)
     held_out: set[int] = set()
@@ -59,8 +59,8 @@ def split_photos(
     return chosen
 
 
-def _scenes(photos: Sequence[Path], pairs: Sequence[tuple[Path, Path]]) -> list[list[int]]:
-    """Groups of photos that pairs join; listed photos may lie outside of the folder, and join nothing."""
+def _scenes_of(photos: Sequence[Path], pairs: Sequence[tuple[Path, Path]]) -> list[list[int]]:
+    """Groups of photos that pairs join; pairs with a photo that is not among them join nothing."""
     place = {photo: index for index, photo in enumerate(photos)}
     inside = [(place[first], place[second]) for first, second in pairs if first in place and second in place]
     return scenes(len(photos), inside)
@@ -98,6 +98,21 @@ def make_datasets(
         photo_warps = None if data.photo_warps is None else HomographyWarps(**data.photo_warps)
     except TypeError as error:
         raise ValueError(f"'data.warps', 'data.photo_warps' or 'data.photometric': {error}") from None
+    photos = find_images(images)[0]
+    pairs = _photo_pairs(config, images, cache, progress, device)
+    train, valid = split_photos(photos, data.validation_photos, data.seed, pairs)
+    scene_of = {photos[i]: scene for scene, group in enumerate(_scenes_of(photos, pairs)) for i in group}
+    several_scenes = [len({scene_of[photo] for photo in part}) > 1 for part in (train, valid)]
+    held_out = set(valid)
+    train_photo_pairs = [pair for pair in pairs if not held_out & set(pair)]
+    valid_photo_pairs = [pair for pair in pairs if held_out >= set(pair)]
+    if pairs and progress:
+        counts = f"{len(train_photo_pairs)} to train on, {len(valid_photo_pairs)} to validate on"
+        print(f"{len(pairs)} pairs of photos of the same scene: {counts}", file=sys.stderr, flush=True)
+    if data.photo_pairs is not None and not train_photo_pairs:
+        raise ValueError(
+            f"none of the {len(pairs)} 'data.photo_pairs' is left to train on; one photo of each is held out"
+        )
     common: dict[str, Any] = {
         "extractor": data.extractor,
         "extractor_options": data.extractor_options,
@@ -105,70 +120,50 @@ def make_datasets(
         "cache": cache,
         "transform": graph_from_recipe(config.graph),
     }
-    of_warps = common | {
+    warped_options = common | {
         "warps": warps,
         "photometric": photometric,
         "size": data.size,
         "repeats": data.repeats,
         "negative_threshold": data.negative_threshold,
+        "scene_of": scene_of,
     }
-    of_photos = common | {
+    photo_options = common | {
         "teacher": config.teacher or "",
         "resize": max(data.size),
         "warps": photo_warps,
         "seed": data.seed,
     }
-    photos = find_images(images)[0]
-    pairs = _photo_pairs(config, images, cache, progress, device)
-    train, valid = split_photos(photos, data.validation_photos, data.seed, pairs)
-    scene_of = {photos[photo]: scene for scene, group in enumerate(_scenes(photos, pairs)) for photo in group}
-    of_warps["scene_of"] = scene_of
-    several = [len({scene_of[photo] for photo in part}) > 1 for part in (train, valid)]
-    held_out = set(valid)
-    to_learn = [pair for pair in pairs if not held_out & set(pair)]
-    to_judge = [pair for pair in pairs if held_out >= set(pair)]
-    if pairs and progress:
-        counts = f"{len(to_learn)} to train on, {len(to_judge)} to validate on"
-        print(f"{len(pairs)} pairs of photos of the same scene: {counts}", file=sys.stderr, flush=True)
-    if data.photo_pairs is not None and not to_learn:
-        raise ValueError(
-            f"none of the {len(pairs)} 'data.photo_pairs' is left to train on; one photo of each is held out"
-        )
-    learned: list[CachedPairs] = [
+    train_parts: list[CachedPairs] = [
         SyntheticHomographies(
             train,
             num_pairs=data.num_pairs,
             seed=2 * data.seed,
             min_num_keypoints=data.min_num_keypoints,
-            unrelated=data.unrelated if several[0] else 0.0,
-            **of_warps,
+            unrelated=data.unrelated if several_scenes[0] else 0.0,
+            **warped_options,
         )
     ]
-    judged: list[CachedPairs] = [
+    valid_parts: list[CachedPairs] = [
         # With 1.0 the same views with other partners, so that no keypoints have to be found for them.
         SyntheticHomographies(
-            valid, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, unrelated=unrelated, **of_warps
+            valid, num_pairs=data.validation_pairs, seed=2 * data.seed + 1, unrelated=share, **warped_options
         )
-        for unrelated in ((0.0, 1.0) if data.unrelated and several[1] else (0.0,))
+        for share in ((0.0, 1.0) if data.unrelated and several_scenes[1] else (0.0,))
         if data.validation_pairs
     ]
-    if to_learn:
-        learned.append(
-            PhotoPairs(
-                to_learn,
-                min_num_keypoints=data.min_num_keypoints,
-                num_pairs=data.num_photo_pairs,
-                **of_photos,
-            )
-        )
-    if to_judge and data.validation_pairs:
-        judged.append(PhotoPairs(to_judge, num_pairs=min(len(to_judge), data.validation_pairs), **of_photos))
-    for part in learned + judged:
+    if train_photo_pairs:
+        train_options = photo_options | {"min_num_keypoints": data.min_num_keypoints}
+        train_parts.append(PhotoPairs(train_photo_pairs, num_pairs=data.num_photo_pairs, **train_options))
+    if valid_photo_pairs and data.validation_pairs:
+        count = min(len(valid_photo_pairs), data.validation_pairs)
+        valid_parts.append(PhotoPairs(valid_photo_pairs, num_pairs=count, **photo_options))
+    for part in train_parts + valid_parts:
         part.to(device)
     # Views are rendered in double precision, which not all devices have.
     on_gpu = torch.device(device).type == "cuda"
-    train_pairs = LivePairs(learned, common["transform"], on_gpu) if data.live else _joined(learned)
-    return train_pairs, _joined(judged) if judged else []
+    train_pairs = LivePairs(train_parts, common["transform"], on_gpu) if data.live else _joined(train_parts)
+    return train_pairs, _joined(valid_parts) if valid_parts else []
 
 
 def _photo_pairs(
