@@ -18,7 +18,6 @@ from pyg_match.pretrained import check_name
 from pyg_match.transforms import graph_from_recipe
 
 PRESETS = ("sparse", "finetune", "scratch-small", "scratch-full")
-_EVERY = ("validate_every", "checkpoint_every", "checkpoint_minutes")
 _LARGEST_SEED = (1 << 63) - 1  # of torch's generators
 
 
@@ -138,14 +137,14 @@ class LossConfig:
         return self.distill_assignment > 0 or self.distill_descriptors > 0
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in dataclasses.fields(self) if f.name not in ("layers",)):
+        for name in (f.name for f in dataclasses.fields(self) if f.name != "layers"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"'loss.{name}' must not be negative or infinite, got {getattr(self, name)}")
         if self.balance > 1:
             raise ValueError(f"'loss.balance' must be in [0, 1], got {self.balance}")
         spec = self.layers
-        drawn = isinstance(spec, str) and spec.startswith("random:") and spec[7:].isdecimal()
-        drawn = drawn and int(str(spec)[7:]) > 0
+        kind, _, number = str(spec).partition(":")
+        drawn = kind == "random" and number.isdecimal() and int(number) > 0
         if not (spec in ("all", "last") or drawn or (isinstance(spec, int) and spec > 0)):
             raise ValueError(
                 f"'loss.layers' must be 'all', 'last', a positive number or 'random:n', got {spec!r}"
@@ -214,7 +213,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be positive, got {getattr(self, name)}")
-        for name in ("learning_rate", "final_learning_rate", "warmup", "weight_decay", "clip", *_EVERY):
+        intervals = ("validate_every", "checkpoint_every", "checkpoint_minutes")
+        for name in ("learning_rate", "final_learning_rate", "warmup", "weight_decay", "clip", *intervals):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"'{name}' must not be negative or infinite, got {getattr(self, name)}")
         for name, seed in (("seed", self.seed), ("data.seed", self.data.seed)):
@@ -239,7 +239,7 @@ class TrainingConfig:
         if self.calibrate and self.data.validation_pairs == 0:
             raise ValueError("'calibrate' needs 'data.validation_pairs', got 0")
         graph_from_recipe(self.graph)
-        if (self.loss.distill_assignment or self.loss.distill_descriptors) and self.teacher is None:
+        if self.loss.imitates and self.teacher is None:
             raise ValueError("the distillation losses need a 'teacher', got None")
         if self.teacher_edges and self.teacher is None:
             raise ValueError("'teacher_edges' needs a 'teacher', got None")
@@ -248,10 +248,11 @@ class TrainingConfig:
             raise ValueError(
                 f"'data.photo_pairs' leave nothing for 'data.related' to find, got {data.related}"
             )
-        if (data.photo_pairs is not None or data.related) and self.teacher is None:
+        has_photo_pairs = data.photo_pairs is not None or data.related > 0
+        if has_photo_pairs and self.teacher is None:
             raise ValueError("pairs of photos are labelled by a 'teacher', got None")
         for name in ("photo_warps", "num_photo_pairs"):
-            if getattr(data, name) is not None and data.photo_pairs is None and not data.related:
+            if getattr(data, name) is not None and not has_photo_pairs:
                 raise ValueError(f"'data.{name}' needs 'data.photo_pairs' or 'data.related', got neither")
 
 

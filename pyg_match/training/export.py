@@ -61,14 +61,10 @@ def export_matcher(
         0.2
     """
     source, target = user_path(source).resolve(), user_path(target)
-    choices = (
-        (
-            source / "best.safetensors",
-            source / "matcher.safetensors",
-        )  # the latter of a run without validation
-        if os.path.isdir(source)
-        else (source, source.with_name(f"{source.name}.safetensors"))
-    )
+    choices = [source, source.with_name(f"{source.name}.safetensors")]
+    if os.path.isdir(source):
+        # A run without validation has no best one.
+        choices = [source / "best.safetensors", source / "matcher.safetensors"]
     file = next((choice for choice in choices if is_file(choice)), None)
     if file is None:
         raise FileNotFoundError(
@@ -90,11 +86,10 @@ def export_matcher(
     if graph is not None:
         graph_from_recipe(graph)
         metadata["graph"] = list(graph)
-    kept = (filter_threshold, graph, assign_on_edges) == (None, None, None)
-    if not kept or (temperature, matchability_temperature) != (1, 1):
-        metadata.pop("calibration", None)  # whose figures are those of the source
     changes = {"filter_threshold": filter_threshold, "assign_on_edges": assign_on_edges}
     changed = {name: value for name, value in changes.items() if value is not None}
+    if changed or graph is not None or (temperature, matchability_temperature) != (1, 1):
+        metadata.pop("calibration", None)  # whose figures are those of the source
     matcher = GraphMatcher.from_pretrained(file, **changed)
     scale_heads(matcher, temperature, matchability_temperature)
     matcher.save(target, half=half, metadata=metadata)

@@ -21,7 +21,7 @@ _FEW = 16  # keypoints that tell whether settings fit
 
 # Settings that change nothing in the course of training; a run may go on with others.
 _FREE = ("log_every", "validate_every", "checkpoint_every", "checkpoint_minutes")
-# What checkpoints of earlier versions and datasets of others do not tell, which are believed.
+# Checkpoints of earlier versions, and datasets that users bring, may lack them; a missing one is not compared.
 _DIGESTS = {
     "train_fingerprints": "photos of training",
     "valid_fingerprints": "photos of validation",
@@ -77,7 +77,7 @@ def check_identity(out: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     Raises:
         ValueError: If one that matters differs.
     """
-    # Checkpoints of earlier versions lack settings that came later, which stood as they stand by default.
+    # A setting that is newer than the checkpoint had the effect of its default.
     default = settings_of(TrainingConfig())
     for section in ("data", "loss"):
         before[section] = default[section] | before.get(section, {})

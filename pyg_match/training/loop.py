@@ -104,7 +104,7 @@ def _run(
     out.mkdir(parents=True, exist_ok=True)
     if fabric.is_global_zero:
         sweep(out)
-    made_here = False
+    made_here = datasets is None
     if datasets is None:
         if images is None:
             raise ValueError("training needs a folder of images or datasets, got neither")
@@ -119,7 +119,6 @@ def _run(
                 progress=fabric.is_global_zero,
                 device=fabric.device,
             )
-        made_here = True
     if config.data.num_workers > 0:
         allow_open_files()
     trainer = Trainer(fabric, config, out, *datasets)

@@ -232,12 +232,9 @@ class Trainer:
         return iter(loader)
 
     def _on_device(self, batch: Any) -> Any:
-        device = self.fabric.device
-        return (
-            self.train_pairs.batch(batch, device)
-            if isinstance(self.train_pairs, LivePairs)
-            else batch.to(device)
-        )
+        if isinstance(self.train_pairs, LivePairs):
+            return self.train_pairs.batch(batch, self.fabric.device)
+        return batch.to(self.fabric.device)
 
     def _train_step(self, batches: Any) -> dict[str, float]:
         config, fabric = self.config, self.fabric
