@@ -172,17 +172,17 @@ def check_photos(paths: Sequence[Path]) -> None:
         raise ValueError(f"{len(damaged)} of {len(paths)} photos cannot be read ({shown}); remove them")
 
 
-def best(score: Tensor, count: int) -> Tensor:
-    """Places of the highest scores; all, in their order, if there are no more."""
-    if len(score) <= count:
-        return torch.arange(len(score), device=score.device)
-    return torch.argsort(score, descending=True, stable=True)[:count]
+def best(keypoints: KeypointSet, count: int | None) -> Tensor:
+    """Numbers of the keypoints with the highest scores; of all, in their order, if there is no limit or no more."""
+    if count is None or keypoints.num_keypoints <= count:
+        return torch.arange(keypoints.num_keypoints, device=keypoints.pos.device)
+    return torch.argsort(keypoints.score, descending=True, stable=True)[:count]
 
 
-def subset(keypoints: KeypointSet, keep: Tensor, size: Any) -> KeypointSet:
+def subset(keypoints: KeypointSet, keep: Tensor) -> KeypointSet:
     """Some keypoints of an image."""
     kept = {name: keypoints[name][keep] for name in NODE_ATTRIBUTES if name in keypoints}
-    return KeypointSet(**kept, image_size=size)
+    return KeypointSet(**kept, image_size=keypoints.image_size)
 
 
 def derived_seed(seed: int, purpose: str, index: int) -> int:

@@ -107,8 +107,7 @@ class PhotoPairs(CachedPairs):
     ) -> None:
         self.pairs = read_pairs(pairs, images)
         self.paths = sorted({path for pair in self.pairs for path in pair})
-        self.num_pairs = len(self.pairs) if num_pairs is None else num_pairs
-        self.num_pairs = whole_number("num_pairs", self.num_pairs)
+        self.num_pairs = whole_number("num_pairs", len(self.pairs) if num_pairs is None else num_pairs)
         shard_size = whole_number("shard_size", shard_size)
         if warps is None and self.num_pairs > len(self.pairs):
             raise ValueError(f"without 'warps' there are {len(self.pairs)} pairs, got num_pairs={num_pairs}")
@@ -191,10 +190,7 @@ class PhotoPairs(CachedPairs):
             image = self._photo(path)
             device = next((p.device for p in self.extractor.parameters()), torch.device("cpu"))
             found = self.extractor(image.to(device))
-            keep = torch.arange(found.num_keypoints, device=found.pos.device)
-            if self.max_num_keypoints is not None:
-                keep = best(found.score, self.max_num_keypoints)
-            found = subset(found, keep, found.image_size).cpu()
+            found = subset(found, best(found, self.max_num_keypoints)).cpu()
             self._found[path] = found
             if len(self._found) > _PHOTOS:
                 self._found.popitem(last=False)
@@ -291,7 +287,7 @@ def _labelled(set0: KeypointSet, set1: KeypointSet, matches: Tensor) -> Keypoint
 def _limited(pair: KeypointPair, count: int) -> KeypointPair:
     """The best ``count`` keypoints of each photo, and the labels between them."""
     sets = [pair.image(index) for index in (0, 1)]
-    kept = [best(each.score, count) for each in sets]
+    kept = [best(each, count) for each in sets]
     place = [torch.full((each.num_keypoints,), -1) for each in sets]
     for numbers, keep in zip(place, kept, strict=True):
         numbers[keep] = torch.arange(len(keep))
@@ -300,5 +296,5 @@ def _limited(pair: KeypointPair, count: int) -> KeypointPair:
     first = (y0 >= 0).nonzero().flatten()
     matches = torch.stack([place[0][first], place[1][y0[first]]], dim=1)
     matches = matches[(matches >= 0).all(dim=1)]
-    set0, set1 = (subset(each, keep, each.image_size) for each, keep in zip(sets, kept, strict=True))
+    set0, set1 = (subset(each, keep) for each, keep in zip(sets, kept, strict=True))
     return _labelled(set0, set1, matches)

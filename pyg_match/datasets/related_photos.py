@@ -104,8 +104,7 @@ def related_photos(
 
             def extract(path: Path) -> KeypointSet:
                 keypoints = detector.extract(path, resize)
-                keep = best(keypoints.score, max_num_keypoints)
-                return subset(keypoints, keep, keypoints.image_size).cpu()
+                return subset(keypoints, best(keypoints, max_num_keypoints)).cpu()
 
             features = FeatureCache(folder, extract, of_photo)
             with progress_bar("finding keypoints", len(paths), 0, progress) as advance:
@@ -114,11 +113,7 @@ def related_photos(
                     count += features(path).num_keypoints
                     advance()
             num_words = min(num_words, count // 16)
-            found = (
-                []
-                if num_words == 0
-                else list(_related(paths, features, top_k, num_words, seed, progress, device))
-            )
+            found = list(_related(paths, features, top_k, num_words, seed, progress, device))
         if target is not None:
             replace_file(target, json.dumps(found).encode())
     return [(paths[first], paths[second]) for first, second in found]
@@ -133,8 +128,8 @@ def _related(
     progress: bool,
     device: torch.device | str,
 ) -> Iterator[tuple[int, int]]:
-    """The similar pairs whose matches agree."""
-    if len(paths) < 2:
+    """The similar pairs whose matches agree; none without words or a second photo."""
+    if num_words == 0 or len(paths) < 2:
         return
 
     @lru_cache(_PHOTOS)
@@ -184,14 +179,14 @@ def scenes(num_photos: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]
 
 
 def _read(target: Path | None, num_photos: int) -> list[tuple[int, int]] | None:
-    """Pairs that were found before; ``None`` if there are none, or the file is not whole."""
+    """Pairs that were found before; ``None`` if there is no such file, or it is not whole."""
+    if target is None:
+        return None
     try:
-        pairs = [] if target is None else json.loads(target.read_bytes())
+        pairs = json.loads(target.read_bytes())
     except (OSError, ValueError):
         return None
-    if target is None or not isinstance(pairs, list):
-        return None
-    whole = all(
+    whole = isinstance(pairs, list) and all(
         isinstance(pair, list)
         and len(pair) == 2
         and all(isinstance(photo, int) and 0 <= photo < num_photos for photo in pair)

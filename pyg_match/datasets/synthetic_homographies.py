@@ -107,8 +107,7 @@ class SyntheticHomographies(CachedPairs):
         self.paths, names = find_images(images)
         if unrelated and len(self.paths) < 2:
             raise ValueError(f"'unrelated' pairs need at least 2 photos, got {len(self.paths)}")
-        self.num_pairs = len(self.paths) if num_pairs is None else num_pairs
-        self.num_pairs = whole_number("num_pairs", self.num_pairs)
+        self.num_pairs = whole_number("num_pairs", len(self.paths) if num_pairs is None else num_pairs)
         shard_size = whole_number("shard_size", shard_size)
         if not isinstance(size, (list, tuple)) or len(size) != 2 or min(size) < 2:
             raise ValueError(f"'size' must be (width, height) of at least 2 pixels each, got {shown(size)}")
@@ -207,7 +206,7 @@ class SyntheticHomographies(CachedPairs):
             return pair
         sets = [pair.image(number) for number in (0, 1)]
         if limit is not None:  # labels are found anew: partners may be gone, others be next
-            sets = [subset(each, best(each.score, limit), each.image_size) for each in sets]
+            sets = [subset(each, best(each, limit)) for each in sets]
         homography = pair.homography[0]
         known = None if homography.isnan().all() else homography
         return _labelled(sets[0], sets[1], known, self.negative_threshold)

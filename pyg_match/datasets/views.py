@@ -155,10 +155,8 @@ def _of_photo(found: KeypointSet, view: RenderedView, max_num_keypoints: int | N
     # A coarse keypoint sees the edge of the photo from further away.
     margin = found.scale.cpu() if "scale" in found else torch.zeros(found.num_keypoints)
     inside = inside_photo(found.pos.cpu(), view.to_view, view.photo_size, margin.clamp(min=_MARGIN))
-    keep = inside.to(found.pos.device).nonzero().flatten()
-    if max_num_keypoints is not None:
-        keep = keep[best(found.score[keep], max_num_keypoints)]
-    return subset(found, keep, (view.image.size(-1), view.image.size(-2)))
+    found = subset(found, inside.to(found.pos.device).nonzero().flatten())
+    return subset(found, best(found, max_num_keypoints))
 
 
 def _as_bytes(photo: Tensor) -> Tensor:
