@@ -155,10 +155,10 @@ class SyntheticHomographies(CachedPairs):
     def drawn(self, index: int) -> ViewPair[DrawnView]:
         """The photos of a pair, and how its views see them."""
         index = self._index(index)
-        pair, other = self._drawn(index), self._other(index)
+        pair, other = self._draw_views(index), self._other(index)
         if other is None:
             return pair
-        return pair._replace(view1=self._drawn(other).view1, homography=None)
+        return pair._replace(view1=self._draw_views(other).view1, homography=None)
 
     def rendered(self, index: int) -> ViewPair[RenderedView]:
         """The views of a pair, for :meth:`find`."""
@@ -172,7 +172,7 @@ class SyntheticHomographies(CachedPairs):
         """
         return [
             self._limited(views.number, pair)
-            for views, pair in zip(rendered, self._found(rendered), strict=True)
+            for views, pair in zip(rendered, self._detect(rendered), strict=True)
         ]
 
     def path(self, index: int) -> Path:
@@ -187,11 +187,12 @@ class SyntheticHomographies(CachedPairs):
 
     def make(self, index: int) -> KeypointPair:
         """Render both views of a pair and find their keypoints."""
-        drawn = self._drawn(self._index(index))
-        (pair,) = self._found([render_pair(drawn, self.photometric, torch.device("cpu"))])
+        drawn = self._draw_views(self._index(index))
+        (pair,) = self._detect([render_pair(drawn, self.photometric, torch.device("cpu"))])
         return pair.cpu()
 
-    def _found(self, rendered: Sequence[ViewPair[RenderedView]]) -> list[KeypointPair]:
+    def _detect(self, rendered: Sequence[ViewPair[RenderedView]]) -> list[KeypointPair]:
+        """The keypoints of rendered views with the labels that the cache has, without the limits of single pairs."""
         views = [view for pair in rendered for view in (pair.view0, pair.view1)]
         sets = view_keypoints(self.extractor, views, self.max_num_keypoints)
         return [
@@ -224,23 +225,22 @@ class SyntheticHomographies(CachedPairs):
         path = self.path(index)
         return self.scene_of.get(path, path)
 
-    def _drawn(self, index: int) -> ViewPair[DrawnView]:
+    def _draw_views(self, index: int) -> ViewPair[DrawnView]:
+        """The views of a pair as the cache has it, before the second one is replaced by that of an unrelated photo."""
         photo = load_image(self.path(index))
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "warps", index))
         if float(torch.rand((), generator=generator)) < self.repeats:
             photo = repeated_structure(photo, generator)
         photo_size = (photo.size(2), photo.size(1))
         views = self.warps.draw(photo_size, self.size, generator)
-        lights: list[int | None] = [derived_seed(self.seed, f"view {number}", index) for number in (0, 1)]
-        if self.photometric is not None and not (
-            float(torch.rand((), generator=generator)) < self.photometric.reference
-        ):
-            lights[0] = None
-        drawn = [
-            DrawnView(photo, to_view, views.size, light)
-            for to_view, light in zip((views.to_view0, views.to_view1), lights, strict=True)
-        ]
-        return ViewPair(index, drawn[0], drawn[1], views.homography)
+        light0: int | None = derived_seed(self.seed, "view 0", index)
+        light1 = derived_seed(self.seed, "view 1", index)
+        if self.photometric is not None:
+            share = float(torch.rand((), generator=generator))
+            light0 = light0 if share < self.photometric.reference else None
+        view0 = DrawnView(photo, views.to_view0, views.size, light0)
+        view1 = DrawnView(photo, views.to_view1, views.size, light1)
+        return ViewPair(index, view0, view1, views.homography)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(images={len(self.paths)}, pairs={len(self)}, seed={self.seed})"
