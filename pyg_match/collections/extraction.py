@@ -118,7 +118,7 @@ def extract_features(
             report.skip(len(names) - len(missing))
             for start in range(0, len(missing), _PART):
                 chosen = missing[start : start + _PART]
-                found = list(_extract(extractor, chosen, resize, summary.failed))
+                found = _extract(extractor, chosen, resize, summary.failed)
                 if found:
                     parts.write(found, isinstance(extractor, SIFT))
                 summary.extracted += len(found)
@@ -142,22 +142,20 @@ class _Found(NamedTuple):
 
 def _extract(
     extractor: Extractor, images: list[tuple[Path, str]], resize: int | None, failed: dict[str, str]
-) -> Iterator[_Found]:
-    """Features of images, those left out that are none."""
-    paths = [path for path, _ in images]
+) -> list[_Found]:
+    """Features of the images that can be used; what is wrong with the others is added to ``failed``."""
+    paths, names = zip(*images, strict=True)
     try:
         sets = extractor.extract_batch(paths, resize=resize)
-        orientations = [exif_orientation(path) for path in paths]
-    except _FAILURES:  # one of them
-        pass
-    else:
-        yield from map(_Found, [name for _, name in images], sets, orientations)
-        return
+        return list(map(_Found, names, sets, map(exif_orientation, paths)))
+    except _FAILURES:  # each alone tells which of them it is
+        found = []
     for path, name in images:
         try:
-            yield _Found(name, extractor.extract(path, resize=resize), exif_orientation(path))
+            found.append(_Found(name, extractor.extract(path, resize=resize), exif_orientation(path)))
         except _FAILURES as error:
             failed[name] = str(error) or type(error).__name__
+    return found
 
 
 @contextmanager
@@ -237,9 +235,8 @@ class _Parts:
                 for path in files:
                     with HlocFeatures(path) as features:
                         for name in features.names():
-                            if (
-                                f"{name}/keypoints" not in merged
-                            ):  # else a call ended before it could delete parts
+                            # It is there already if a call ended before it could delete parts.
+                            if f"{name}/keypoints" not in merged:
                                 features.copy(name, merged)
         for path in files:
             if path != self.output:

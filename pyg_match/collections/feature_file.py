@@ -2,8 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -55,11 +54,14 @@ class FeatureFile(ABC):
         """
         if self.num_keypoints(name) is None:
             raise KeyError(f"{self.path} has no features of {name!r}")
-        with _named(self.path, name):
+        try:
             keypoints = self._read(name)
             keypoints.validate()
             if "image_size" not in keypoints:
                 raise ValueError("it has no 'image_size', by which positions are normalized")
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise ValueError(f"the features of {name!r} in {self.path} cannot be used: {reason}") from error
         return keypoints
 
     def orientation(self, name: str) -> int | None:
@@ -143,13 +145,3 @@ def sampled_digest(path: Path) -> str:
             file.seek(max(0, size - _SAMPLE) * number // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:32]
-
-
-@contextmanager
-def _named(path: Path, name: str) -> Iterator[None]:
-    """Say of which image of which file something is wrong."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ValueError(f"the features of {name!r} in {path} cannot be used: {reason}") from error

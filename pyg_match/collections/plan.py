@@ -10,6 +10,7 @@ import numpy as np
 
 from pyg_match.checks import whole_number
 from pyg_match.collections.feature_file import FeatureFile
+from pyg_match.collections.hloc_matches import group_name
 from pyg_match.collections.pair_lists import read_pairs
 
 MOST_KEYPOINTS = 32_767  # of an image, as hloc's layout names keypoints in 16 bits
@@ -149,11 +150,11 @@ class PairPlan:
             raise ValueError(
                 f"{name!r} has {count} keypoints, but matches of at most {MOST_KEYPOINTS} can be written; extract fewer"
             )
-        other = self._groups.setdefault(name.replace("/", "-"), name)
+        group = group_name(name)
+        other = self._groups.setdefault(group, name)
         if other != name:
             raise ValueError(
-                f"{other!r} and {name!r} would share the name {name.replace('/', '-')!r} in the file of matches; "
-                "rename one"
+                f"{other!r} and {name!r} would share the name {group!r} in the file of matches; rename one"
             )
         self._names.append(name)
         return self._numbers.setdefault(name, len(self._names) - 1)
