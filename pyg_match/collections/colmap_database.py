@@ -202,28 +202,29 @@ class _Writer:
 
     def write_pairs(self, pairs: list[Matches], summary: ColmapSummary) -> None:
         """Write what the database lacks of some pairs, in one transaction."""
-        chosen: dict[frozenset[str], tuple[Matches, bool, bool]] = {}
+        # Each pair once in either order, and whether it lacks matches and a geometry.
+        incomplete: dict[frozenset[str], tuple[Matches, bool, bool]] = {}
         for pair in pairs:
             numbers = [self._images[name].image_id for name in pair[:2]]
-            matches = not self._database.exists_matches(*numbers)
-            geometry = self._options is not None and not self._database.exists_two_view_geometry(*numbers)
-            if not matches:
+            needs_matches = not self._database.exists_matches(*numbers)
+            verified = self._options is None or self._database.exists_two_view_geometry(*numbers)
+            if not needs_matches:
                 self._check_same(numbers, pair)
-            if matches or geometry:
-                chosen.setdefault(frozenset(pair[:2]), (pair, matches, geometry))
+            if needs_matches or not verified:
+                incomplete.setdefault(frozenset(pair[:2]), (pair, needs_matches, not verified))
             else:
                 summary.present += 1
-        todo = list(chosen.values())
+        todo = list(incomplete.values())
         with ThreadPoolExecutor() as pool:
             geometries = list(pool.map(lambda item: self._geometry(item[0], item[2]), todo))
         # A transaction that ends with an error is written all the same: what says that a pair is finished comes last.
         with pycolmap.DatabaseTransaction(self._database):
-            for (pair, matches, needs_geometry), geometry in zip(todo, geometries, strict=True):
+            for (pair, needs_matches, needs_geometry), geometry in zip(todo, geometries, strict=True):
                 numbers = [self._images[name].image_id for name in pair[:2]]
                 if needs_geometry:
                     self._database.write_two_view_geometry(*numbers, geometry)
                     summary.verified += len(geometry.inlier_matches) > 0
-                if matches:
+                if needs_matches:
                     self._database.write_matches(*numbers, pair[2].astype(np.uint32))
         summary.num_pairs += len(todo)
 

@@ -1,6 +1,7 @@
 """Images of which many pairs are matched, with the edges within each image drawn once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -173,11 +174,9 @@ def _split(transform: Any) -> tuple[list[Any], list[Any]]:
     steps = [] if transform is None else [transform]
     if isinstance(transform, Compose):
         steps = list(transform.transforms)
-    count = 0
-    while (
-        count < len(steps)
-        and type(steps[count]) in _WITHIN_IMAGES
-        and not getattr(steps[count], "cross", False)
-    ):
-        count += 1
-    return steps[:count], steps[count:]
+    within = list(takewhile(_is_within_images, steps))
+    return within, steps[len(within) :]
+
+
+def _is_within_images(step: Any) -> bool:
+    return type(step) in _WITHIN_IMAGES and not getattr(step, "cross", False)
