@@ -22,7 +22,7 @@ from pyg_match.commands.options import (
 from pyg_match.files import shown_path, user_path
 from pyg_match.spinner import spinner
 
-_EXTRA = {"needs": "this command", "extra": "collections"}
+_NEEDS = "this command"
 _ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")  # of a Ray cluster
 _SHOWN = 20  # names in a report
 
@@ -65,7 +65,7 @@ def extract(
     device: DeviceOption = "auto",
 ) -> None:
     """Find the keypoints of all images of a folder."""
-    with error_line(**_EXTRA):
+    with error_line(_NEEDS, "collections"):
         check_folder("IMAGES", images)
         check_outputs({"--out": out})
         _warn_of_spaces(images)
@@ -108,11 +108,11 @@ def pairs(
     device: DeviceOption = "auto",
 ) -> None:
     """List the pairs of images to match."""
-    with error_line(**_EXTRA):
+    with error_line(_NEEDS, "collections"):
         _check_there("features", features)
         if source is not None:
             check_files("list of pairs", source)
-        check_outputs({"--out": out}, [features, *([source] if source else [])])
+        check_outputs({"--out": out}, [features, source])
         if (source is None) == (method == "list"):
             raise ValueError(
                 f"--method list and --list FILE go together, got --method {method} and --list {source}"
@@ -186,7 +186,7 @@ def match_pairs(
     ] = None,
 ) -> None:
     """Match the pairs of a list; goes on where it was interrupted."""
-    with error_line(**{**_EXTRA, **({"extra": "ray"} if ray else {})}):
+    with error_line(_NEEDS, "ray" if ray else "collections"):
         _check_there("features", features)
         check_files("list of pairs", pairs)
         check_outputs({"--out": out}, [features, pairs, weights])
@@ -253,13 +253,13 @@ def to_colmap(
     ] = 4.0,
 ) -> None:
     """Write features, matches and verified geometries to a COLMAP database."""
-    with error_line(**_EXTRA):
+    with error_line(_NEEDS, "collections"):
         _check_there("features", features)
         _check_there("matches", matches)
         check_folder("IMAGES", images)
         if pairs is not None:
             check_files("list of pairs", pairs)
-        check_outputs({"--out": out}, [features, matches, *([pairs] if pairs else [])])
+        check_outputs({"--out": out}, [features, matches, pairs])
         from pyg_match.collections.colmap_database import write_colmap
 
         summary = write_colmap(

@@ -62,12 +62,13 @@ def check_folder(name: str, path: Path) -> None:
         raise FileNotFoundError(f"{name}: there is no folder {str(path)!r}")
 
 
-def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path]] = ()) -> None:
+def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str, Path, None]] = ()) -> None:
     """Refuse files that cannot be written, or that are read.
 
     Args:
         outputs: The files to write, by the names of their options.
-        inputs: The files to read; other words, such as names of weights, are no files.
+        inputs: The files to read, ``None`` for one that is not given; other words, such as names of weights, are no
+            files.
 
     Raises:
         FileNotFoundError: If there is no folder for a file.
@@ -75,7 +76,7 @@ def check_outputs(outputs: dict[str, Optional[Path]], inputs: Sequence[Union[str
         ValueError: If a file is a folder, or an input, under whatever name.
     """
     given = {name: file for name, file in outputs.items() if file is not None}
-    read = [user_path(path) for path in inputs if is_file(path)]
+    read = [user_path(path) for path in inputs if path is not None and is_file(path)]
     for name, file in given.items():
         written = user_path(file)
         if is_file(written) and any(written.samefile(path) for path in read):

@@ -64,7 +64,7 @@ def explore(
                     "'--port' and '--browser' are for a page that is served, '--export' writes a file"
                 )
             check_target(export)
-            check_outputs({"--export": export}, [path for path in (image0, image1, weights) if path])
+            check_outputs({"--export": export}, [image0, image1, weights])
         check_matcher(weights)
         if image0 is not None and image1 is None:
             raise ValueError("give two images or none, got one")

@@ -108,7 +108,7 @@ def narrow(
             settings = load_config(
                 config, changes if num_pairs is None else [*changes, f"data.num_pairs={num_pairs}"]
             )
-        check_outputs({"OUT": target}, [settings.weights or "", settings.teacher or ""])
+        check_outputs({"OUT": target}, [settings.weights, settings.teacher])
         narrow_from_settings(settings, images, target, ffn_channels)
     typer.echo(f"saved      {shown_path(target)}")
 
