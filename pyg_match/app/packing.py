@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyg_match.visualization import AttentionRecord
 from pyg_match.visualization.attention import Kind
-from pyg_match.visualization.coefficients import edge_ranks
+from pyg_match.visualization.coefficients import best_ranks, by_target
 
 KINDS: tuple[Kind, Kind] = ("self", "cross")
 # Coefficients of all settings of a page together, before base64; with the rest a page stays below 15 MB.
@@ -81,12 +81,8 @@ def pack(records: list[AttentionRecord], num_nodes: int, budget: int = BUDGET) -
 def _step(edge_index: Tensor, alpha: Tensor) -> _Step:
     source, target = edge_index.cpu()
     alpha = alpha.detach().cpu().float()
-    best = torch.full_like(target, torch.iinfo(torch.long).max)
-    for values in alpha.unbind(1):
-        best = torch.minimum(best, edge_ranks(values, target))
-    order = alpha.mean(1).argsort(descending=True, stable=True)
-    order = order[target[order].argsort(stable=True)]
-    return _Step(source[order], target[order], alpha[order], best[order])
+    order = by_target(alpha.mean(1), target)
+    return _Step(source[order], target[order], alpha[order], best_ranks(alpha, target)[order])
 
 
 def _largest_top(

@@ -145,26 +145,28 @@ def _of_edges(
         alpha = attention_weights(query[rows], key, own, own_bias, own_mask, conv.mask_mode, conv.scale)
         part = EdgeAttention(torch.stack([own.col, rows[row]]), alpha)
         if top is not None:
-            kept = _largest(alpha, row, top)
+            kept = best_ranks(alpha, row) < top
             part = EdgeAttention(part.edge_index[:, kept], alpha[kept])
         parts.append(part)
     return parts
 
 
-def _largest(alpha: Tensor, row: Tensor, top: int) -> Tensor:
-    """Mask of the edges that are among the ``top`` largest of their target in some head."""
-    kept = torch.zeros_like(row, dtype=torch.bool)
-    for values in alpha.unbind(1):
-        kept |= edge_ranks(values, row) < top
-    return kept
-
-
-def edge_ranks(values: Tensor, target: Tensor) -> Tensor:
-    """The place of each edge among those of its target, the largest value first.
+def best_ranks(alpha: Tensor, target: Tensor) -> Tensor:
+    """The place of each edge among those of its target, from 0, in the head where it is nearest to the largest.
 
     Shapes:
-        - **values**, **target**, **output:** :math:`(E)`
+        - **alpha:** :math:`(E, H)`
+        - **target**, **output:** :math:`(E)`
     """
+    best = torch.full_like(target, torch.iinfo(target.dtype).max)
+    for values in alpha.unbind(1):
+        order = by_target(values, target)
+        rank = torch.empty_like(target).index_copy_(0, order, neighbour_rank(target[order]))
+        best = torch.minimum(best, rank)
+    return best
+
+
+def by_target(values: Tensor, target: Tensor) -> Tensor:
+    """The order of edges by target, the largest value of each target first, :math:`(E)`."""
     order = values.argsort(descending=True, stable=True)
-    order = order[target[order].argsort(stable=True)]
-    return torch.empty_like(target).index_copy_(0, order, neighbour_rank(target[order]))
+    return order[target[order].argsort(stable=True)]
