@@ -65,6 +65,12 @@ class AttentionRecord:
             raise ValueError(f"'kind' must be 'self' or 'cross', got {kind!r}")
         return self.self_attention if kind == "self" else self.cross_attention
 
+    def _step(self, kind: Kind, layer: int) -> EdgeAttention:
+        steps = self.steps(kind)
+        if not -len(steps) <= layer < len(steps):
+            raise ValueError(f"layer {layer} does not exist, {len(steps)} layers were recorded")
+        return steps[layer]
+
     def of(self, node: int, layer: int, kind: Kind = "self", head: Head = "mean") -> tuple[Tensor, Tensor]:
         """What one keypoint attends to.
 
@@ -80,12 +86,9 @@ class AttentionRecord:
         Raises:
             ValueError: If there is no such layer or head, or if the node was not asked for when recording.
         """
-        steps = self.steps(kind)
-        if not -len(steps) <= layer < len(steps):
-            raise ValueError(f"layer {layer} does not exist, {len(steps)} layers were recorded")
+        edge_index, alpha = self._step(kind, layer)
         if self.nodes is not None and node not in self.nodes:
             raise ValueError(f"node {node} was not recorded, expected one of the {len(self.nodes)} 'nodes'")
-        edge_index, alpha = steps[layer]
         kept = edge_index[1] == node
         return edge_index[0, kept], over_heads(alpha[kept], head)
 

@@ -144,14 +144,12 @@ def plot_repeated_groups(
         group = (numbers[0] if numbers else -1) if group is None else group
         if group not in numbers:
             raise ValueError(f"group {group} does not exist, expected one of {numbers}")
-        steps = record.self_attention
-        if not -len(steps) <= layer < len(steps):
-            raise ValueError(f"layer {layer} does not exist, {len(steps)} layers were recorded")
-        received = _received(steps[layer], (groups == group), first_node, head)
+        received = _received(record._step("self", layer), groups == group, first_node, head)
         members = points[labels == group]
         name = f", head {head}" if isinstance(head, int) else ""
         share = float(received[groups.to(received.device) == group].sum())
-        canvas.draw(right[0], f"layer {layer % len(steps)}{name}: {100 * share:.0f} % stays in the group")
+        number = layer % len(record.self_attention)
+        canvas.draw(right[0], f"layer {number}{name}: {100 * share:.0f} % stays in the group")
         right[0].scatter(*points.T, s=400 * received.cpu().numpy(), c=CYCLE[0], alpha=0.6, linewidths=0)
         right[0].scatter(*members.T, s=14, facecolors="none", edgecolors=YELLOW, linewidths=0.8)
     save(figure, path)

@@ -32,16 +32,12 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
         >>> attention_span(record, torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
         tensor([[2.]])
     """
-
-    def distance(step: EdgeAttention) -> Tensor:
-        source, target = step.edge_index
-        return (pos[source] - pos[target]).norm(dim=1, keepdim=True).to(step.alpha)
-
-    _all_of(record)
+    _check_whole(record)
     means = []
     for step in _steps(record, kind):
-        total, weight = (_per_target(step, values) for values in (step.alpha * distance(step), step.alpha))
-        means.append(_mean(total, weight))
+        source, target = step.edge_index
+        distance = (pos[source] - pos[target]).norm(dim=1, keepdim=True).to(step.alpha)
+        means.append(_mean(_per_target(step, step.alpha * distance), _per_target(step, step.alpha)))
     return torch.stack(means)
 
 
@@ -70,7 +66,7 @@ def attention_entropy(record: AttentionRecord, kind: Kind = "self") -> Tensor:
         >>> attention_entropy(record).exp()
         tensor([[2.]])
     """
-    _all_of(record)
+    _check_whole(record)
     means = []
     for step in _steps(record, kind):
         entropy = _per_target(step, torch.special.entr(step.alpha))
@@ -129,7 +125,7 @@ def _steps(record: AttentionRecord, kind: Kind) -> list[EdgeAttention]:
     return steps
 
 
-def _all_of(record: AttentionRecord) -> None:
+def _check_whole(record: AttentionRecord) -> None:
     if record.top is not None:
         raise ValueError(f"this needs all coefficients of each target, but top={record.top} was recorded")
 

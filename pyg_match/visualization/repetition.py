@@ -46,7 +46,7 @@ def repetition_score(
         >>> repetition_score(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
         tensor([1, 1, 0])
     """
-    parts = [_count(*image, similarity, min_distance) for image in _images(x, pos)]
+    parts = [_num_alike(*image, similarity, min_distance) for image in _images(x, pos)]
     return torch.cat(parts)
 
 
@@ -88,7 +88,7 @@ def repeated_groups(
     parts: list[Tensor] = []
     first = 0
     for descriptors, positions in _images(x, pos):
-        groups = _by_size(_led(descriptors, positions, similarity, min_distance, min_size))
+        groups = _by_size(_leaders(descriptors, positions, similarity, min_distance, min_size))
         parts.append(torch.where(groups >= 0, groups + first, -1))
         first += int(groups.max()) + 1 if groups.numel() > 0 else 0
     return torch.cat(parts)
@@ -130,13 +130,15 @@ def _alike(
         yield own, alike
 
 
-def _count(x: Tensor, pos: Optional[Tensor], similarity: float, min_distance: float) -> Tensor:
+def _num_alike(x: Tensor, pos: Optional[Tensor], similarity: float, min_distance: float) -> Tensor:
     return torch.cat([alike.sum(1) for _, alike in _alike(x, pos, similarity, min_distance)])
 
 
-def _led(x: Tensor, pos: Optional[Tensor], similarity: float, min_distance: float, min_size: int) -> Tensor:
+def _leaders(
+    x: Tensor, pos: Optional[Tensor], similarity: float, min_distance: float, min_size: int
+) -> Tensor:
     """The leader of each keypoint's group, -1 for none."""
-    score = _count(x, pos, similarity, min_distance)
+    score = _num_alike(x, pos, similarity, min_distance)
     leaders = torch.full_like(score, -1)
     for leader in score.argsort(descending=True, stable=True)[: int((score >= min_size - 1).sum())].tolist():
         if leaders[leader] >= 0:
