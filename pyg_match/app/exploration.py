@@ -96,6 +96,7 @@ class Exploration:
         self.device = device
         # Two threads must not change or match with the same matcher.
         self._lock = threading.RLock()
+        # Sizes and times of files are among the keys, so that a file that has changed is read anew.
         self._matcher = functools.lru_cache(2)(self._load)
         self._features = functools.lru_cache(kept)(self._extract)
         self._explorer = functools.lru_cache(kept)(self._match)

@@ -87,10 +87,8 @@ def build(
     """
     wish = wish or ColumnDataSource(name="wish")
     status = ColumnDataSource(data={"text": [""], "error": [False]}, name="status")
-    x_range, y_range = (
-        Range1d(start=0, end=1),
-        Range1d(start=-1, end=0),
-    )  # one for all pictures, so that they move together
+    # One range for all pictures, so that they move together.
+    x_range, y_range = Range1d(start=0, end=1), Range1d(start=-1, end=0)
     for side in range(SIDES):
         document.add_root(_picture(side, x_range, y_range))
         document.add_root(_grid(side))
@@ -134,10 +132,7 @@ def _picture(side: int, x_range: Range1d, y_range: Range1d) -> figure:
     veil = Rect(x="x", y="y", width="w", height="h", line_color=None, fill_alpha=0.6)
     plot.add_glyph(_source(f"veil{side}", "veil"), veil, level="overlay", name=f"veil_glyph{side}")
     _segments(plot, f"lines{side}", "overlay")
-    ends = Scatter(
-        x="x", y="y", size="size", line_color=None, fill_color="color", fill_alpha="alpha", marker="circle"
-    )
-    plot.add_glyph(_source(f"ends{side}", "ends"), ends, level="overlay")
+    _ends(plot, f"ends{side}", "overlay")
     marks = Scatter(
         x="x", y="y", size="size", fill_color=None, line_color="color", line_width="width", marker="marker"
     )
@@ -165,10 +160,7 @@ def _grid(side: int) -> figure:
     frame = Rect(x="x", y="y", width="w", height="h", fill_color=None, line_width=3)
     plot.add_glyph(_source(f"grid_frame{side}", "veil"), frame, name=f"frame{side}")
     _segments(plot, f"grid_lines{side}", "glyph")
-    ends = Scatter(
-        x="x", y="y", size="size", line_color=None, fill_color="color", fill_alpha="alpha", marker="circle"
-    )
-    plot.add_glyph(_source(f"grid_ends{side}", "ends"), ends)
+    _ends(plot, f"grid_ends{side}", "glyph")
     labels = Text(
         x="x", y="y", text="text", text_font_size="12px", text_align="center", text_baseline="middle"
     )
@@ -192,3 +184,10 @@ def _segments(plot: Plot, name: str, level: str) -> None:
         line_cap="round",
     )  # fmt: skip
     plot.add_glyph(_source(name, "matches"), lines, level=level)
+
+
+def _ends(plot: Plot, name: str, level: str) -> None:
+    dots = Scatter(
+        x="x", y="y", size="size", line_color=None, fill_color="color", fill_alpha="alpha", marker="circle"
+    )
+    plot.add_glyph(_source(name, "ends"), dots, level=level)

@@ -1,7 +1,7 @@
 """What matches are judged by: ground truth, or the geometry that they agree on."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
@@ -89,10 +89,11 @@ class Truth:
         if kind == "none" or model is None:
             return cls("nothing: no geometry fits the matches", "inlier", "outlier")
         agree = f"of the matches ({inliers.sum()} within {threshold:g} px)"
-        found = cls(f"homography {agree}", "inlier", "outlier", homography=model, threshold=threshold)
-        if kind == "homography":
-            return replace(found, partner=_partners(pair, torch.from_numpy(model)))
-        return replace(found, name=f"fundamental matrix {agree}", homography=None, fundamental=model)
+        if kind == "fundamental":
+            name = f"fundamental matrix {agree}"
+            return cls(name, "inlier", "outlier", fundamental=model, threshold=threshold)
+        partner = _partners(pair, torch.from_numpy(model))
+        return cls(f"homography {agree}", "inlier", "outlier", partner, model, threshold=threshold)
 
     def judge(self, pair: KeypointPair, matches: Tensor) -> Tensor:
         """``NONE``, ``RIGHT``, ``WRONG``, ``UNJUDGED`` or ``MISSED`` for each keypoint of image 0.
@@ -107,8 +108,7 @@ class Truth:
         p0, p1, matched = _matched(pair, matches)
         verdict = torch.full((count,), NONE)
         if self.partner is not None:
-            partner = self.partner[:count]
-            verdict[partner >= 0] = MISSED
+            verdict[self.partner[:count] >= 0] = MISSED
         agrees = None
         if self.homography is not None:
             agrees = transfer_error(self.homography, p0, p1) <= self.threshold
