@@ -71,11 +71,10 @@ function listenToControls(explorer) {
       filtered();
     });
   }
-  const picture = () => explorer.pictures[explorer.views[0].side];
   on("unpin", "click", () => explorer.pin(-1));
-  on("zoom_in", "click", () => picture().zoomBy(1.5));
-  on("zoom_out", "click", () => picture().zoomBy(1 / 1.5));
-  on("zoom_fit", "click", () => picture().fit());
+  on("zoom_in", "click", () => explorer.picture.zoomBy(1.5));
+  on("zoom_out", "click", () => explorer.picture.zoomBy(1 / 1.5));
+  on("zoom_fit", "click", () => explorer.picture.fit());
   on("previous", "click", () => explorer.nextMatch(-1));
   on("next", "click", () => explorer.nextMatch(1));
   on("goto", "submit", (event) => {

@@ -86,6 +86,11 @@ class Explorer {
     }));
   }
 
+  // The picture that the mouse and the keys act on.
+  get picture() {
+    return this.pictures[this.views[0].side];
+  }
+
   // The keypoint whose attention is drawn.
   get active() {
     return this.state.hovered >= 0 ? this.state.hovered : this.state.pinned;
@@ -94,8 +99,7 @@ class Explorer {
   get colours() {
     const style = getComputedStyle(document.documentElement);
     const names = ["self", "cross", "match", "alike", "candidate", "keypoint", "outline", "marked", "dots", "veil", "text"];
-    const all = Object.fromEntries([...names, ...VERDICT_FILTERS].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-    return all;
+    return Object.fromEntries([...names, ...VERDICT_FILTERS].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
   // Lay out pictures for the size of the window, and draw everything.
@@ -135,11 +139,11 @@ class Explorer {
   // Called by pictures whose size has become known or another one.
   resized() {
     if (!this.pair) return;
-    const { plot } = this.pictures[this.views[0].side];
+    const { plot } = this.picture;
     const size = `${plot.inner_width} x ${plot.inner_height} ${this.stacked} ${this.pair.names} ${this.pair.sizes}`;
     if (size === this.size) return;
     this.size = size;
-    this.pictures[this.views[0].side].fit();
+    this.picture.fit();
   }
 
   drawMatches() {
@@ -214,7 +218,7 @@ class Explorer {
   }
 
   hit(x, y) {
-    return this.layout.nearest(x, y, NEAR / this.pictures[this.views[0].side].zoom);
+    return this.layout.nearest(x, y, NEAR / this.picture.zoom);
   }
 
   click(x, y) {
@@ -225,7 +229,7 @@ class Explorer {
 
   pin(node) {
     this.change({ pinned: node, hovered: -1, marked: -1 });
-    if (node >= 0) this.pictures[this.views[0].side].reveal(node);
+    if (node >= 0) this.picture.reveal(node);
   }
 
   chooseCell(x, y) {
@@ -235,7 +239,7 @@ class Explorer {
 
   mark(node) {
     this.change({ marked: node === this.state.marked ? -1 : node });
-    if (this.state.marked >= 0) this.pictures[this.views[0].side].reveal(node);
+    if (this.state.marked >= 0) this.picture.reveal(node);
   }
 
   // The next match that the filters let through, from the pinned keypoint on.
@@ -264,7 +268,7 @@ class Explorer {
     if (!this.pair || event.ctrlKey || event.metaKey || event.altKey) return;
     if (key === "Escape") return this.pin(-1);
     if (target.matches?.("input, select, textarea, [contenteditable]")) return;
-    const picture = this.pictures[this.views[0].side];
+    const { picture } = this;
     const arrow = target.closest?.(".box") && ARROWS[key];
     if (arrow) {
       event.preventDefault();
