@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import check_tensor, kind_of, whole_number
 
 _MOST_NODES = 1 << 32  # that kernels can number
 
@@ -51,11 +51,13 @@ class CSR(NamedTuple):
         if self.perm is None:
             return values
         inverse = torch.empty_like(self.perm)
-        inverse[self.perm] = torch.arange(self.perm.numel(), device=self.perm.device)
+        inverse[self.perm] = torch.arange(self.perm.numel(), dtype=self.perm.dtype, device=self.perm.device)
         return values[inverse]
 
     def subset(self, mask: Tensor) -> "CSR":
         """The edges where ``mask``, in this order, is ``True``."""
+        if not torch.compiler.is_compiling():  # which knows no numbers of edges to compare
+            check_tensor("mask", mask, (self.col.numel(),), "boolean")
         count = torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
         number = self.unsorted(mask).cumsum(0) - 1
         perm = None if self.perm is None else number[self.perm[mask]]
@@ -85,6 +87,8 @@ def to_csr(edge_index: EdgesLike, num_targets: int, num_sources: Optional[int] =
     """
     if not torch.compiler.is_compiling():  # which would make another graph for each number
         num_targets = whole_number("num_targets", num_targets, least=0, most=_MOST_NODES)
+        if num_sources is not None:
+            num_sources = whole_number("num_sources", num_sources, least=0, most=_MOST_NODES)
     if isinstance(edge_index, CSR):
         csr = edge_index
         _check_csr(csr)
@@ -130,8 +134,15 @@ def check_ends(name: str, index: Tensor, count: int) -> None:
 def _check_csr(csr: CSR) -> None:
     """Refuse what would lead kernels to foreign memory, but for sources, which :func:`narrow_edges` looks at."""
     for name, index in zip(CSR._fields, csr, strict=True):
-        if index is not None and index.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"'{name}' must hold int32 or int64 numbers, got {index.dtype}")
+        if index is None and name == "perm":
+            continue
+        if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"'{name}' must hold int32 or int64 numbers, got {kind_of(index)}")
+        if index.dim() != 1 or index.layout != torch.strided or index.is_meta:
+            raise ValueError(
+                f"'{name}' must be a dense tensor [N] with numbers, got shape {list(index.shape)}, {index.layout} on "
+                f"{index.device}"
+            )
     count, perm = csr.col.numel(), csr.perm
     if perm is None or torch.compiler.is_compiling():
         return

@@ -11,6 +11,7 @@ from pyg_match.checks import check_tensor
 from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
 from pyg_match.ops.group_tables import (
+    check_rising,
     count_before,
     count_rounds,
     group_rows,
@@ -286,6 +287,8 @@ class EdgeSet(NamedTuple):
             - **keep:** :math:`(N)`
             - **output:** the edges, and :math:`(E)` in the order in which edges were given
         """
+        if not torch.compiler.is_compiling():
+            check_tensor("keep", keep, (self.num_targets,), "boolean")
         csr, before = self.csr(), count_before(keep)
         inside = keep[csr.col] & keep[csr.target()]
         some, kept = csr.subset(inside), csr.unsorted(inside)
@@ -318,7 +321,7 @@ def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optio
         raise ValueError(
             f"the blocks name source {max(blocks.source_stop) - 1}, but there are {num_sources} sources"
         )
-    _check_rising("target_ptr", blocks.target_ptr)
+    check_rising("target_ptr", blocks.target_ptr)
     rowptr = torch.zeros(num_targets + 1, dtype=torch.long, device=device)
     none = EdgeSet(rowptr, rowptr[:0].int(), num_sources)
     return none.with_groups(group_rows(blocks.target_ptr, blocks.source_start, blocks.source_stop))
@@ -326,7 +329,8 @@ def _of_blocks(blocks: Blocks, num_targets: int, num_sources: int, device: Optio
 
 @torch.compiler.disable  # what is read of tensors here would break the graph
 def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet:
-    anchor, num_groups = edges.anchor, len(edges.target_ptr) - 1
+    anchor, num_groups = check_tensor("anchor", edges.anchor, (None,), "whole"), len(edges.target_ptr) - 1
+    check_tensor("log_weight", edges.log_weight, (None,))
     if edges.target_ptr[-1] != num_targets or edges.log_weight.shape != (num_targets,):
         raise ValueError(
             f"expected groups and weights of {num_targets} targets, got groups of {edges.target_ptr[-1]} and weights "
@@ -336,15 +340,10 @@ def _of_anchored(edges: Anchored, num_targets: int, num_sources: int) -> EdgeSet
         raise ValueError(
             f"'anchor_ptr' must lead to {anchor.numel()} anchors in {num_groups} steps, got {edges.anchor_ptr}"
         )
-    _check_rising("target_ptr", edges.target_ptr)
-    _check_rising("anchor_ptr", edges.anchor_ptr)
+    check_rising("target_ptr", edges.target_ptr)
+    check_rising("anchor_ptr", edges.anchor_ptr)
     wrong = anchor[(anchor < 0) | (anchor >= num_sources)]
     if wrong.numel() > 0:
         raise ValueError(f"an anchor is source {int(wrong[0])}, but there are {num_sources}")
     groups = group_rows(edges.target_ptr, edges.anchor_ptr[:-1], edges.anchor_ptr[1:])
     return EdgeSet.of(edges.edges, num_targets, num_sources).with_groups(groups, anchor, edges.log_weight)
-
-
-def _check_rising(name: str, ptr: tuple[int, ...]) -> None:
-    if ptr[0] != 0 or any(stop < start for start, stop in zip(ptr, ptr[1:], strict=False)):
-        raise ValueError(f"'{name}' must rise from 0, got {ptr}")

@@ -18,6 +18,12 @@ def group_rows(
     return [list(row) for row in rows]
 
 
+def check_rising(name: str, ptr: tuple[int, ...]) -> None:
+    """Refuse pointers that do not rise from 0."""
+    if ptr[0] != 0 or any(stop < start for start, stop in zip(ptr, ptr[1:], strict=False)):
+        raise ValueError(f"'{name}' must rise from 0, got {ptr}")
+
+
 def count_rounds(rows: list[list[int]], num_targets: int, num_sources: int) -> int:
     """How many times groups go through all targets; refuses those that do not, and sources that do not exist."""
     rounds, place = 0, num_targets

@@ -429,3 +429,54 @@ def test_matrices_with_columns_for_other_sources_are_refused(shape):
     nodes = torch.randn(3, 1, 4)
     with pytest.raises(ValueError, match=f"a column for each of 3 sources, got {shape[1]}"):
         sparse_attention(nodes, nodes, nodes, torch.eye(*shape).to_sparse_csr())
+
+
+@pytest.mark.parametrize("num_sources", [-1, 4.0, 10**12])
+def test_numbers_of_sources_are_checked(num_sources):
+    edge_index = torch.tensor([[0, 3], [1, 2]])
+    with pytest.raises(ValueError, match="'num_sources' must be a whole number from 0 to"):
+        EdgeSet.of(edge_index, 4, num_sources).with_transpose()
+
+
+@pytest.mark.parametrize("field", ["rowptr", "col", "perm"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda t: t.to("meta"), ValueError, r"must be a dense tensor \[N\] with numbers, got .* on meta"),
+        (lambda t: t.unsqueeze(0), ValueError, r"must be a dense tensor \[N\] with numbers, got shape \[1"),
+        (lambda t: t.tolist(), TypeError, "must hold int32 or int64 numbers, got list"),
+    ],
+)
+def test_fields_that_lead_to_foreign_memory_are_refused(field, change, error, message):
+    csr = to_csr(torch.tensor([[0, 1, 2], [2, 0, 1]]), 3)
+    csr = csr._replace(**{field: change(getattr(csr, field))})
+    x = torch.randn(3, 1, 4)
+    with pytest.raises(error, match=f"'{field}' {message}"):
+        sparse_attention(x, x, x, csr)
+
+
+@pytest.mark.parametrize("field", ["anchor", "log_weight"])
+def test_anchors_that_are_no_tensors_are_refused(field):
+    csr = to_csr(torch.tensor([[0, 1, 2], [2, 0, 1]]), 3)
+    anchored = Anchored(csr, (0, 3), torch.tensor([1]), (0, 1), torch.zeros(3))
+    with pytest.raises(TypeError, match=f"'{field}' must be a"):
+        EdgeSet.of(anchored._replace(**{field: [0]}), 3, 3)
+
+
+def test_orders_in_32_bits():
+    edge_index = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    csr = to_csr(edge_index, 3)
+    x = torch.randn(3, 1, 4)
+    expected = edge_scores(x, x, edge_index)
+    assert torch.equal(edge_scores(x, x, csr._replace(perm=csr.perm.int())), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error"), [(torch.tensor([1, 0, 1]), TypeError), (torch.tensor([True, False]), ValueError)]
+)
+def test_subsets_are_masks(mask, error):
+    csr = to_csr(torch.tensor([[0, 1, 2], [2, 0, 1]]), 3)
+    with pytest.raises(error, match="'mask' must"):
+        csr.subset(mask)
+    with pytest.raises(error, match="'keep' must"):
+        EdgeSet.of(csr, 3, 3).subset(mask)
