@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
-from pyg_match.checks import MOST_CHANNELS, whole_number
+from pyg_match.checks import MOST_CHANNELS, one_of, whole_number
 from pyg_match.nn.padded_images import PaddedImages, least
 from pyg_match.ops import EdgeSet, edge_scores
+from pyg_match.ops.attention_checks import check_edge_values
 from pyg_match.ops.attention_reference import MaskMode
 from pyg_match.ops.csr import EdgesLike
 from pyg_match.ops.segments import segment_logsumexp
@@ -117,8 +118,14 @@ class DualSoftmaxAssignment(nn.Module):
             - **x:** :math:`(N, D)`
             - **cross_edge_index:** :math:`(2, E)`
             - **edge_mask**, **output:** :math:`(E)`
+
+        Raises:
+            TypeError: If a type does not fit.
+            ValueError: If a shape does not fit, an edge names a node that does not exist, or a mode is unknown.
         """
+        one_of("mask_mode", mask_mode, ("remove", "zero"))
         edges = EdgeSet.of(cross_edge_index, x.size(0), x.size(0), x.device)
+        check_edge_values(edges.col.size(0), 1, mask=edge_mask)
         csr = edges.csr()
         projected = self.lin(x).unsqueeze(1)
         similarity = edge_scores(projected, projected, edges, self.channels**-0.5).squeeze(1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
-from pyg_match.checks import MOST_CHANNELS, real_number, whole_number
+from pyg_match.checks import MOST_CHANNELS, check_tensor, kind_of, real_number, whole_number
 
 
 def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
@@ -22,6 +22,10 @@ def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
         - **image_size:** :math:`(N, 2)` or :math:`(1, 2)`
         - **output:** :math:`(N, 2)`
 
+    Raises:
+        TypeError: If one of them is no tensor of real numbers.
+        ValueError: If there are not two numbers in a row.
+
     Source: ``normalize_keypoints`` of LightGlue (https://arxiv.org/abs/2306.13643).
 
     Example:
@@ -30,6 +34,13 @@ def normalize_positions(pos: Tensor, image_size: Tensor) -> Tensor:
         ... ).tolist()
         [[0.0, 0.0], [1.0, 0.75]]
     """
+    check_tensor("pos", pos, (None, 2), "real")
+    if not isinstance(image_size, Tensor) or image_size.is_complex() or image_size.dtype == torch.bool:
+        raise TypeError(f"'image_size' must be a tensor of real numbers, got {kind_of(image_size)}")
+    if image_size.shape[-1:] != (2,):
+        raise ValueError(f"'image_size' must have rows (width, height), got {list(image_size.shape)}")
+    if not pos.is_floating_point():  # whole numbers of few bits hold no doubled position
+        pos = pos.to(torch.get_default_dtype())
     size = image_size.to(pos)
     return (2 * pos - size) / size.amax(dim=-1, keepdim=True)
 
@@ -100,15 +111,33 @@ def rotate(x: Tensor, rotation: Tensor, inplace: bool = False) -> Tensor:
         - **rotation:** :math:`(N, C / 2)`, complex
         - **output:** :math:`(N, H, C)`
 
+    Raises:
+        TypeError: If rotations are not complex, or what they turn consists of no floating-point numbers.
+        ValueError: If a shape does not fit.
+
     Example:
         >>> quarter = torch.tensor([[1j]])
         >>> rotate(torch.tensor([[[1.0, 0.0]]]), quarter).tolist()
         [[[0.0, 1.0]]]
     """
+    check_tensor("x", x, (None, None, None))
+    _check_rotation(rotation, x.size(0), x.size(2))
     wide = x.to(torch.promote_types(x.dtype, torch.float)).unflatten(-1, (-1, 2))
     numbers, angles = torch.view_as_complex(wide.contiguous()), rotation.unsqueeze(1)
     turned = numbers.mul_(angles) if inplace else numbers * angles
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def _check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
+    """Refuse rotations that do not fit queries or keys."""
+    if not isinstance(rotation, Tensor) or not rotation.is_complex():
+        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind_of(rotation)}")
+    rows = num_nodes if rotation.dim() == 2 and rotation.size(0) != 1 else 1  # one turn may be that of all
+    if rotation.shape != (rows, channels // 2) or channels % 2 != 0:
+        raise ValueError(
+            f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "
+            f"got {list(rotation.shape)}"
+        )
 
 
 class KeypointEncoding(nn.Module):
@@ -137,6 +166,9 @@ class KeypointEncoding(nn.Module):
         super().__init__()
         self.in_channels = in_channels = whole_number("in_channels", in_channels, most=MOST_CHANNELS)
         self.out_channels = out_channels = whole_number("out_channels", out_channels, most=MOST_CHANNELS)
+        hidden_channels = tuple(
+            whole_number("hidden_channels", n, most=MOST_CHANNELS) for n in hidden_channels
+        )
         # Layer normalisation, because batch statistics would make a pair's answer depend on its batch.
         self.mlp = MLP(
             [in_channels, *hidden_channels, out_channels], norm="LayerNorm", norm_kwargs={"mode": "node"}

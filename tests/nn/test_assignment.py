@@ -160,3 +160,17 @@ def test_edges_whose_numbers_are_none_match_nothing():
     matches, scores = mutual_edges(log_assignment, edge_index, 5, 0.1)
     assert matches.tolist() == [2, -1, 0, -1, -1]
     assert scores[[1, 3, 4]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"edge_mask": torch.tensor([False])}, ValueError, r"'mask' must have shape \[2\], got \[1\]"),
+        ({"edge_mask": torch.tensor([1, 0])}, TypeError, "'mask' must be boolean, got torch.int64"),
+        ({"mask_mode": "drop"}, ValueError, "'mask_mode' must be 'remove' or 'zero', got 'drop'"),
+    ],
+)
+def test_masks_that_are_refused(change, error, message):
+    given = {"edge_mask": torch.tensor([True, False]), **change}
+    with pytest.raises(error, match=message):
+        DualSoftmaxAssignment(8).on_edges(torch.randn(3, 8), torch.tensor([[0, 1], [1, 0]]), **given)

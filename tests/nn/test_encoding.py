@@ -42,3 +42,51 @@ def test_keypoint_encoding_does_not_depend_on_the_batch():
     assert torch.allclose(encoding(pos)[:2], encoding(pos[:2]), atol=1e-6)
     assert encoding(pos[:0]).shape == (0, 16)
     assert str(encoding) == "KeypointEncoding(3, 16)"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.long])
+def test_positions_in_whole_numbers(dtype):
+    pos, size = torch.tensor([[100, 90], [3, 120]]), torch.tensor([[640, 480]])
+    assert torch.equal(normalize_positions(pos.to(dtype), size), normalize_positions(pos.float(), size))
+
+
+@pytest.mark.parametrize(
+    ("pos", "size", "error", "message"),
+    [
+        (torch.rand(3, 1), torch.tensor([[640, 480]]), ValueError, r"'pos' must have shape \[N, 2\]"),
+        (torch.rand(3, 2), torch.tensor([640]), ValueError, r"'image_size' must have rows .*, got \[1\]"),
+        (torch.rand(3, 2), (640, 480), TypeError, "'image_size' must be a tensor .*, got tuple"),
+    ],
+)
+def test_positions_that_are_refused(pos, size, error, message):
+    with pytest.raises(error, match=message):
+        normalize_positions(pos, size)
+
+
+@pytest.mark.parametrize(
+    ("x", "rotation", "error", "message"),
+    [
+        (torch.randn(3, 2, 4), torch.randn(3, 2), TypeError, "'rotation' must be complex"),
+        (torch.ones(3, 2, 4, dtype=torch.long), torch.ones(3, 2) * 1j, TypeError, "'x' must be a floating"),
+        (
+            torch.randn(1, 2, 4),
+            torch.ones(3, 2) * 1j,
+            ValueError,
+            r"must have shape \[1, 2\], .* got \[3, 2\]",
+        ),
+        (
+            torch.randn(3, 2, 4),
+            torch.ones(3, 1) * 1j,
+            ValueError,
+            r"must have shape \[3, 2\], .* got \[3, 1\]",
+        ),
+    ],
+)
+def test_rotations_that_are_refused(x, rotation, error, message):
+    with pytest.raises(error, match=message):
+        rotate(x, rotation)
+
+
+def test_hidden_channels_are_checked():
+    with pytest.raises(ValueError, match="'hidden_channels' must be a whole number from 1 to 65536, got 0"):
+        KeypointEncoding(3, 16, hidden_channels=(0, 8))

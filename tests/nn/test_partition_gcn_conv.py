@@ -102,6 +102,33 @@ def test_distance_weights():
     assert torch.isfinite(torch.autograd.grad(weight.sum(), pos)[0]).all()
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"edge_index": torch.tensor([[-1], [0]])}, ValueError, "names source -1, but there are 3"),
+        ({"edge_index": torch.tensor([[1], [3]])}, ValueError, "names target 3, but there are 3"),
+        ({"edge_index": torch.tensor([[1.0], [2.0]])}, TypeError, "'edge_index' must be a tensor of int64"),
+        ({"pos": [[0.0, 1.0]]}, TypeError, r"'pos' must be a tensor of positions.* got \[\[0"),
+        ({"pos": torch.rand(3)}, ValueError, r"'pos' must have shape \[N, M\], got \[3\]"),
+        (
+            {"pos": (torch.rand(3, 2), torch.rand(3, 1))},
+            ValueError,
+            r"must have shape \[N, 2\], got \[3, 1\]",
+        ),
+        ({"pos": torch.ones(3, 2, dtype=torch.bool)}, TypeError, "'pos' must be a tensor of real numbers"),
+    ],
+)
+def test_distances_of_what_does_not_fit(change, error, message):
+    given = {"pos": torch.rand(3, 2), "edge_index": torch.tensor([[0, 1], [1, 2]]), **change}
+    with pytest.raises(error, match=message):
+        distance_weights(**given)
+
+
+def test_positions_of_other_nodes_are_refused():
+    with pytest.raises(ValueError, match=r"'pos' must have shape \[5, N\], got \[6, 2\]"):
+        PartitionGCNConv(4, 3)(torch.randn(5, 4), random_edges(5, 5, 8), pos=torch.rand(6, 2))
+
+
 def test_repr_and_module_contract():
     conv = PartitionGCNConv(16, 32)
     assert str(conv) == "PartitionGCNConv(16, 32, num_scales=1)"

@@ -11,7 +11,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, whole_number
-from pyg_match.nn.conv.projection import Projection, check_features, check_rotation
+from pyg_match.nn.conv.projection import Projection, check_features
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, sparse_attention
 from pyg_match.ops.attention_checks import check_edge_values
@@ -225,8 +225,6 @@ class MaskedAttentionConv(MessagePassing):
             key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
-            check_rotation(target, x_target.size(0), self.out_channels)
-            check_rotation(source, x_source.size(0), self.out_channels)
             in_place = self.in_place and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
             query, key = rotate(query, target, in_place), rotate(key, source, in_place)
         return query, key, value

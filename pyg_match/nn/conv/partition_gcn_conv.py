@@ -1,7 +1,7 @@
 """Graph convolution over one or several graphs of the same nodes."""
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 from torch_geometric.utils.sparse import index2ptr
 
-from pyg_match.checks import MOST_CHANNELS, check_tensor, whole_number
+from pyg_match.checks import MOST_CHANNELS, check_tensor, shown, whole_number
 from pyg_match.data.edges import SortedEdgeIndex
 from pyg_match.nn.conv.projection import check_features
 from pyg_match.ops.csr import check_ends
@@ -160,7 +160,7 @@ class PartitionGCNConv(MessagePassing):
         if not (isinstance(edge_index, EdgeIndex) and _has_product(x, weight, size)):
             edge_index = plain.long()  # for 32 bits, torch's scatter has wrong gradients
         if pos is not None:
-            near = distance_weights(pos, torch.stack([source, target]))
+            near = distance_weights(_positions(pos, size), torch.stack([source, target]))
             weight = near if weight is None else near * weight
         # Half precision counts to a few hundred only.
         wide = torch.promote_types(x.dtype, torch.float)
@@ -251,16 +251,20 @@ def distance_weights(pos: Union[Tensor, PairTensor], edge_index: Tensor) -> Tens
         - **edge_index:** :math:`(2, E)`
         - **output:** :math:`(E)`
 
+    Raises:
+        TypeError: If positions are no real numbers, or edges no whole ones.
+        ValueError: If a shape does not fit, or an edge names a node that does not exist.
+
     Example:
         >>> distance_weights(torch.tensor([[0.0], [1.0]]), torch.tensor([[1], [0]]))
         tensor([0.6065])
     """
-    source, target = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    source, target = check_tensor("edge_index", plain, (2, None), "whole")
     # Squares of pixels are too large for half precision.
-    pos_source, pos_target = (
-        p.to(torch.promote_types(p.dtype, torch.float))
-        for p in ((pos, pos) if isinstance(pos, Tensor) else pos)
-    )
+    pos_source, pos_target = (p.to(torch.promote_types(p.dtype, torch.float)) for p in _positions(pos))
+    check_ends("source", source, pos_source.size(0))
+    check_ends("target", target, pos_target.size(0))
     square = (pos_source[source] - pos_target[target]).square().sum(dim=-1)
     zero = square.new_zeros(pos_target.size(0))
     total = zero.index_add(0, target, square)
@@ -268,6 +272,18 @@ def distance_weights(pos: Union[Tensor, PairTensor], edge_index: Tensor) -> Tens
     variance = (total / count.clamp(min=1.0))[target]
     coincides = variance == 0
     return torch.exp(-0.5 * square / variance.masked_fill(coincides, 1.0))
+
+
+def _positions(pos: Any, size: tuple[Optional[int], Optional[int]] = (None, None)) -> PairTensor:
+    """The positions of sources and targets, of as many as there are."""
+    if not isinstance(pos, Tensor) and not (isinstance(pos, (list, tuple)) and len(pos) == 2):
+        raise TypeError(
+            f"'pos' must be a tensor of positions, or one of sources and one of targets, got {shown(pos)}"
+        )
+    source, target = (pos, pos) if isinstance(pos, Tensor) else pos
+    check_tensor("pos", source, (size[0], None), "real")
+    check_tensor("pos", target, (size[1], source.size(1)), "real")
+    return source, target
 
 
 def _inverse_root(degree: Tensor) -> Tensor:

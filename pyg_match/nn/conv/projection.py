@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 from torch_geometric.typing import PairTensor
 
-from pyg_match.checks import check_tensor, kind_of, shown
+from pyg_match.checks import check_tensor, shown
 from pyg_match.ops.linear import OrderedWeight, is_rounded, linear, onednn_type
 
 
@@ -61,15 +61,3 @@ def check_features(
                 f"'x' must have the type of the layer's weights, {weight.dtype}, got {features.dtype}"
             )
     return source, target
-
-
-def check_rotation(rotation: Tensor, num_nodes: int, channels: int) -> None:
-    """Refuse rotations that do not fit queries or keys."""
-    if not isinstance(rotation, Tensor) or not rotation.is_complex():
-        raise TypeError(f"'rotation' must be complex, as RotaryEncoding gives it, got {kind_of(rotation)}")
-    rows = num_nodes if rotation.dim() == 2 and rotation.size(0) != 1 else 1  # one turn may be that of all
-    if rotation.shape != (rows, channels // 2) or channels % 2 != 0:
-        raise ValueError(
-            f"'rotation' must have shape [{num_nodes}, {channels / 2:g}], half as many columns as a head has channels, "
-            f"got {list(rotation.shape)}"
-        )
