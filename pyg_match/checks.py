@@ -71,13 +71,17 @@ def real_number(
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_meta:
         value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    fits = is_number and math.isfinite(value) and least <= value <= most and not (positive and value <= 0)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # of whole numbers that no float holds
+        number = math.inf
+    fits = math.isfinite(number) and least <= number <= most and not (positive and number <= 0)
     if not fits:
         limit = "positive" if positive else "finite"
         limit += f" number of at least {least:g}" if math.isfinite(least) else " number"
         limit += f" and at most {most:g}" if math.isfinite(most) else ""
         raise ValueError(f"'{name}' must be a {limit}, got {shown(value)}")
-    return float(value)
+    return number
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
