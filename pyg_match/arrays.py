@@ -17,7 +17,7 @@ def to_array(values: ArrayLike) -> Array:
     if isinstance(values, Tensor):
         if values.is_complex() or values.is_meta:
             raise TypeError(f"expected a tensor of real numbers, got {values.dtype} on {values.device}")
-        values = values.detach().cpu().double().numpy()
+        values = values.double().numpy(force=True)
     try:
         if np.iscomplexobj(values):
             raise TypeError

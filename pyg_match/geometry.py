@@ -205,7 +205,9 @@ def warp_points(points: ArrayLike, H: ArrayLike) -> Any:
         raise ValueError(f"expected a homography of shape [3, 3], got {list(matrix.shape)}")
     if values.ndim == 0 or values.shape[-1] != 2:
         raise ValueError(f"expected points of shape [..., 2], got {list(values.shape)}")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # An autocast of the caller would round pixels to eight bits.
+    plain = torch.autocast(points.device.type if isinstance(points, Tensor) else "cpu", enabled=False)
+    with np.errstate(divide="ignore", invalid="ignore"), plain:
         mapped = values @ matrix[:, :2].T + matrix[:, 2]
         mapped = mapped[..., :2] / mapped[..., 2:]
     return mapped if dtype is None else mapped.to(dtype)
@@ -290,7 +292,7 @@ def _opencv(function: str, method: str, p0: Array, p1: Array, threshold: float) 
     return None if matrix is None else np.asarray(matrix, dtype=np.float64)
 
 
-def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
+def transfer_error(H: ArrayLike, p0: ArrayLike, p1: ArrayLike) -> Array:
     """The distance in pixels of each point of image 1 to its prediction by a homography; NaN where there is none.
 
     Shapes:
@@ -298,20 +300,29 @@ def transfer_error(H: Array, p0: Array, p1: Array) -> Array:
         - **p0**, **p1:** :math:`(N, 2)`
         - **output:** :math:`(N)`
 
+    Raises:
+        TypeError: If something does not consist of real numbers.
+        ValueError: If a shape is not as expected.
+
     Example:
         >>> transfer_error(np.eye(3), np.zeros((1, 2)), np.array([[3.0, 4.0]]))
         array([5.])
     """
+    p0, p1 = point_pairs(p0, p1)
     return np.asarray(np.linalg.norm(warp_points(p0, H) - p1, axis=1))
 
 
-def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
+def sampson_distance(F: ArrayLike, p0: ArrayLike, p1: ArrayLike) -> Array:
     """The first-order distance in pixels of each match to the epipolar geometry of a fundamental matrix.
 
     Shapes:
         - **F:** :math:`(3, 3)`
         - **p0**, **p1:** :math:`(N, 2)`
         - **output:** :math:`(N)`
+
+    Raises:
+        TypeError: If something does not consist of real numbers.
+        ValueError: If a shape is not as expected.
 
     Source: Sampson (CGIP 1982), by :func:`kornia.geometry.epipolar.sampson_epipolar_distance`.
 
@@ -322,7 +333,10 @@ def sampson_distance(F: Array, p0: Array, p1: Array) -> Array:
     """
     from kornia.geometry.epipolar import sampson_epipolar_distance
 
-    q0, q1, matrix = (torch.from_numpy(np.ascontiguousarray(v))[None] for v in (p0, p1, F))
+    F = to_array(F)
+    if F.shape != (3, 3):
+        raise ValueError(f"expected a fundamental matrix of shape [3, 3], got {list(F.shape)}")
+    q0, q1, matrix = (torch.from_numpy(v)[None] for v in (*point_pairs(p0, p1), F))
     return np.asarray(sampson_epipolar_distance(q0, q1, matrix, squared=False)[0].numpy())
 
 

@@ -51,12 +51,18 @@ def similar_images(
     """
     num_images = whole_number("num_images", num_images, least=2)
     top_k, num_words = whole_number("top_k", top_k), whole_number("num_words", num_words)
-    words = _learn_words(read, num_images, num_words, seed)
-    vectors = torch.stack([vlad(read(image), words).half() for image in range(num_images)]).to(device)
-    best = _most_similar(vectors, min(top_k, num_images - 1))
-    return sorted(
-        {(min(row, column), max(row, column)) for row, columns in enumerate(best) for column in columns}
-    )
+    device = torch.device(device)
+
+    def descriptors(image: int) -> Tensor:
+        return read(image).detach().cpu().float()
+
+    words = _learn_words(descriptors, num_images, num_words, seed)
+    with torch.autocast(device.type, enabled=False):  # an autocast of the caller would round similarities
+        vectors = torch.stack([vlad(descriptors(image), words).half() for image in range(num_images)])
+        best = _most_similar(vectors.to(device), min(top_k, num_images - 1))
+        return sorted(
+            {(min(row, column), max(row, column)) for row, columns in enumerate(best) for column in columns}
+        )
 
 
 def vlad(descriptors: Tensor, words: Tensor) -> Tensor:

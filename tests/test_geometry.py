@@ -10,6 +10,8 @@ from pyg_match.geometry import (
     estimate_fundamental,
     estimate_homography,
     homography_matrix,
+    sampson_distance,
+    transfer_error,
     warp_points,
 )
 
@@ -321,3 +323,31 @@ def test_only_the_ratio_of_scores_counts(scale, method):
     expected, _ = estimate_homography(points, noisy, method, scores=scores)
     found, _ = estimate_homography(points, noisy, method, scores=scores * scale)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_autocast_of_the_caller_rounds_no_points():
+    points, H = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)) * 640, torch.from_numpy(H_TRUE)
+    with torch.autocast("cpu", torch.bfloat16):
+        warped = warp_points(points, H.float())
+    assert torch.equal(warped, warp_points(points, H.float()))
+
+
+@pytest.mark.parametrize("distance", [transfer_error, sampson_distance])
+def test_distances_of_what_does_not_fit(distance):
+    p0, p1 = np.random.default_rng(0).uniform(0, 640, (2, 5, 2))
+    expected = distance(H_TRUE, p0, p1)
+    given = [torch.tensor(v, requires_grad=True) for v in (H_TRUE, p0, p1)]
+    np.testing.assert_array_equal(distance(*given), expected)
+    for others in (p1[:1], p1[:, :1], p1[0], np.ones((5, 3)), p1[None]):
+        with pytest.raises(ValueError, match=r"expected two arrays of points of shape \[N, 2\]"):
+            distance(H_TRUE, p0, others)
+    with pytest.raises(ValueError, match=r"of shape \[3, 3\], got \[2, 3\]"):
+        distance(H_TRUE[:2], p0, p1)
+
+
+def test_points_with_a_lazy_sign():
+    points = torch.rand(5, 2, dtype=torch.double)
+    lazy = torch.complex(torch.zeros_like(points), -points).conj().imag
+    assert lazy.is_neg() and np.array_equal(
+        transfer_error(H_TRUE, lazy, points), transfer_error(H_TRUE, points, points)
+    )

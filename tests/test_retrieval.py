@@ -30,6 +30,14 @@ def test_most_similar_do_not_depend_on_how_many_are_compared_at_once(monkeypatch
     assert similar_images(images.__getitem__, 9, top_k=2, num_words=5) == expected
 
 
+def test_descriptors_of_other_types_and_an_autocast_of_the_caller():
+    images = torch.randn(5, 30, 6, generator=torch.Generator().manual_seed(0)).half()
+    expected = similar_images(images.float().__getitem__, 5, top_k=2, num_words=5)
+    images.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert similar_images(images.__getitem__, 5, top_k=2, num_words=5) == expected
+
+
 def test_seeds_may_be_large():
     images = torch.randn(5, 30, 6, generator=torch.Generator().manual_seed(0))
     assert similar_images(images.__getitem__, 5, top_k=2, num_words=5, seed=1 << 62)

@@ -202,7 +202,8 @@ def resize_image(
         from kornia.geometry.transform import resize
 
         new_size = _new_size(width, height, size, side)
-        image = resize(image, new_size, interpolation=interpolation, antialias=antialias)
+        with torch.autocast(image.device.type, enabled=False):  # which would round what smooths
+            image = resize(image, new_size, interpolation=interpolation, antialias=antialias)
     factors = [image.shape[-1] / width, image.shape[-2] / height]
     scale = torch.tensor(factors, dtype=torch.float, device=image.device)
     return image, scale

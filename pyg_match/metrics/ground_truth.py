@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from pyg_match.checks import check_points, real_number
+from pyg_match.data.checks import check_image_sizes, image_sizes
 from pyg_match.geometry import homography_matrix, warp_points
 
 UNMATCHED, IGNORED = -1, -2
@@ -109,11 +110,10 @@ def _unmatched(
         labels[finite] = np.where(distance > threshold, UNMATCHED, IGNORED)
     if size is not None:
         # Pixel centres are whole numbers, so the image ends half a pixel before the first and after the last.
-        extent = torch.as_tensor(size).flatten().tolist()
-        if len(extent) != 2:
-            raise ValueError(f"an image size must be (width, height), got {extent}")
+        sizes = image_sizes(size)
+        check_image_sizes(sizes, num_images=1)
         with np.errstate(invalid="ignore"):
-            inside = ((projected >= -0.5) & (projected <= np.array(extent) - 0.5)).all(axis=1)
+            inside = ((projected >= -0.5) & (projected <= np.array(sizes[0].tolist()) - 0.5)).all(axis=1)
         labels[~inside] = UNMATCHED
     return labels
 

@@ -562,3 +562,10 @@ def test_memory_of_a_large_photo(tmp_path):
 def test_numbers_wider_than_torch_has():
     pixels = RNG.random((5, 6)).astype(np.longdouble)
     assert torch.equal(load_image(pixels), load_image(pixels.astype(np.float64)))
+
+
+def test_an_autocast_of_the_caller_does_not_round_images():
+    image = torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        resized = resize_image(image, 40)[0]
+    assert torch.equal(resized, resize_image(image, 40)[0])

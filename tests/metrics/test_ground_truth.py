@@ -166,3 +166,6 @@ def test_errors():
         homography_ground_truth(pos, pos, IDENTITY, threshold=7.0)
     with pytest.raises(ValueError, match="width, height"):
         homography_ground_truth(pos, pos, IDENTITY, size1=(3, 10, 10))
+    for size in ((0, 10), (10, -1), (float("nan"), 10)):
+        with pytest.raises(ValueError, match=r"must hold positive finite \(width, height\) rows, got"):
+            homography_ground_truth(pos, pos, IDENTITY, size1=size)
