@@ -99,15 +99,17 @@ class KeypointPair(Data):
             homography: The true homography from image 0 to image 1.
 
         Raises:
-            TypeError: If a set lacks keypoints or descriptors.
+            TypeError: If a set is none, or lacks keypoints or descriptors.
             ValueError: If a set is malformed or a batch, or the descriptor widths differ.
         """
-        for keypoints in (set0, set1):
+        for name, keypoints in (("set0", set0), ("set1", set1)):
+            if not isinstance(keypoints, KeypointSet):
+                raise TypeError(f"'{name}' must be a KeypointSet, got {type(keypoints).__name__}")
             keypoints.validate()
             if isinstance(keypoints, Batch) and keypoints.num_graphs != 1:
                 raise ValueError(
-                    f"expected the keypoints of one image, got a batch of {keypoints.num_graphs}; make pairs first, "
-                    "and a batch of these"
+                    f"'{name}' must hold the keypoints of one image, got a batch of {keypoints.num_graphs}; make pairs "
+                    "first, and a batch of these"
                 )
         if set0.x.size(1) != set1.x.size(1):
             raise ValueError(
@@ -130,7 +132,7 @@ class KeypointPair(Data):
     @property
     def image_batch(self) -> Tensor:
         r"""The number of the image that each node belongs to, from :math:`0` to :math:`2B - 1`."""
-        counts = self.num_keypoints.flatten()
+        counts = self.num_keypoints.flatten().long()  # 8 and 16 bits have no kernel
         return torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts)
 
     def image(self, index: int) -> KeypointSet:

@@ -76,7 +76,8 @@ def knn_graph(
         - **output:** :math:`(2, E)`
 
     Raises:
-        ValueError: If ``k`` is not positive, a point is not finite, ``batch`` is not sorted or a name is unknown.
+        ValueError: If ``k`` or another number is out of range, a point is not finite, ``batch`` is not sorted or a name
+            is unknown.
         TypeError: If ``x`` is no tensor.
         ImportError: If the chosen backend is not installed.
 
@@ -86,6 +87,8 @@ def knn_graph(
                 [0, 1, 2]])
     """
     k = whole_number("k", k)
+    num_workers = None if num_workers is None else whole_number("num_workers", num_workers, least=-1)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=0)
     one_of("flow", flow, ("source_to_target", "target_to_source"))
     points = _as_points(x, cosine)
     search = _searcher(backend, points, num_workers)

@@ -120,6 +120,18 @@ def test_validate_names_the_fault(change, message):
     assert pair.validate(raise_on_error=False) is False
 
 
+def test_from_sets_refuses_what_is_no_set():
+    with pytest.raises(TypeError, match="'set1' must be a KeypointSet, got NoneType"):
+        KeypointPair.from_sets(random_set(2), None)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8])
+def test_numbers_of_few_bits(dtype):
+    pair = KeypointPair.from_sets(random_set(2), random_set(3))
+    pair.num_keypoints = pair.num_keypoints.to(dtype)
+    assert pair.validate() and pair.image_batch.tolist() == [0, 0, 1, 1, 1]
+
+
 def test_from_sets_refuses_other_widths():
     with pytest.raises(ValueError, match="same width, got 16 and 8"):
         KeypointPair.from_sets(random_set(2, 16), random_set(2, 8))

@@ -109,6 +109,14 @@ def test_errors(kwargs, message):
         knn_graph(**{"x": torch.rand(3, 1), "k": 1, **kwargs})
 
 
+@pytest.mark.parametrize("name", ["num_workers", "batch_size"])
+@pytest.mark.parametrize("value", [-2, 1.5, "2"])
+def test_other_numbers_are_checked(name, value):
+    batch = torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"'{name}' must be a whole number of at least"):
+        knn_graph(torch.rand(3, 2), 1, batch, backend="scipy", **{name: value})
+
+
 def test_missing_backend_says_what_to_install():
     if importlib.util.find_spec("torch_cluster") is None:
         with pytest.raises(ImportError, match="torch-cluster"):
