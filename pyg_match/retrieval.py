@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_match.checks import whole_number
+from pyg_match.checks import usable_device, whole_number
 
 _SAMPLE = 200_000  # descriptors that words are learned from
 _MOST_IMAGES = 2000  # that they are taken from
@@ -51,7 +51,7 @@ def similar_images(
     """
     num_images = whole_number("num_images", num_images, least=2)
     top_k, num_words = whole_number("top_k", top_k), whole_number("num_words", num_words)
-    device = torch.device(device)
+    seed, device = whole_number("seed", seed, least=0), usable_device(device)
 
     def descriptors(image: int) -> Tensor:
         return read(image).detach().cpu().float()

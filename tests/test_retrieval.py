@@ -1,6 +1,7 @@
 """Similar images, against the definition."""
 
 import numpy as np
+import pytest
 import torch
 
 from pyg_match import retrieval
@@ -36,6 +37,12 @@ def test_descriptors_of_other_types_and_an_autocast_of_the_caller():
     images.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         assert similar_images(images.__getitem__, 5, top_k=2, num_words=5) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("seed", 0.5), ("device", "nowhere")])
+def test_arguments_that_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"'{name}' must be"):
+        similar_images(torch.randn(3, 9, 6).__getitem__, 3, top_k=1, num_words=2, **{name: value})
 
 
 def test_seeds_may_be_large():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyg_match.arrays import to_array
 from pyg_match.checks import shown
 from pyg_match.files import user_path, walk
 
@@ -211,18 +212,25 @@ def rescale_homography(homography: Tensor, scale0: Tensor, scale1: Tensor) -> Te
         - **scale0**, **scale1:** :math:`(2)`
         - **output:** :math:`(3, 3)`, double precision
 
+    Raises:
+        TypeError: If something does not consist of real numbers.
+        ValueError: If a shape is not as expected, or a factor not positive.
+
     Example:
         >>> half = torch.tensor([0.5, 0.5])
         >>> rescale_homography(torch.eye(3), half, half).diagonal().tolist()
         [1.0, 1.0, 1.0]
     """
     resize0, resize1 = _resize_matrix(scale0), _resize_matrix(scale1)
-    rescaled: Tensor = resize1 @ homography.detach().to("cpu", torch.float64) @ torch.linalg.inv(resize0)
+    matrix = torch.from_numpy(to_array(homography))
+    if matrix.shape != (3, 3):
+        raise ValueError(f"expected a homography of shape [3, 3], got {list(matrix.shape)}")
+    rescaled: Tensor = resize1 @ matrix @ torch.linalg.inv(resize0)
     return rescaled
 
 
 def _resize_matrix(scale: Tensor) -> Tensor:
-    factors = scale.detach().to("cpu", torch.float64).flatten()
+    factors = torch.from_numpy(to_array(scale)).flatten()
     if factors.numel() != 2 or not bool((factors > 0).all()):
         raise ValueError(f"a resize has two positive factors for x and y, got {factors.tolist()}")
     matrix = torch.diag(torch.cat([factors, factors.new_ones(1)]))

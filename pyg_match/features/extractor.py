@@ -166,8 +166,8 @@ class Extractor(nn.Module):
         sizes: list[tuple[int, int]] = []
         waiting: dict[Any, list[tuple[int, Tensor]]] = {}
         for i, image in enumerate(images):
-            sizes.append((image.size(-1), image.size(-2)) if image.dim() == 3 else (0, 0))
             checked = self._checked(image)
+            sizes.append((image.size(-1), image.size(-2)))
             if checked is None:
                 features[i] = self.empty(image)
                 continue
@@ -192,6 +192,8 @@ class Extractor(nn.Module):
 
     def _checked(self, image: Tensor) -> Tensor | None:
         """The image with three channels, or ``None`` if it has nothing to find."""
+        if not isinstance(image, Tensor):
+            raise TypeError(f"expected an image tensor, got {type(image).__name__}; see load_image")
         if image.dim() != 3 or image.size(0) not in (1, 3) or image.numel() == 0:
             raise ValueError(f"expected an image of shape [3, H, W] or [1, H, W], got {list(image.shape)}")
         if not image.is_floating_point():

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from pyg_match.arrays import ArrayLike, to_array
 from pyg_match.checks import real_number, shown
 
 
@@ -32,8 +33,8 @@ def recall_curve(errors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
         ([0.0, 2.0], [0.0, 0.5])
     """
     try:
-        values = np.asarray(errors, dtype=np.float64)
-    except (TypeError, ValueError):
+        values = to_array(errors)
+    except TypeError:
         raise TypeError(f"'errors' must be real numbers, got {shown(errors)}") from None
     if values.ndim != 1:
         raise ValueError(f"'errors' must have one dimension, got shape {list(values.shape)}")

@@ -5,7 +5,9 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from pyg_match.checks import kind_of, real_number
 from pyg_match.data import KeypointPair
+from pyg_match.data.checks import check_counts, check_nodes
 from pyg_match.nn import GraphMatcher
 from pyg_match.nn.pair_graph import PairGraph
 
@@ -148,6 +150,8 @@ def difficulty(
         tensor([ 0,  0, -1,  0,  0, -1])
     """
     matches, scores = found
+    if not isinstance(matches, Tensor):
+        raise TypeError(f"'found.matches' must be a tensor of whole numbers, got {kind_of(matches)}")
     if matches.dim() != 2 or matches.size(0) == 0 or matches.size(1) != pair.x.size(0):
         raise ValueError(f"'found.matches' must have shape [L, {pair.x.size(0)}], got {list(matches.shape)}")
     if not (0 < ratio <= 1 and 0 <= late <= 1):
@@ -190,6 +194,10 @@ def nearest_neighbours(pair: KeypointPair, ratio: float = 0.8) -> tuple[Tensor, 
         >>> nearest.tolist(), bool(clear.all())
         ([2, 1, 0, 2, 1, 0], True)
     """
+    ratio = real_number("ratio", ratio, positive=True)
+    check_nodes(pair, ())
+    check_counts(pair.get("num_keypoints"), pair.x.size(0))
+    x = pair.x.to(torch.promote_types(pair.x.dtype, torch.float))  # half precision has no distances
     nearest = torch.full((pair.x.size(0),), -1, dtype=torch.long, device=pair.x.device)
     clear = torch.zeros_like(nearest, dtype=torch.bool)
     ptr = pair.image_ptr.tolist()
@@ -197,7 +205,7 @@ def nearest_neighbours(pair: KeypointPair, ratio: float = 0.8) -> tuple[Tensor, 
         if a == b or b == c:
             continue
         for own, other in ((slice(a, b), slice(b, c)), (slice(b, c), slice(a, b))):
-            nearest[own], clear[own] = _nearest(pair.x[own], pair.x[other], ratio)
+            nearest[own], clear[own] = _nearest(x[own], x[other], ratio)
         back0, back1 = nearest[b:c][nearest[a:b]], nearest[a:b][nearest[b:c]]
         clear[a:b] &= back0 == torch.arange(b - a, device=clear.device)
         clear[b:c] &= back1 == torch.arange(c - b, device=clear.device)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pyg_match.checks import check_tensor
+from pyg_match.ops.csr import check_ends
 from pyg_match.visualization.attention import AttentionRecord, Kind
 from pyg_match.visualization.coefficients import EdgeAttention
 
@@ -23,7 +25,8 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
         - **output:** :math:`(L, H)`, NaN for a layer without edges
 
     Raises:
-        ValueError: If only the largest coefficients were recorded, or none.
+        ValueError: If only the largest coefficients were recorded, or none, or there is not a position for each node.
+        TypeError: If positions are no real numbers.
 
     Example:
         >>> record = AttentionRecord()
@@ -33,9 +36,13 @@ def attention_span(record: AttentionRecord, pos: Tensor, kind: Kind = "self") ->
         tensor([[2.]])
     """
     _check_whole(record)
+    check_tensor("pos", pos, (None, 2), "real")
+    pos = pos.to(torch.promote_types(pos.dtype, torch.float))
     means = []
     for step in _steps(record, kind):
         source, target = step.edge_index
+        check_ends("source", source, pos.size(0))
+        check_ends("target", target, pos.size(0))
         distance = (pos[source] - pos[target]).norm(dim=1, keepdim=True).to(step.alpha)
         means.append(_mean(_per_target(step, step.alpha * distance), _per_target(step, step.alpha)))
     return torch.stack(means)
@@ -97,7 +104,8 @@ def attention_mass(
         - **output:** :math:`(L, N, H)`, NaN for targets that are not of interest or have no recorded edges
 
     Raises:
-        ValueError: If nothing was recorded.
+        ValueError: If nothing was recorded, or there are not two labels for each node.
+        TypeError: If labels are no real numbers.
 
     Example:
         >>> record = AttentionRecord()
@@ -106,9 +114,13 @@ def attention_mass(
         >>> attention_mass(record, torch.tensor([7, 8]), torch.tensor([-1, 7])).flatten().tolist()
         [nan, 0.5]
     """
+    check_tensor("source_label", source_label, (None,), "real")
+    check_tensor("target_label", target_label, (len(source_label),), "real")
     parts = []
     for step in _steps(record, kind):
         source, target = step.edge_index
+        check_ends("source", source, len(source_label))
+        check_ends("target", target, len(source_label))
         hit = (source_label[source] == target_label[target]).unsqueeze(1)
         mass = step.alpha.new_zeros(len(target_label), step.alpha.size(1)).index_add(
             0, target, step.alpha * hit

@@ -6,7 +6,9 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_match.checks import check_points, real_number
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.data.checks import check_counts, check_nodes
 
 Descriptors = Union[Tensor, KeypointSet, KeypointPair]
 
@@ -97,14 +99,18 @@ def repeated_groups(
 def _images(x: Descriptors, pos: Optional[Tensor]) -> list[tuple[Tensor, Optional[Tensor]]]:
     """Descriptors and positions of each image."""
     if isinstance(x, KeypointPair):
+        check_nodes(x, ())
+        check_counts(x.get("num_keypoints"), x.x.size(0))
         counts = x.num_keypoints.flatten().tolist()
         return list(zip(x.x.split(counts), x.pos.split(counts), strict=True))
     if isinstance(x, KeypointSet):
+        check_nodes(x, ())
         return [(x.x, x.pos)]
     if not isinstance(x, Tensor) or x.dim() != 2:
         seen = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"'x' must be descriptors [N, D], a KeypointSet or a KeypointPair, got {seen}")
-    if pos is not None and pos.shape != (x.size(0), 2):
+    check_points("x", x)
+    if pos is not None and check_points("pos", pos).shape != (x.size(0), 2):
         raise ValueError(f"'pos' must have shape [{x.size(0)}, 2], got {list(pos.shape)}")
     return [(x, pos)]
 
@@ -119,11 +125,14 @@ def _alike(
     """For each chunk of the chosen keypoints their numbers, and which keypoints elsewhere look like them."""
     if not -1 <= similarity <= 1:
         raise ValueError(f"'similarity' must be a cosine, from -1 to 1, got {similarity}")
+    min_distance = real_number("min_distance", min_distance)
     nodes = torch.arange(len(x), device=x.device) if chosen is None else torch.tensor(chosen, device=x.device)
     x = x.detach().to(torch.promote_types(x.dtype, torch.float))
     length = x.norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
     for own in nodes.split(max(1, _CHUNK // max(len(x), 1))):
-        alike = x[own] @ x.t() >= similarity * length[own, None] * length
+        with torch.autocast(x.device.type, enabled=False):  # which would round similarities
+            product = x[own] @ x.t()
+        alike = product >= similarity * length[own, None] * length
         alike.scatter_(1, own[:, None], False)
         if pos is not None and min_distance > 0:
             alike &= torch.cdist(pos[own].double(), pos.double()) >= min_distance

@@ -150,3 +150,7 @@ def test_rescaled_homography_maps_the_resized_points():
     assert torch.allclose(transfer(rescale_homography(homography, scale0, scale1), resized0), expected)
     with pytest.raises(ValueError, match="two positive factors"):
         rescale_homography(homography, torch.tensor([0.0, 1.0]), scale1)
+    with pytest.raises(ValueError, match=r"of shape \[3, 3\], got \[1, 3, 3\]"):
+        rescale_homography(homography[None], scale0, scale1)
+    with pytest.raises(TypeError, match="expected an array of real numbers, got 'half'"):
+        rescale_homography(homography, "half", scale1)

@@ -404,3 +404,8 @@ def test_factory_errors():
             extractor("sift", max_num_keypoints=number)
     with pytest.raises(NotImplementedError):
         Extractor()(torch.rand(3, 20, 20))
+
+
+def test_images_that_are_no_tensors():
+    with pytest.raises(TypeError, match="expected an image tensor, got ndarray; see load_image"):
+        SIFT(5)(np.zeros((3, 32, 32), dtype=np.float32))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,3 +56,10 @@ def test_errors():
         error_auc([1.0], [0])
     with pytest.raises(ValueError, match="one dimension"):
         error_auc([[1.0]], [1])
+
+
+def test_errors_as_tensors():
+    errors = torch.tensor([0.5, 2.0, 7.0], requires_grad=True)
+    assert error_auc(errors, [1.0, 5.0]) == error_auc([0.5, 2.0, 7.0], [1.0, 5.0])
+    with pytest.raises(TypeError, match="'errors' must be real numbers, got"):
+        recall_curve(np.array([1j]))

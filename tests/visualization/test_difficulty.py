@@ -173,6 +173,19 @@ def test_nothing_and_errors():
         difficulty(pair, layer_matches(small(), pair), ratio=0.0)
 
 
+def test_descriptors_in_half_precision():
+    pair = random_pair(6, 5)
+    pair.x = pair.x.half()
+    found = nearest_neighbours(pair)
+    pair.x = pair.x.float()
+    assert all(torch.equal(one, other) for one, other in zip(found, nearest_neighbours(pair), strict=True))
+    with pytest.raises(ValueError, match="'ratio' must be a positive number, got nan"):
+        nearest_neighbours(pair, ratio=float("nan"))
+    pair.x[2] = torch.nan
+    with pytest.raises(ValueError, match=r"'x' holds NaN or infinite values, .* first at keypoint 2"):
+        nearest_neighbours(pair)
+
+
 def test_equal_descriptors_are_not_clear():
     sets = [
         KeypointSet(pos=torch.rand(len(x), 2), x=torch.tensor(x), image_size=(2, 2))

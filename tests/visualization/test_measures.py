@@ -82,3 +82,17 @@ def test_nothing_and_errors():
     for measure in (lambda r: attention_span(r, POS), attention_entropy):
         with pytest.raises(ValueError, match="needs all coefficients of each target, but top=2"):
             measure(record_of(STEP, top=2))
+
+
+def test_positions_and_labels_that_do_not_fit():
+    record = record_of(STEP)
+    assert torch.equal(attention_span(record, POS.long()), attention_span(record, POS))
+    with pytest.raises(ValueError, match=r"'pos' must have shape \[N, 2\], got \[3, 1\]"):
+        attention_span(record, POS[:, :1])
+    with pytest.raises(ValueError, match="names source 2, but there are 2"):
+        attention_span(record, POS[:2])
+    labels = torch.arange(3)
+    with pytest.raises(ValueError, match=r"'target_label' must have shape \[3\], got \[2\]"):
+        attention_mass(record, labels, labels[:2])
+    with pytest.raises(ValueError, match="names source 2, but there are 2"):
+        attention_mass(record, labels[:2], labels[:2])

@@ -88,3 +88,10 @@ def test_nothing_and_errors():
         repeated_groups(torch.zeros(3, 8), similarity=2)
     with pytest.raises(ValueError, match="'min_size' must be at least 2, got 1"):
         repeated_groups(torch.zeros(3, 8), min_size=1)
+    for distance in (float("nan"), "16"):
+        with pytest.raises(ValueError, match="'min_distance' must be a finite number, got"):
+            repeated_groups(torch.zeros(3, 8), min_distance=distance)
+    with pytest.raises(ValueError, match="'x' holds NaN or infinite values"):
+        repeated_groups(torch.full((3, 8), torch.nan))
+    with pytest.raises(TypeError, match=r"'pos' must be a tensor of real numbers, got torch.complex64"):
+        repetition_score(torch.zeros(3, 8), pos=torch.zeros(3, 2, dtype=torch.complex64))
