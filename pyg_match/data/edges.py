@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
+from pyg_match.checks import check_tensor, whole_number
 from pyg_match.ops.csr import check_ends
 
 _ROW_OF_EDGES = (torch.ops.aten.select.int, torch.ops.aten.unbind.int)
@@ -66,16 +67,20 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
         - **edge_index:** :math:`(2, E)`
 
     Raises:
-        ValueError: If an edge names a target that does not exist.
+        TypeError: If it holds no whole numbers.
+        ValueError: If the shape is another one, or an edge names a node that does not exist.
 
     Example:
         >>> sorted_edges(torch.tensor([[0, 1], [1, 0]]), num_nodes=2).is_sorted_by_col
         True
     """
+    check_tensor("edge_index", edge_index, (2, None), "whole")
+    if not torch.compiler.is_compiling():
+        num_nodes = whole_number("num_nodes", num_nodes, least=0)
     if not is_sorted:
         edge_index = edge_index[:, torch.argsort(edge_index[1], stable=True)]
-    check_ends("target", edge_index[1], num_nodes)  # PyG counts them without looking
     plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    check_ends("node", plain, num_nodes)  # PyG counts targets, and reads sources, without looking
     edges = SortedEdgeIndex(plain.contiguous(), sparse_size=(num_nodes, num_nodes), sort_order="col")
     edges.get_csc()
     return edges

@@ -130,3 +130,20 @@ def test_layers_compile_along_them(layer):
     torch.testing.assert_close(
         torch.compile(layer, backend="aot_eager")(data.x, data.edge_index), layer(data.x, data.edge_index)
     )
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "num_nodes", "error", "message"),
+    [
+        (torch.tensor([[1 << 27, 1], [0, 1]]), 2, ValueError, "names node 134217728, but there are 2"),
+        (torch.tensor([[-1, 1], [0, 1]]), 2, ValueError, "names node -1, but there are 2"),
+        (torch.tensor([[0, 1], [0, 2]]), 2, ValueError, "names node 2, but there are 2"),
+        (torch.tensor([0, 1]), 2, ValueError, r"'edge_index' must have shape \[2, N\], got \[2\]"),
+        (torch.tensor([[0.0], [1.0]]), 2, TypeError, "'edge_index' must be a tensor of int64 or int32"),
+        (torch.tensor([[0], [1]]), 2.5, ValueError, r"'num_nodes' must be a whole number .* got 2\.5"),
+    ],
+)
+def test_edges_that_are_refused(edge_index, num_nodes, error, message):
+    """A source that does not exist leads PyG's products to foreign memory."""
+    with pytest.raises(error, match=message):
+        sorted_edges(edge_index, num_nodes)
