@@ -60,8 +60,7 @@ class HlocFeatures(FeatureFile):
         return len(keypoints) if isinstance(keypoints, h5py.Dataset) else None
 
     def _read(self, name: str) -> KeypointSet:
-        group = self._file[name]
-        datasets = {key: np.asarray(item) for key, item in group.items() if isinstance(item, h5py.Dataset)}
+        datasets = {key: np.asarray(item) for key, item in _datasets(self._file[name])}
         check_arrays(datasets)
         orientation = self.orientation(name)
         if orientation is None and "oris" in datasets:
@@ -101,9 +100,8 @@ class HlocFeatures(FeatureFile):
         """Copy the features of an image as they are to an open :class:`h5py.File` that has none of it."""
         with _damage(self.path):
             group = target.require_group(name)
-            for key, item in self._file[name].items():
-                if isinstance(item, h5py.Dataset):
-                    self._file.copy(item, group, key)
+            for key, item in _datasets(self._file[name]):
+                self._file.copy(item, group, key)
 
     def close(self) -> None:
         self._file.close()
@@ -216,6 +214,14 @@ class _TryingFile:
             except OSError as error:
                 self.error = error
         return size
+
+
+def _datasets(group: Any) -> list[tuple[str, Any]]:
+    """The datasets of a group by name."""
+    # Group.items() holds h5py's lock for as long as the traceback of an error in its loop is kept. No other thread, nor
+    # this one after the error has come from another, could even close the file.
+    items = [(key, group.get(key)) for key in list(group)]
+    return [(key, item) for key, item in items if isinstance(item, h5py.Dataset)]
 
 
 @contextmanager

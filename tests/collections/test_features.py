@@ -4,7 +4,9 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import h5py
@@ -221,6 +223,29 @@ def test_damaged_features_are_refused(features, tmp_path):
             opened.read("b.jpg")
         with pytest.raises(ValueError, match=r"'one.jpg' in "):
             opened.read("one.jpg")
+
+
+def test_damage_that_a_thread_meets_locks_no_other_out(tmp_path):
+    """An error that is kept keeps the frames of its thread, and with them what these hold."""
+    path = write_hloc_features(tmp_path / "f.h5", {"a.jpg": 5})
+    with h5py.File(path, "a") as file:
+        values = file["a.jpg/descriptors"][()]
+        del file["a.jpg/descriptors"]
+        stored = file["a.jpg"].create_dataset(
+            "descriptors", data=values, chunks=values.shape, compression="gzip"
+        )
+        start = stored.id.get_chunk_info(0).byte_offset
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 32)
+    opened = open_features(path)
+    with ThreadPoolExecutor(1) as pool:
+        kept = pool.submit(opened.read, "a.jpg").exception()
+    assert isinstance(kept, ValueError) and "the features of 'a.jpg'" in str(kept)
+    closing = threading.Thread(target=opened.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 def test_arrays_in_a_folder(tmp_path):
