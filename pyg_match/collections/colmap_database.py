@@ -1,5 +1,6 @@
 """COLMAP databases of features and matches."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def write_colmap(
         names = sorted(source.names)
         if not names:
             raise ValueError(f"{matches} has no pair of images that {features} has features of")
-        missing_files = [name for name in names if not (images / name).is_file()]
+        missing_files = [name for name in names if not os.path.isfile(images / name)]
         if missing_files:
             raise FileNotFoundError(
                 f"there is no image {missing_files[0]!r} in {images} ({len(missing_files)} of {len(names)} are missing)"

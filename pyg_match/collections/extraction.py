@@ -19,6 +19,7 @@ from pyg_match.collections.hloc_features import (
     HlocFeatures,
     new_hdf5,
     open_hdf5,
+    stored_settings,
     write_keypoint_set,
 )
 from pyg_match.collections.progress import ProgressReport
@@ -197,7 +198,7 @@ class _Parts:
             with open_hdf5(file) as opened:
                 if SETTINGS not in opened.attrs:
                     raise ValueError(f"{file} was not written by this command; choose another output")
-                check_settings(file, json.loads(opened.attrs[SETTINGS]), settings)
+                check_settings(file, stored_settings(opened, file), settings)
         self._half = bool(settings["half"])
         self._resize = settings["resize"]
 

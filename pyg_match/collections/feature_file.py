@@ -59,7 +59,7 @@ class FeatureFile(ABC):
             keypoints.validate()
             if "image_size" not in keypoints:
                 raise ValueError("it has no 'image_size', by which positions are normalized")
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
             reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise ValueError(f"the features of {name!r} in {self.path} cannot be used: {reason}") from error
         return keypoints

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import torch
 
+from pyg_match.checks import shown
 from pyg_match.collections.exif import size_in_file, to_file, turned_angles
 from pyg_match.collections.feature_file import FeatureFile, check_arrays, keypoint_set
 from pyg_match.data import KeypointSet
@@ -56,8 +57,16 @@ class HlocFeatures(FeatureFile):
 
     def num_keypoints(self, name: str) -> int | None:
         with _damage(self.path):
-            keypoints = self._file.get(f"{name}/keypoints") if name.strip("/.") else None
-        return len(keypoints) if isinstance(keypoints, h5py.Dataset) else None
+            # HDF5 leaves these parts out, so that an image would have several names.
+            known = "\0" not in name and not {"", "."} & set(name.split("/"))
+            keypoints = self._file.get(f"{name}/keypoints") if known else None
+        if not isinstance(keypoints, h5py.Dataset):
+            return None
+        if not keypoints.shape:
+            raise ValueError(
+                f"the features of {name!r} in {self.path} cannot be used: 'keypoints' must have shape [N, 2], got []"
+            )
+        return len(keypoints)
 
     def _read(self, name: str) -> KeypointSet:
         datasets = {key: np.asarray(item) for key, item in _datasets(self._file[name])}
@@ -91,10 +100,7 @@ class HlocFeatures(FeatureFile):
         Raises:
             ValueError: If that is damaged.
         """
-        try:
-            return dict(json.loads(self._file.attrs.get(SETTINGS, "{}")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.path} is damaged: its attribute {SETTINGS!r} holds {error}") from error
+        return stored_settings(self._file, self.path)
 
     def copy(self, name: str, target: Any) -> None:
         """Copy the features of an image as they are to an open :class:`h5py.File` that has none of it."""
@@ -159,6 +165,23 @@ def open_hdf5(path: Path) -> Any:
         return h5py.File(path, "r", libver="latest")
     except OSError as error:
         raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+
+
+def stored_settings(file: Any, path: Path) -> dict[str, Any]:
+    """What an open :class:`h5py.File` says that it was made with; empty if this package did not write it.
+
+    Raises:
+        ValueError: If that is damaged.
+    """
+    try:
+        settings = json.loads(file.attrs.get(SETTINGS, "{}"))
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: its attribute {SETTINGS!r} holds {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{path} is damaged: its attribute {SETTINGS!r} must hold settings by name, got {shown(settings)}"
+        )
+    return settings
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-from pyg_match.collections.hloc_features import SETTINGS, open_hdf5
+from pyg_match.collections.hloc_features import SETTINGS, open_hdf5, stored_settings
 from pyg_match.collections.matching import PairMatches
 from pyg_match.files import user_path
 
@@ -48,7 +49,11 @@ class HlocMatches:
         if not self.path.is_file():
             raise FileNotFoundError(f"there are no matches at {self.path}")
         self._file = open_hdf5(self.path)
-        self.settings: dict[str, Any] = json.loads(self._file.attrs.get(SETTINGS, "{}"))
+        try:
+            self.settings = stored_settings(self._file, self.path)
+        except ValueError:
+            self._file.close()
+            raise
 
     def find(self, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Matches and scores of a pair, whichever image the file names first; ``None`` if it has neither.
@@ -63,7 +68,7 @@ class HlocMatches:
         for separator in ("/", "_"):  # the latter in files of old versions of hloc
             for reverse, pair in enumerate((f"{first}{separator}{second}", f"{second}{separator}{first}")):
                 group = self._file.get(pair)
-                if group is not None and "matches0" in group:
+                if isinstance(group, h5py.Group) and "matches0" in group:
                     return self._matches(pair, bool(reverse))
         return None
 
@@ -73,7 +78,10 @@ class HlocMatches:
         Raises:
             ValueError: If a group is named as by old versions of hloc, which does not tell names apart.
         """
-        for first, group in self._file.items():
+        for first in list(self._file):
+            group = self._file.get(first)
+            if not isinstance(group, h5py.Group):  # of no pair
+                continue
             if "matches0" in group:
                 raise ValueError(
                     f"{first!r} in {self.path} does not tell which names it is of; give a list of pairs"
@@ -83,11 +91,16 @@ class HlocMatches:
 
     def _matches(self, pair: str, reverse: bool) -> tuple[np.ndarray, np.ndarray]:
         try:
-            matches0 = np.asarray(self._file[pair]["matches0"]).astype(np.int64)
+            matches0 = np.asarray(self._file[pair]["matches0"])
             stored = self._file[pair].get("matching_scores0")
             scores = np.ones(len(matches0), np.float32) if stored is None else np.asarray(stored, np.float32)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the matches of {pair!r} in {self.path} are damaged: {error}") from error
+        if matches0.dtype.kind not in "iu":
+            raise ValueError(
+                f"the matches of {pair!r} in {self.path} must be whole numbers, got {matches0.dtype}"
+            )
+        matches0 = matches0.astype(np.int64)
         if matches0.ndim != 1 or matches0.shape != scores.shape:
             raise ValueError(
                 f"the matches of {pair!r} in {self.path} must be numbers and scores of each keypoint, got shapes "

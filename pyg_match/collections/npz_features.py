@@ -1,6 +1,7 @@
 """Features in a folder, one .npz file for each image."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ class NpzFeatures(FeatureFile):
     def names(self) -> list[str]:
         files = (Path(folder, name) for folder, _, names in walk(self.path) for name in names)
         names = (file.relative_to(self.path).as_posix() for file in files if file.suffix == ".npz")
-        return sorted(name.removesuffix(".npz") for name in names)
+        return sorted(name for name in (name.removesuffix(".npz") for name in names) if _is_inside(name))
 
     def num_keypoints(self, name: str) -> int | None:
-        return len(self._arrays(name, "keypoints")["keypoints"]) if self._file(name).is_file() else None
+        return len(self._arrays(name, "keypoints")["keypoints"]) if self._has(name) else None
 
     def _read(self, name: str) -> KeypointSet:
         arrays = self._arrays(name)
@@ -48,6 +49,9 @@ class NpzFeatures(FeatureFile):
     def close(self) -> None:
         pass  # files are open only while they are read
 
+    def _has(self, name: str) -> bool:
+        return _is_inside(name) and os.path.isfile(self._file(name))
+
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.npz"
 
@@ -59,7 +63,14 @@ class NpzFeatures(FeatureFile):
             raise ValueError(f"{self._file(name)} is not a readable .npz file: {error}") from error
         if "keypoints" not in arrays:
             raise ValueError(f"{self._file(name)} lacks 'keypoints', got {', '.join(arrays)}")
+        if arrays["keypoints"].ndim == 0:
+            raise ValueError(f"'keypoints' in {self._file(name)} must have shape [N, 2], got []")
         return arrays
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is that of a file in the folder, written in one way; ``./a.jpg`` would be ``a.jpg`` once more."""
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 def _is_by_keypoint(descriptors: np.ndarray, count: int) -> bool:

@@ -85,7 +85,7 @@ class ShardFolder:
             raise FileNotFoundError(f"{self.folder} holds no shards of matches")
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error
 
     def file(self, number: int) -> Path:

@@ -149,6 +149,12 @@ def test_what_does_not_fit_is_refused(features, pairs, weights, images, tmp_path
     (images / "b.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"no image 'b.jpg' in .* \(1 of 7 are missing\)"):
         write_colmap(*arguments)
+    with h5py.File(features, "a") as file, h5py.File(tmp_path / "m.h5", "a") as matches:
+        file.copy("a.jpg", "x" * 300)
+        matches.copy("a.jpg/one.jpg", f"{'x' * 300}/one.jpg")
+        matches.attrs["pyg_match"] = "{}"
+    with pytest.raises(FileNotFoundError, match=r"no image 'b.jpg' in .* \(2 of 8 are missing\)"):
+        write_colmap(*arguments)
 
 
 def test_names_that_matches_do_not_tell_apart(tmp_path, images):

@@ -35,7 +35,8 @@ def test_hloc_layout_is_read(features):
             assert np.array_equal(keypoints.x, plain[name]["descriptors"][()].T)
             assert np.array_equal(keypoints.score, plain[name]["keypoint_scores"])
             assert keypoints.image_size.tolist() == [[640, 480]]
-        for absent in ("left", "c.jpg", "", "/", ".", "a.jpg/keypoints"):
+        aliases = ("./a.jpg", "/a.jpg", "left//0001.png", "left/./0001.png", "a.jpg/")
+        for absent in ("left", "c.jpg", "", "/", ".", "a.jpg/keypoints", "a.jpg\0", "x" * 300, *aliases):
             assert opened.num_keypoints(absent) is None
             with pytest.raises(KeyError, match="no features of"):
                 opened.read(absent)
@@ -246,6 +247,60 @@ def test_damage_that_a_thread_meets_locks_no_other_out(tmp_path):
     closing.start()
     closing.join(20)
     assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("value", [np.float32(3), h5py.Empty("f4")])
+def test_keypoints_without_rows_are_refused(value, features):
+    with h5py.File(features, "a") as file:
+        del file["a.jpg/keypoints"]
+        file["a.jpg"].create_dataset("keypoints", data=value)
+    with (
+        open_features(features) as opened,
+        pytest.raises(ValueError, match=r"'a.jpg' in .* \[N, 2\], got \[\]"),
+    ):
+        opened.num_keypoints("a.jpg")
+
+
+def test_arrays_that_no_memory_holds_are_named(features):
+    with h5py.File(features, "a") as file:
+        del file["a.jpg/descriptors"]
+        file["a.jpg"].create_dataset("descriptors", (16, 1 << 50), np.float32, chunks=(16, 64))
+    with (
+        open_features(features) as opened,
+        pytest.raises(ValueError, match=r"'a.jpg' in .* Unable to allocate"),
+    ):
+        opened.read("a.jpg")
+
+
+@pytest.mark.parametrize("text", [5, "[1]", '"text"', "{", "[" * 100_000, [1, 2]])
+def test_settings_that_are_none_are_refused(text, features):
+    with h5py.File(features, "a") as file:
+        file.attrs["pyg_match"] = text
+    with (
+        open_features(features) as opened,
+        pytest.raises(ValueError, match=r"features.h5 is damaged: its attr"),
+    ):
+        opened.settings()
+
+
+def test_names_lead_out_of_no_folder(tmp_path):
+    """Those of a list of pairs that somebody else wrote, and of files that are named like folders."""
+    arrays = {"keypoints": np.zeros((3, 2)), "descriptors": np.ones((3, 8)), "image_size": np.array([64, 48])}
+    (tmp_path / "f/left").mkdir(parents=True)
+    for file in ("f/left/a.jpg", "f/.", "f/..", "secret"):
+        np.savez(tmp_path / f"{file}.npz", **arrays)
+    np.savez(tmp_path / "f/scalar.npz", keypoints=np.float32(3))
+    with open_features(tmp_path / "f") as opened:
+        assert opened.names() == ["left/a.jpg", "scalar"]
+        outside = ["../secret", str(tmp_path / "secret"), "left/../../secret", ".", ".."]
+        for name in (*outside, "./left/a.jpg", "left/../left/a.jpg", "left//a.jpg", "", "x" * 300, "a\0b"):
+            assert opened.num_keypoints(name) is None
+            with pytest.raises(KeyError, match="no features of"):
+                opened.read(name)
+        with pytest.raises(
+            ValueError, match=r"'keypoints' in .*scalar.npz must have shape \[N, 2\], got \[\]"
+        ):
+            opened.num_keypoints("scalar")
 
 
 def test_arrays_in_a_folder(tmp_path):

@@ -110,6 +110,32 @@ def test_files_that_hloc_wrote_are_read(tmp_path):
         HlocMatches(tmp_path / "absent.h5")
 
 
+def test_files_of_matches_that_are_damaged(tmp_path):
+    """Whatever is in the place of a group, of numbers or of settings, errors name the file."""
+    path = tmp_path / "m.h5"
+    changes = {"dtype": np.array([0.5, 1]), "text": ["a", "b"], "both": np.zeros(2, [("x", int), ("y", int)])}
+    with h5py.File(path, "w") as file:
+        for name, values in {"whole": [1, -1], **changes}.items():
+            file[f"a/{name}/matches0"] = values
+        file["a/scores/matches0"], file["a/scores/matching_scores0"] = [0, 1], ["a", "b"]
+        file["numbers"], file["text"], file["a/numbers"] = np.arange(3), "text", np.arange(3)
+        file["link"], file["a/link"] = h5py.SoftLink("/nowhere"), h5py.SoftLink("/nowhere")
+        file["other"] = h5py.ExternalLink("absent.h5", "/")
+    with HlocMatches(path) as opened:
+        named = ["both", "dtype", "link", "numbers", "scores", "text", "whole"]
+        assert list(opened.pairs()) == [("a", name) for name in named]
+        for names in (("a", "numbers"), ("a", "link"), ("link", "a"), ("numbers", "text"), ("other", "a")):
+            assert opened.find(*names) is None
+        for name in (*changes, "scores"):
+            with pytest.raises(ValueError, match=rf"the matches of 'a/{name}' in .*m.h5 (are|must be)"):
+                opened.find("a", name)
+    for settings in (5, "[1]", '"text"', "{", "[" * 100_000):
+        with h5py.File(path, "a") as file:
+            file.attrs["pyg_match"] = settings
+        with pytest.raises(ValueError, match=r"m.h5 is damaged: its attribute 'pyg_match'"):
+            HlocMatches(path)
+
+
 def test_what_is_finished_is_not_matched_again(features, pairs, weights, tmp_path, monkeypatch):
     whole, output = tmp_path / "whole.h5", tmp_path / "m.h5"
     match_pairs(features, pairs, whole, weights, block=2)
