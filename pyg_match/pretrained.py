@@ -1,6 +1,5 @@
 """Where published weights come from, how they are checked, and how they are read."""
 
-import contextlib
 import functools
 import hashlib
 import http.client
@@ -112,8 +111,12 @@ def read_metadata(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, text in texts.items():
         if key == DIGEST:
             continue
-        with contextlib.suppress(json.JSONDecodeError):  # what other programs write there
+        try:
             values[key] = json.loads(text)
+        except json.JSONDecodeError:  # what other programs write there
+            continue
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"'{key}' in the metadata of {path} cannot be read: {error}") from None
     for key, kind, what in _METADATA:
         if key in values and not isinstance(values[key], kind):
             raise ValueError(f"'{key}' in the metadata of {path} must be {what}, got {shown(values[key])}")

@@ -1,5 +1,6 @@
 """Reading files of weights."""
 
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = _read_safetensors(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_tensors(path)
     except Exception as error:  # pickle, zip and safetensors fail in a dozen ways on a damaged file
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(
@@ -33,7 +34,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = _state_dict(content)
     if weights is None:
         raise ValueError(f"{path} holds no state dict, expected tensors by name, got {_outline(content)}")
+    for name, value in weights.items():
+        if not _holds_numbers(value):
+            raise ValueError(
+                f"{path} must hold dense tensors of real numbers, got '{name}' of {value.dtype}, {value.layout} on "
+                f"{value.device}"
+            )
     return weights
+
+
+def load_tensors(path: Path) -> Any:
+    """What :func:`torch.load` reads from a file, which cannot run code.
+
+    Raises:
+        ValueError: If it is a tar archive, as the first versions of torch wrote; before torch 2.6 one could run code.
+        Exception: As :func:`torch.load`.
+    """
+    if tarfile.is_tarfile(path):
+        raise ValueError("it is a tar archive, the format of the first versions of torch")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _holds_numbers(value: Tensor) -> bool:
+    """Whether a tensor has the numbers that weights have, one beside the other."""
+    is_dense = value.layout == torch.strided and not (value.is_meta or value.is_nested or value.is_quantized)
+    # Of 8 bits there are some that torch does not compute with.
+    return is_dense and not (value.is_complex() or (value.is_floating_point() and value.itemsize == 1))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

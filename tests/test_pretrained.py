@@ -1,18 +1,24 @@
 import collections
 import gc
 import importlib.util
+import io
+import pickle
 import subprocess
 import sys
+import tarfile
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pyg_match import pretrained
 from pyg_match.nn import GraphMatcher
 from pyg_match.pretrained import available, detector_of, load_weights, read_metadata
+from pyg_match.training.checkpoint import load_checkpoint
 from pyg_match.training.config import load_config
 
 SMALL = "aliked-t16"
@@ -166,6 +172,61 @@ def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"weight": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="UnpicklingError"):
         load_weights(tmp_path / "evil.pth")
+
+
+def test_code_in_an_archive_of_old_is_not_run(tmp_path, monkeypatch):
+    """Whatever comes after it: before version 2.6 torch ran code of tar archives even with weights_only=True."""
+    with tarfile.open(tmp_path / "evil.pth", "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            content = pickle.dumps(Evil())
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with zipfile.ZipFile(tmp_path / "evil.pth", "a") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    monkeypatch.setattr(torch, "load", lambda *_args, **_options: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match="not a readable weight file: ValueError: it is a tar archive"):
+        load_weights(tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="not a readable checkpoint: it is a tar archive"):
+        load_checkpoint(tmp_path / "evil.pth")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about sparse and quantized tensors
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        lambda value: value.to("meta"),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to(torch.float8_e4m3fn),
+        lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path, change):
+    torch.save({"a": torch.ones(2), "b.weight": change(torch.ones(2, 2))}, tmp_path / "w.pth")
+    with pytest.raises(
+        ValueError, match=r"w.pth must hold dense tensors of real numbers, got 'b.weight' of torch"
+    ):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"num_layers": ' + "9" * 5000 + "}"])
+def test_metadata_that_no_parser_takes(tmp_path, text):
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors", {"graph": text})
+    with pytest.raises(ValueError, match=r"'graph' in the metadata of .*w.safetensors cannot be read"):
+        read_metadata(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["assignments", "assignments.x.y", "confidences."])
+def test_layers_without_numbers(tmp_path, name):
+    path = tmp_path / "w.safetensors"
+    GraphMatcher(in_channels=8, hidden_channels=16, num_layers=2).save(path)
+    with safe_open(str(path), "pt") as file:
+        config = {"config": file.metadata()["config"]}
+    save_file({**load_weights(path), name: torch.zeros(1)}, path, config)
+    with pytest.raises(ValueError, match=f"w.safetensors do not fit the matcher: .* unexpected .*{name}"):
+        GraphMatcher.from_pretrained(path, num_layers=1)
 
 
 @pytest.mark.parametrize(

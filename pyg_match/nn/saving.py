@@ -138,11 +138,12 @@ def _check_shape(config: MatcherConfig, state: dict[str, Tensor], name: Union[st
 def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     """The weights of the first layers, with the assignments after them and the confidences between them."""
     counts = {"layers": num_layers, "assignments": num_layers, "confidences": num_layers - 1}
-    parts = {key: key.split(".") for key in state}
+    parts = {key: key.split(".", 2) for key in state}
+    # What has no number fits no matcher, and is refused with its name.
     return {
         key: state[key]
         for key, (kind, *rest) in parts.items()
-        if kind not in counts or int(rest[0]) < counts[kind]
+        if kind not in counts or not rest or not rest[0].isdecimal() or int(rest[0]) < counts[kind]
     }
 
 

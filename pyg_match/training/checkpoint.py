@@ -10,7 +10,9 @@ from typing import Any, Union
 import numpy as np
 import torch
 
+from pyg_match.checks import shown, whole_number
 from pyg_match.files import write_whole
+from pyg_match.weight_files import load_tensors
 
 _PARTS = (
     "identity",
@@ -51,7 +53,7 @@ def load_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the numbers of '{damaged}' do not agree with their checksum")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_tensors(Path(path))
     except Exception as error:  # zip and pickle fail in a dozen ways on a damaged file
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(
@@ -63,7 +65,18 @@ def load_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
             f"{path} is no checkpoint of this trainer, it lacks {', '.join(missing)}; without the file the run starts "
             "anew"
         )
+    identity = state["identity"]
+    if not all(isinstance(part, dict) for part in (identity, *_sections(identity))):
+        raise ValueError(
+            f"{path} is no checkpoint of this trainer, its settings are {shown(identity)}; without the file the run "
+            "starts anew"
+        )
     return state
+
+
+def _sections(identity: Any) -> list[Any]:
+    """The settings in settings, as far as there are any."""
+    return [identity.get(name, {}) for name in ("data", "loss")] if isinstance(identity, dict) else []
 
 
 def random_state() -> dict[str, Any]:
@@ -78,9 +91,15 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Continue where :func:`random_state` was called."""
+    """Continue where :func:`random_state` was called.
+
+    Raises:
+        ValueError: If it is no such state.
+    """
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, gauss = state["numpy"]
+    # NumPy believes it, and reads the memory there.
+    whole_number("position of numpy's generator", position, least=0, most=len(keys))
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pyg_match.cli import app
 from pyg_match.nn import GraphMatcher
 from pyg_match.training import export_matcher, load_config
-from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_match.training.checkpoint import load_checkpoint, save_checkpoint, set_random_state
 from pyg_match.training.loop import train
 
 
@@ -122,6 +122,17 @@ def test_checkpoints_of_others(tmp_path):
     torch.save([1, 2], file)
     with pytest.raises(ValueError, match="no checkpoint of this trainer"):
         load_checkpoint(file)
+    run(small_config(steps=1), tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run/last.ckpt")
+    for identity in ([], None, {**state["identity"], "data": 5}):
+        save_checkpoint(file, {**state, "identity": identity})
+        with pytest.raises(ValueError, match="no checkpoint of this trainer, its settings are"):
+            run(small_config(steps=2), tmp_path)
+    name, keys, _, *gauss = state["random"]["numpy"]
+    for position in (-1, 625, 10**9, 2.5):
+        state["random"]["numpy"] = [name, keys, position, *gauss]
+        with pytest.raises(ValueError, match=r"position of numpy's generator.* from 0 to 624, got"):
+            set_random_state(state["random"])
 
 
 def test_a_run_removes_what_a_killed_one_left(tmp_path):
