@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,22 @@ def process_name() -> str:
 def temporary_name(path: Path) -> Path:
     """Another name for a file while it is written, which no other process that shares the folder takes."""
     return path.with_name(f"{path.name}.{process_name()}.tmp")
+
+
+def new_file(path: Path, mode: int = 0o666) -> None:
+    """Make an empty file for writing; what another user may have put there is not written to.
+
+    In a folder of all users a link there could lead to any file of this one.
+
+    Args:
+        path: The file; one that is there is deleted.
+        mode: Its permissions, less those that the process withholds.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    os.close(os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
 
 
 def allow_open_files() -> None:
@@ -141,11 +158,18 @@ def whole_path(path: Union[str, Path]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _replacing(path: Path, temporary: Path) -> Iterator[None]:
-    """Put the file that the block writes in the place of another once all of it is on disk."""
+    """Put the file that the block writes in the place of another once all of it is on disk, with its permissions."""
+    mode = None
+    with contextlib.suppress(OSError):  # there is no other
+        mode = stat.S_IMODE(path.stat().st_mode)
     try:
+        new_file(temporary, 0o666 if mode is None else mode | stat.S_IWUSR)
         yield
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
+        if mode is not None:
+            with contextlib.suppress(OSError):  # some file systems have no permissions
+                os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):

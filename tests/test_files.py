@@ -12,7 +12,17 @@ import pytest
 from helpers import has_links
 
 from pyg_match import files
-from pyg_match.files import _HOST, is_file, sweep, temporary_name, walk, write_whole
+from pyg_match.commands.errors import check_outputs
+from pyg_match.files import (
+    _HOST,
+    is_file,
+    replace_file,
+    sweep,
+    temporary_name,
+    walk,
+    whole_path,
+    write_whole,
+)
 
 
 def test_names_that_no_file_can_have(tmp_path):
@@ -71,6 +81,34 @@ def test_containers_of_one_name_are_told_apart(tmp_path, monkeypatch):
     os.utime(tmp_path / f"f.{_HOST}.{10**30}.tmp", (time.time() - 7200,) * 2)
     sweep(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [f"f.{other}.{10**30}.tmp"]
+
+
+@has_links
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path):
+    """In a folder of all users others can foresee its name."""
+    private, target = tmp_path / "private", tmp_path / "result.npz"
+    private.write_text("kept")
+    for write in (write_whole, replace_file, lambda path, _: check_outputs({"--out": path})):
+        temporary_name(target).symlink_to(private)
+        write(target, b"new")
+        assert private.read_text() == "kept" and not target.is_symlink()
+    assert target.read_bytes() == b"new" and sorted(tmp_path.iterdir()) == [private, target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the system has no such permissions")
+def test_a_file_that_is_written_again_keeps_its_permissions(tmp_path):
+    target = tmp_path / "result.npz"
+    for mode in (0o600, 0o666, 0o444):
+        target.write_bytes(b"old")
+        target.chmod(mode)
+        with whole_path(target) as temporary:
+            assert stat.S_IMODE(temporary.stat().st_mode) & ~mode in (0, stat.S_IWUSR)
+            temporary.write_bytes(b"new")
+        assert target.read_bytes() == b"new" and stat.S_IMODE(target.stat().st_mode) == mode
+        target.unlink()
+    write_whole(target, b"new")
+    os.umask(umask := os.umask(0))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
 
 
 @has_links

@@ -9,7 +9,7 @@ from typing import Optional, Union
 
 import typer
 
-from pyg_match.files import is_file, real_path, shown_path, temporary_name, user_path
+from pyg_match.files import is_file, new_file, real_path, shown_path, temporary_name, user_path
 
 _LONGEST_LINE, _LONGEST_WORD = 1000, 300  # letters of what is wrong, and of a name in it
 
@@ -94,8 +94,7 @@ def _check_writable(path: Path) -> None:
     """Write an empty file beside it, as will be done with the whole one."""
     probe = temporary_name(real_path(path))
     try:
-        with open(probe, "wb"):
-            pass
+        new_file(probe)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {shown_path(path)} ({error.strerror})") from None
     finally:
