@@ -42,12 +42,19 @@ def find_images(
         found += [
             folder / name
             for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(IMAGE_SUFFIXES)
+            and not name.startswith(".")
+            and not _is_special(folder / name)
         ]
     if not found:
         raise ValueError(f"no images under '{images}', expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     relative = sorted(path.relative_to(root).as_posix() for path in found)
     return [root / name for name in relative], relative
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and no file, such as a pipe, which would be waited for. Links that lead nowhere are told."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def describe_images(paths: Sequence[Path], names: Sequence[str]) -> str:

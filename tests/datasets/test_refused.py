@@ -1,5 +1,6 @@
 """Folders that leave a choice, and caches that are not what was written."""
 
+import os
 import random
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from pyg_match.data import KeypointSet
 from pyg_match.datasets import FeatureCache, HPatches
 from pyg_match.datasets.photo_pairs import read_pairs
+from pyg_match.datasets.sources import find_images
 
 IDENTITY = "1 0 0\n0 1 0\n0 0 1\n"
 
@@ -42,6 +44,16 @@ def test_a_folder_is_no_image(sequence):
     (sequence / "3.png").mkdir()
     (sequence / "H_1_4").mkdir()
     assert [pair.k for pair in HPatches(sequence)] == [2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+def test_pipes_are_no_photos(tmp_path):
+    """Whoever opens one waits until somebody writes to it."""
+    (tmp_path / "a.png").touch()
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("/dev/zero")
+    (tmp_path / "d.png").symlink_to(tmp_path / "absent.png")
+    assert find_images(tmp_path)[1] == ["a.png", "d.png"]
 
 
 def test_a_photo_and_itself(tmp_path):
