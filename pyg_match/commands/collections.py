@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Optional, get_args
 import typer
 from typer.core import TyperCommand
 
-from pyg_match.commands.errors import check_files, check_folder, check_outputs, error_line
+from pyg_match.commands.errors import check_files, check_folder, check_outputs, error_line, printable
 from pyg_match.commands.options import (
     Detector,
     DeviceOption,
@@ -313,7 +313,7 @@ def _report(what: str, lines: Iterable[str], count: Optional[int] = None) -> Non
         return
     typer.echo(f"warning: {count} {what}", err=True)
     for line in all_lines[:_SHOWN]:
-        typer.echo(f"  {line}", err=True)
+        typer.echo(f"  {printable(line)}", err=True)
     if len(all_lines) > _SHOWN:
         typer.echo(f"  and {len(all_lines) - _SHOWN} more", err=True)
     raise typer.Exit(1)

@@ -30,8 +30,19 @@ def error_line(needs: str = "", extra: str = "train") -> Iterator[None]:
         text = str(error) or type(error).__name__
         text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:_LONGEST_WORD]}...", text)
         text = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+        text = printable(text, but="\n\t")
         typer.echo(f"error: {text}{hint}", err=True)
         raise typer.Exit(1) from None
+
+
+def printable(text: str, but: str = "") -> str:
+    """Text with escapes in the place of what a terminal would take as commands, such as in names of files.
+
+    Args:
+        text: The text.
+        but: Letters that stay.
+    """
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_files(what: str, *paths: Path) -> None:

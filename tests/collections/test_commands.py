@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from helpers import not_text
 from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
@@ -169,3 +170,22 @@ def test_arguments_are_checked_before_anything_is_loaded(features, pairs, tmp_pa
     ):
         result = run(*args)
         assert result.exit_code == 1 and f"error: {message}" in result.stderr, result.output
+
+
+@not_text
+def test_names_are_no_commands_of_the_terminal(tmp_path):
+    """Neither to clear it nor to begin a line of their own."""
+    images = tmp_path / "f"
+    images.mkdir()
+    Image.fromarray(data.astronaut()[:64, :64]).save(images / "a.png")
+    bad = images / "\x1b[2J\nsaved.png"
+    bad.write_text("no image")
+    for result in (
+        run("extract", images, "-o", tmp_path / "f.h5", "--detector", "sift", "--device", "cpu"),
+        run("match", bad, bad, "--device", "cpu"),
+    ):
+        assert result.exit_code == 1 and r"\x1b[2J" in result.stderr and "\x1b" not in result.stderr
+    assert (
+        run("extract", images, "-o", tmp_path / "f.h5", "--detector", "sift").stderr.count(r"\nsaved.png: ")
+        == 1
+    )
