@@ -15,7 +15,6 @@ from pyg_match.files import is_file, user_path
 from pyg_match.nn import MatcherConfig
 from pyg_match.nn.matcher_config import MatcherShape
 from pyg_match.pretrained import check_name
-from pyg_match.training.settings_text import parse_yaml
 from pyg_match.transforms import graph_from_recipe
 
 PRESETS = ("sparse", "finetune", "scratch-small", "scratch-full")
@@ -322,6 +321,21 @@ def _read(source: Union[str, Path]) -> dict[str, Any]:
     if preset not in PRESETS:
         raise ValueError(f"'preset' must be one of {', '.join(PRESETS)}, got {preset!r}")
     return _merged(_read(preset), values)
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """The value that a YAML text describes.
+
+    Raises:
+        ValueError: If ``what``, as errors name it, is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # tags before what they do not fit raise KeyError, IndexError, AttributeError, ...
+        reason = "too many brackets" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{what if len(what) < 200 else shown(what)} is not YAML: {reason}") from None
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,22 +72,6 @@ def test_text_that_is_no_yaml(tmp_path, text):
         load_config(file)
 
 
-def test_aliases_are_no_way_to_fill_the_memory(tmp_path):
-    """A few lines can describe more than any memory holds, of which a message would quote the beginning."""
-    file = tmp_path / "mine.yaml"
-    lists = [f"&{i} [{', '.join([f'*{i - 1}'] * 10)}]" for i in range(1, 30)]
-    for key in ("steps", "matcher.heads", "graph"):
-        with pytest.raises(
-            ValueError, match=r"is \d\.\d+e\+29 letters with its aliases written out, at most 1000000"
-        ):
-            load_config("finetune", [f"{key}=[&0 x, {', '.join(lists)}]"])
-    file.write_text("matcher: &all {heads: *all}")
-    with pytest.raises(ValueError, match=r"mine\.yaml is without end with its aliases written out"):
-        load_config(file)
-    file.write_text("data: &data {num_pairs: 7}\nsteps: &steps 12\ncheckpoint_every: *steps")
-    assert load_config(file).checkpoint_every == 12
-
-
 def test_settings_come_from_a_file_a_preset_and_the_command_line(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: scratch-small\nlearning_rate: 1e-3\ndata: {num_pairs: 7}\nmatcher: {heads: 2}\n")
