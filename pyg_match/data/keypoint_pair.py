@@ -20,6 +20,7 @@ from pyg_match.data.checks import (
 )
 from pyg_match.data.edges import edge_values, sorted_edges
 from pyg_match.data.keypoint_set import KeypointSet
+from pyg_match.ops.csr import count_before
 
 NODE_ATTRIBUTES = ("x", "pos", "score", "scale", "orientation")
 _EDGE_SET = re.compile(r"(cross_)?edge_index(_\d+)?")
@@ -126,8 +127,7 @@ class KeypointPair(Data):
     @property
     def image_ptr(self) -> Tensor:
         r"""Offsets of the images' nodes, :math:`(2B + 1)` for :math:`B` pairs: image 0 and 1 of each in turn."""
-        counts = self.num_keypoints.flatten()
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return count_before(self.num_keypoints.flatten())
 
     @property
     def image_batch(self) -> Tensor:
@@ -232,7 +232,7 @@ class KeypointPair(Data):
             )
         elif subset.shape != (count,):
             raise ValueError(f"expected a mask of {count} nodes, got shape {list(subset.shape)}")
-        return keep, torch.cat([keep.new_zeros(1, dtype=torch.long), keep.cumsum(0)])
+        return keep, count_before(keep)
 
     def _single(self) -> list[int]:
         if self.num_keypoints.size(0) != 1:

@@ -58,10 +58,14 @@ class CSR(NamedTuple):
         """The edges where ``mask``, in this order, is ``True``."""
         if not torch.compiler.is_compiling():  # which knows no numbers of edges to compare
             check_tensor("mask", mask, (self.col.numel(),), "boolean")
-        count = torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
         number = self.unsorted(mask).cumsum(0) - 1
         perm = None if self.perm is None else number[self.perm[mask]]
-        return CSR(count[self.rowptr], self.col[mask], perm)
+        return CSR(count_before(mask)[self.rowptr], self.col[mask], perm)
+
+
+def count_before(counts: Tensor) -> Tensor:
+    """The sum of the counts, or marks, before each place, and of all."""
+    return torch.cat([counts.new_zeros(1, dtype=torch.long), counts.cumsum(0)])
 
 
 EdgesLike = Union[Tensor, EdgeIndex, SparseTensor, CSR]

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import check_tensor
-from pyg_match.ops.csr import CSR, EdgesLike, to_csr
+from pyg_match.ops.csr import CSR, EdgesLike, count_before, to_csr
 from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
 from pyg_match.ops.group_tables import (
     check_rising,
-    count_before,
     count_rounds,
     group_rows,
     group_targets,

@@ -58,11 +58,6 @@ def share_sources(rows: list[list[int]]) -> bool:
     return any(after[0] < before[1] for before, after in zip(ranges, ranges[1:], strict=False))
 
 
-def count_before(mask: Tensor) -> Tensor:
-    """How many are marked before each place, and in all."""
-    return torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
-
-
 def group_targets(groups: Tensor) -> Tensor:
     """The targets of all groups, or their places, group after group."""
     start, size = groups[:, 0], groups[:, 1] - groups[:, 0]

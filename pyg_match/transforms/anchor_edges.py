@@ -12,6 +12,7 @@ from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
+from pyg_match.ops.csr import count_before
 from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
@@ -175,8 +176,7 @@ class AnchorEdges(BaseTransform):
 
 def _count_anchors(anchor: Tensor, ptr: list[int]) -> Tensor:
     """How many anchors the group of each node has."""
-    before = torch.cat([anchor.new_zeros(1, dtype=torch.long), anchor.cumsum(0)])
-    return before[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
+    return count_before(anchor)[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
 
 
 def _weight_beside(window: Tensor, anchor: Tensor, ptr: list[int]) -> Tensor:
