@@ -86,13 +86,18 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, is_sorted: bool = False) ->
     return edges
 
 
-def edge_values(data: Data) -> list[str]:
-    """The attributes with a value for each edge of ``edge_index``, such as ``edge_type``.
+def edge_values(data: Data, key: str) -> list[str]:
+    """The attributes with a value for each edge of ``data[key]``, such as ``edge_mask`` for ``edge_index``.
 
-    PyG counts any tensor with as many rows as there are edges, so that the name decides as well.
+    Those of ``edge_index`` may have any name, such as ``edge_type``. PyG counts any tensor with as many rows as there
+    are edges, so that the name decides as well.
     """
-    names = [name for name in data.edge_attrs() if name.startswith("edge_") and "index" not in name]
-    return [name for name in names if not name[-1].isdigit()]  # those are of scales
+    names = [key.replace("index", kind) for kind in ("attr", "weight", "mask")]
+    if key == "edge_index":
+        named = [name for name in data.edge_attrs() if name.startswith("edge_") and "index" not in name]
+        # Names with a number are those of scales.
+        names += [name for name in named if name not in names and not name[-1].isdigit()]
+    return [name for name in names if data.get(name) is not None]
 
 
 def scales(data: Data) -> list[EdgeIndex]:

@@ -194,9 +194,7 @@ class KeypointPair(Data):
             values[name] = before[edges[:, inside]]
             if isinstance(self[name], EdgeIndex) and self[name].is_sorted_by_col:
                 values[name] = sorted_edges(values[name], int(before[-1]), is_sorted=True)
-            others = [name.replace("index", kind) for kind in ("attr", "weight", "mask")]
-            others += edge_values(self) if name == "edge_index" else []
-            values |= {other: self[other][inside] for other in others if self.get(other) is not None}
+            values |= {other: self[other][inside] for other in edge_values(self, name)}
         ptr = self.image_ptr
         values["num_keypoints"] = before[ptr].diff().view(1, 2)
         if self.y is not None:

@@ -16,7 +16,7 @@ from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import edge_values, sorted_edges
 from pyg_match.ops import edge_scores
 from pyg_match.transforms.edges import check_data, node_groups, num_nodes_of
-from pyg_match.transforms.store import carried, store_edges, store_values
+from pyg_match.transforms.store import store_edges, store_values
 
 Forbidden = Callable[[Data, Tensor, Tensor], Tensor]
 
@@ -223,10 +223,7 @@ def _cosine(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def _take_edges(data: Data, key: str, edge_index: Tensor, chosen: Tensor) -> None:
     """Set an edge set to the chosen edges, sorted by target, with what they carry."""
-    names = carried(data, key)
-    if key == "edge_index":
-        names += [name for name in edge_values(data) if name not in names]
-    values = {name: data[name][chosen] for name in names}
+    values = {name: data[name][chosen] for name in edge_values(data, key)}
     store_edges(data, key, sorted_edges(edge_index[:, chosen], num_nodes_of(data), is_sorted=True))
     for name, value in values.items():
         store_values(data, name, value, edges=key)
