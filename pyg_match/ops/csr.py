@@ -171,9 +171,9 @@ def _from_coo(edge_index: Tensor, num_targets: int, is_sorted: bool = False) -> 
         raise ValueError("'edge_index' is on the meta device, which holds no numbers")
     source, target = edge_index.long()
     perm = None
-    compiling = torch.compiler.is_compiling()  # looking at values would break the graph
     check_ends("target", target, num_targets)
-    if not is_sorted and (compiling or bool((target[1:] < target[:-1]).any())):
+    # Compilers sort in any case: looking at values would break the graph.
+    if not is_sorted and (torch.compiler.is_compiling() or bool((target[1:] < target[:-1]).any())):
         perm = target.argsort(stable=True)
         source, target = source[perm], target[perm]
     rowptr = torch.searchsorted(target.contiguous(), torch.arange(num_targets + 1, device=target.device))

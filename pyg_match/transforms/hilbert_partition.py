@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_match.checks import check_points, whole_number
 from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, node_groups
-from pyg_match.transforms.store import store_values
+from pyg_match.transforms.store import carried, store_values
 
 _LEVELS = 12  # of squares within squares: 4,096 along the longer side
 
@@ -59,9 +59,9 @@ class HilbertPartition(BaseTransform):
             raise ValueError(f"'pos' must have the shape (N, 2), got {list(data.pos.shape)}")
         groups = node_groups(data)
         rank, count = hilbert_ranks(data.pos, groups)
-        first = _equal_division(rank, count, self.size)
-        divisions = [first[0], *([_shifted(*first, rank, count)] if self.shift else [])]
-        for name in ("edge_index", "edge_attr", "edge_weight", "edge_mask", "anchor", "anchor_weight"):
+        part, start, size = _equal_division(rank, count, self.size)
+        divisions = [part] + ([_shifted(part, start, size, rank, count)] if self.shift else [])
+        for name in [*carried(data, "edge_index"), "edge_index", "anchor"]:
             if name in data:
                 del data[name]
         store_values(data, "window", torch.stack(divisions, dim=1))

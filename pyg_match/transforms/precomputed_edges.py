@@ -58,10 +58,9 @@ class PrecomputedEdges(BaseTransform):
         edge_index = edge_index if pos is None else edge_index.to(pos.device)
         groups = node_groups(data)
         if groups is not None:
+            # Edges under another name may join any keypoints of a pair.
             if isinstance(data, KeypointPair) and not self.key.startswith(("edge_index", "cross_edge_index")):
-                groups = (
-                    groups // 2
-                )  # of edges of one's own nothing is known but that they join keypoints of a pair
+                groups = groups // 2
             crosses = isinstance(data, KeypointPair) and self.key == "cross_edge_index"
             check_edges(self.key, edge_index, groups, groups ^ 1 if crosses else None)
         store_edges(data, self.key, edge_index)

@@ -35,12 +35,10 @@ def store_edges(data: Data, key: str, edge_index: EdgeIndex) -> None:
             is_undirected=[False] * count,
         )
         _write_down(data, key, slices, ptr[:-1])
-    # Edges within images take the place of parts that see each other whole.
-    for name in [
-        *carried(data, key),
-        *(name for name in ("window",) if key == "edge_index" and name in data),
-    ]:
+    for name in carried(data, key):
         del data[name]
+    if key == "edge_index" and "window" in data:  # they take the place of parts that see each other whole
+        del data["window"]
     data[key] = edge_index
 
 
