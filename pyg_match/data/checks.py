@@ -69,11 +69,9 @@ def check_nodes(data: Data, needed: Optional[Sequence[str]] = None) -> None:
         ValueError: If a shape is wrong, a value is NaN or infinite, or they lie on several devices or on none.
     """
     strict = needed is None
-    names = (
-        "pos",
-        "x",
-        *(needed or [name for name in NODE_NUMBERS if strict and data.get(name) is not None]),
-    )
+    if needed is None:
+        needed = [name for name in NODE_NUMBERS if data.get(name) is not None]
+    names = ("pos", "x", *needed)
     for name in names:
         value = data.get(name)
         if not isinstance(value, Tensor):
@@ -86,9 +84,9 @@ def check_nodes(data: Data, needed: Optional[Sequence[str]] = None) -> None:
             raise ValueError(f"'{name}' is on the meta device, which holds no numbers")
     # The first number of a batch of positions is not that of keypoints.
     num_nodes: Any = data.pos.size(0) if data.pos.dim() in (1, 2) else "N"
+    shapes = {"pos": (num_nodes, 2), "x": (num_nodes, None)}
     for name in names:
-        value, shape = data[name], (num_nodes, None) if name == "x" else (num_nodes, 2)
-        expected = shape if name in ("pos", "x") else (num_nodes,)
+        value, expected = data[name], shapes.get(name, (num_nodes,))
         fits = value.dim() == len(expected) and all(
             size in (None, seen) for seen, size in zip(value.shape, expected, strict=True)
         )
