@@ -69,8 +69,7 @@ class PairGraph:
     def from_data(cls, pair: KeypointPair) -> "PairGraph":
         """Take the edges of a pair or a batch of pairs; absent ones are complete."""
         counts = tuple((row[0], row[1]) for row in pair.num_keypoints.tolist())
-        num_nodes = sum(map(sum, counts))
-        device = pair.pos.device
+        ptr, device = _ptr(counts), pair.pos.device
         drawn = scales(pair)
         extras = [f"edge_{kind}_{number}" for number in range(len(drawn)) for kind in ("mask", "weight")]
         cross_edges = pair.get("cross_edge_index")
@@ -78,10 +77,10 @@ class PairGraph:
             counts=counts,
             pairs=tuple(range(len(counts))),
             offsets=pair.image_ptr.to(device),
-            nodes=torch.arange(num_nodes, device=device),
-            within=_divisions(pair, counts, num_nodes) or (_self_edges(pair, counts, num_nodes),),
-            between=_cross_edges(pair, counts, num_nodes),
-            scales=tuple(_sorted(f"edge_index_{i}", scale, num_nodes) for i, scale in enumerate(drawn)),
+            nodes=torch.arange(ptr[-1], device=device),
+            within=_divisions(pair, ptr) or (_self_edges(pair, ptr),),
+            between=_cross_edges(pair, ptr),
+            scales=tuple(_sorted(f"edge_index_{i}", scale, ptr[-1]) for i, scale in enumerate(drawn)),
             refused=tuple(name for name in extras if name in pair),
             cross_edge_ids=None if cross_edges is None else torch.arange(cross_edges.size(1), device=device),
         )
@@ -165,9 +164,7 @@ def _subset_scale(scale: EdgeIndex, keep: Tensor) -> EdgeIndex:
     return sorted_edges(number[listed[:, kept]], int(keep.sum()), is_sorted=True)
 
 
-def _divisions(
-    pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int
-) -> tuple[StepEdges, ...]:
+def _divisions(pair: KeypointPair, ptr: tuple[int, ...]) -> tuple[StepEdges, ...]:
     """The parts that nodes see whole, if there are any."""
     window, weight = pair.get("window"), pair.get("anchor_weight")
     if window is None:
@@ -175,12 +172,12 @@ def _divisions(
     for name in ("edge_index", "edge_weight", "edge_mask"):
         if pair.get(name) is not None:
             raise ValueError(f"'{name}' cannot be used with parts that are seen whole, 'window'")
-    check_tensor("window", window, (num_nodes, None), "whole")
+    check_tensor("window", window, (ptr[-1], None), "whole")
     if weight is not None and pair.get("anchor") is None:
         raise ValueError("'anchor_weight' needs 'anchor', as AnchorEdges sets it")
     # Anchors beside a part that is the whole image stand for nothing.
-    anchor = None if weight is None else _anchors(pair, weight, (num_nodes, window.size(1)), may_be_zero=True)
-    return tuple(_with_groups(edges) for edges in window_edges(window, _ptr(counts), anchor, weight))
+    anchor = None if weight is None else _anchors(pair, weight, tuple(window.shape), may_be_zero=True)
+    return tuple(_with_groups(edges) for edges in window_edges(window, ptr, anchor, weight))
 
 
 def _with_groups(edges: EdgeSet) -> StepEdges:
@@ -199,15 +196,14 @@ def _anchors(pair: KeypointPair, weight: Tensor, shape: tuple[int, ...], may_be_
     return anchor
 
 
-def _self_edges(pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int) -> StepEdges:
+def _self_edges(pair: KeypointPair, ptr: tuple[int, ...]) -> StepEdges:
     """The edges within images."""
-    listed, weight, device = pair.get("edge_index"), pair.get("anchor_weight"), pair.pos.device
+    listed, weight, num_nodes = pair.get("edge_index"), pair.get("anchor_weight"), ptr[-1]
     edges = None if listed is None else _sorted("edge_index", listed, num_nodes)
-    ptr = _ptr(counts)
     if weight is None:  # without edges, every keypoint sees every keypoint of its own image
         within = Blocks(ptr, ptr[:-1], ptr[1:]) if edges is None else edges
         mask, bias = _mask(pair, "edge_mask"), _log_weight(pair, "edge_weight")
-        return StepEdges(_edge_set(within, num_nodes, device), mask, bias)
+        return StepEdges(_edge_set(within, num_nodes, pair.pos.device), mask, bias)
     for name in ("edge_weight", "edge_mask"):
         if pair.get(name) is not None:
             raise ValueError(f"'{name}' cannot be used with anchors that are not listed")
@@ -217,20 +213,20 @@ def _self_edges(pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nod
     starts = torch.searchsorted(anchor, torch.tensor(ptr, device=anchor.device))
     csr = to_csr(edges, num_nodes)
     anchored = Anchored(csr, ptr, anchor, tuple(starts.tolist()), weight.log())
-    return _with_groups(_edge_set(anchored, num_nodes, device))
+    return _with_groups(_edge_set(anchored, num_nodes, pair.pos.device))
 
 
-def _cross_edges(pair: KeypointPair, counts: tuple[tuple[int, int], ...], num_nodes: int) -> StepEdges:
+def _cross_edges(pair: KeypointPair, ptr: tuple[int, ...]) -> StepEdges:
     """The edges between images."""
-    listed, ptr = pair.get("cross_edge_index"), _ptr(counts)
+    listed = pair.get("cross_edge_index")
     edges: Union[EdgeIndex, Blocks]
     if listed is None:  # every keypoint sees every keypoint of the other image
         partners = [i ^ 1 for i in range(len(ptr) - 1)]
         edges = Blocks(ptr, tuple(ptr[i] for i in partners), tuple(ptr[i + 1] for i in partners))
     else:
-        edges = _sorted("cross_edge_index", listed, num_nodes)
+        edges = _sorted("cross_edge_index", listed, ptr[-1])
     mask, bias = _mask(pair, "cross_edge_mask"), _log_weight(pair, "cross_edge_weight")
-    return StepEdges(_edge_set(edges, num_nodes, pair.pos.device), mask, bias)
+    return StepEdges(_edge_set(edges, ptr[-1], pair.pos.device), mask, bias)
 
 
 def _edge_set(
@@ -279,8 +275,7 @@ def _sorted(name: str, edges: Tensor, num_nodes: int) -> EdgeIndex:
     if isinstance(edges, EdgeIndex) and edges.is_sorted_by_col:
         return edges
     plain = check_edge_index(name, edges, num_nodes)
-    in_order = not bool((plain[1, 1:] < plain[1, :-1]).any())
-    if not in_order:
+    if bool((plain[1, 1:] < plain[1, :-1]).any()):
         raise ValueError(
             f"'{name}' must be sorted by target, as the transforms of pyg_match draw them; "
             "sort others with pyg_match.data.sorted_edges"
