@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pyg_match.nn.pair_graph import PairGraph
 
 @dataclass
 class MatcherOutput:
-    r"""The answer of :class:`~pyg_match.nn.GraphMatcher` for a pair or a batch of pairs.
+    r"""The output of :class:`~pyg_match.nn.GraphMatcher` for a pair or a batch of pairs.
 
     Attributes:
         matches: For each node the index of its match among the keypoints of the *other* image, or -1.
@@ -103,27 +103,31 @@ class MatcherOutput:
         counts = self.num_keypoints.flatten()
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=self.matches.numel())
         in_image = torch.arange(starts.numel(), device=starts.device) - starts
-        if len(graph.pairs) == self.num_layers.numel():
+        stops_whole = len(graph.pairs) == self.num_layers.numel()
+        if stops_whole:
             self.num_layers.fill_(i + 1)
         else:
             self.num_layers[list(graph.pairs)] = i + 1
-        self.matches[graph.nodes] = _named(matched, in_image[graph.nodes])
+        names = in_image[graph.nodes]
+        self.matches[graph.nodes] = torch.where(matched >= 0, names[matched.clamp(min=0)], -1)
         self.scores[graph.nodes] = scores.to(self.scores.dtype)
-        of_edges: Any = (self.cross_edge_index, self.edge_log_assignment)
         if assignment.edges is None:
-            self.assignment = assignment if len(graph.pairs) == self.num_layers.numel() else None
+            self.assignment = assignment if stops_whole else None
             for pair, log_assignment in zip(graph.pairs, assignment.dense or (), strict=True):
                 self.log_assignment[pair] = log_assignment  # type: ignore[index]
-        elif redrawn:
+            return
+        assert self.cross_edge_index is not None and self.edge_log_assignment is not None
+        if redrawn:
             edge_index = graph.nodes[assignment.edge_index]
-            self.cross_edge_index = torch.cat([of_edges[0], edge_index], dim=1)
-            self.edge_log_assignment = torch.cat([of_edges[1], assignment.edges.to(of_edges[1].dtype)])
+            self.cross_edge_index = torch.cat([self.cross_edge_index, edge_index], dim=1)
+            log_assignment = assignment.edges.to(self.edge_log_assignment.dtype)
+            self.edge_log_assignment = torch.cat([self.edge_log_assignment, log_assignment])
         else:
-            of_edges[1][graph.cross_edge_ids] = assignment.edges
+            self.edge_log_assignment[graph.cross_edge_ids] = assignment.edges
 
 
 def empty_output(pair: KeypointPair, x: Tensor, assign_on_edges: bool, redrawn: bool) -> MatcherOutput:
-    """The answer before any pair has stopped.
+    """The output before any pair has stopped.
 
     Args:
         pair: The pairs.
@@ -146,10 +150,3 @@ def empty_output(pair: KeypointPair, x: Tensor, assign_on_edges: bool, redrawn: 
         edge_log_assignment=None if listed is None else x.new_full((listed.size(1),), -math.inf),
         cross_edge_index=listed.as_tensor() if isinstance(listed, EdgeIndex) else listed,
     )
-
-
-def _named(matches: Tensor, names: Tensor) -> Tensor:
-    """Replace the indices in ``matches`` by their names, keeping -1."""
-    if names.numel() == 0:
-        return matches
-    return torch.where(matches >= 0, names[matches.clamp(min=0)], -1)
