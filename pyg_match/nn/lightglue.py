@@ -6,10 +6,10 @@ from torch import Tensor
 
 from pyg_match.nn.matcher_config import MatcherConfig
 
-# Official name (also of kornia, and of the releases before it) -> name in GraphMatcher.
+# Names in kornia and in files of official releases -> official names.
+_OFFICIAL = [(r"^matcher\.", ""), (r"^(self|cross)_attn\.(\d+)\.", r"transformers.\2.\1_attn.")]
+# Official names -> names in GraphMatcher.
 _RENAME = [
-    (r"^matcher\.", ""),
-    (r"^(self|cross)_attn\.(\d+)\.", r"transformers.\2.\1_attn."),
     (r"^transformers\.(\d+)\.self_attn\.out_proj\.", r"layers.\1.self_attn.lin_out."),
     (r"^transformers\.(\d+)\.cross_attn\.to_out\.", r"layers.\1.cross_attn.lin_out."),
     (r"^transformers\.(\d+)\.cross_attn\.to_qk\.", r"layers.\1.cross_attn.conv.lin_query."),
@@ -50,11 +50,7 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
         >>> config.num_layers, state["lin_in.weight"].shape
         (9, torch.Size([256, 128]))
     """
-    named = {}
-    for key, value in state.items():
-        for pattern, replacement in _RENAME[:2]:
-            key = re.sub(pattern, replacement, key)
-        named[key] = value
+    named = {_renamed(key, _OFFICIAL): value for key, value in state.items()}
     for key in ("log_assignment.0.matchability.weight", "posenc.Wr.weight"):
         if key not in named:
             raise ValueError(f"not the weights of LightGlue: no entry {key!r} among {len(state)} entries")
@@ -105,8 +101,13 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
                 shape = (hidden, -1) if fused[2] == "weight" else (hidden,)
                 converted[f"layers.{fused[1]}.self_attn.conv.lin_{name}.{fused[2]}"] = part.reshape(shape)
             continue
-        for pattern, replacement in _RENAME[2:]:
-            key = re.sub(pattern, replacement, key)
+        key = _renamed(key, _RENAME)
         if not _UNUSED.match(key):
             converted[key] = value
     return config, converted
+
+
+def _renamed(key: str, names: list[tuple[str, str]]) -> str:
+    for pattern, replacement in names:
+        key = re.sub(pattern, replacement, key)
+    return key

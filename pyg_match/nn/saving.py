@@ -37,9 +37,9 @@ def save_matcher(
         for key, value in state.items()
     }
     check_finite(state, f"{Path(path).name} would hold")
-    fields = asdict(config)
-    del fields["checkpointed"]  # which is a matter of training
-    values = {**(metadata or {}), "config": fields}
+    settings = asdict(config)
+    del settings["checkpointed"]  # which is a matter of training
+    values = {**(metadata or {}), "config": settings}
     texts = {key: json.dumps(value) for key, value in values.items()}
     texts[DIGEST] = tensor_digest(state, texts)
     write_whole(path, _in_order(save(state, metadata=texts)))
@@ -147,7 +147,7 @@ def _first_layers(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor
     }
 
 
-def _saved_config(name: Union[str, Path]) -> Union[MatcherConfig, None]:
+def _saved_config(name: Union[str, Path]) -> Optional[MatcherConfig]:
     """The configuration in a file of :meth:`GraphMatcher.save`; ``None`` for other files."""
     values = read_metadata(name).get("config")
     if values is None:
