@@ -68,10 +68,9 @@ def check_scales(graph: PairGraph, config: MatcherConfig) -> None:
         raise ValueError(
             f"scales have neither masks nor weights, got '{graph.refused[0]}'; drop edges instead of masking them"
         )
-    needed = config.num_scales if config.branch is not None else 0
-    if config.branch is not None and found != needed:
+    if config.branch is not None and found != config.num_scales:
         raise ValueError(
-            f"the branches need {needed} scales, but the pair has {found}; draw them with a partition"
+            f"the branches need {config.num_scales} scales, but the pair has {found}; draw them with a partition"
         )
     if config.layer_scales is not None and max(config.layer_scales) >= found:
         raise ValueError(

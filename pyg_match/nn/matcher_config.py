@@ -1,7 +1,7 @@
 """The shape of a matcher, and options of a run."""
 
 from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Literal, Optional, get_args, get_origin
 
 from pyg_match.checks import MOST_CHANNELS, one_of
 from pyg_match.fields import convert, field_types
@@ -17,8 +17,6 @@ _MOST = {
     "num_layers": 1024,
     "num_scales": 1024,
 }
-# Fields whose values are names, which are compared with the known ones.
-_NAMED = ("encoding", "assignment", "mask_mode", "branch", "value_steps")
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,11 @@ class MatcherConfig(RunOptions, MatcherShape):
     """
 
     def __post_init__(self) -> None:
-        one_of("branch", self.branch, (None, "attention", "gcn"))
-        one_of("value_steps", self.value_steps, ("both", "self", "cross"))
-        one_of("mask_mode", self.mask_mode, ("remove", "zero"))
-        one_of("encoding", self.encoding, ("rotary", "mlp"))
-        one_of("assignment", self.assignment, ("dual_softmax", "sinkhorn"))
+        one_of("branch", self.branch, (None, *get_args(BranchKind)))
         for name, kind in field_types(type(self)).items():
-            if name not in _NAMED:
+            if get_origin(kind) is Literal:
+                one_of(name, getattr(self, name), get_args(kind))
+            elif name != "branch":
                 object.__setattr__(self, name, convert(getattr(self, name), kind, name, words=False))
         for name in ("in_channels", "hidden_channels", "num_layers", "heads", "num_scales", "redraw_k"):
             if getattr(self, name) < 1:
