@@ -172,21 +172,9 @@ class MaskedAttentionConv(MessagePassing):
             raise ValueError(
                 "dense groups list no edges; use CompleteGraph to get the attention weights of a complete graph"
             )
-        if isinstance(edge_index, EdgeSet) and edge_index.groups is not None and not fused:
-            if edge_bias is not None or edge_mask is not None:
-                raise ValueError("neither a bias nor a mask can be given for anchors that are not listed")
-            edge_index, weight = edge_index.listed()
-            edge_bias = None if weight is None else weight.unsqueeze(-1).expand(-1, self.heads)
         size = (key.size(0), query.size(0))
         if not fused:
-            edge_index = _listed(edge_index)
-            check_tensor("edge_index", edge_index, (2, None), "whole")
-            source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
-            check_ends("source", source, size[0])
-            check_ends("target", target, size[1])
-            check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
-            # PyG's softmax needs 64 bits.
-            edge_index = edge_index.long() if edge_index.dtype == torch.int32 else edge_index
+            edge_index, edge_bias = self._listed(edge_index, edge_bias, edge_mask, size)
         if fused and not _propagates(edge_index):  # edges that PyG would not fuse are sorted by the operator
             out = self.message_and_aggregate(edge_index, query, key, value, edge_bias, edge_mask)
         else:
@@ -228,6 +216,32 @@ class MaskedAttentionConv(MessagePassing):
             in_place = self.in_place and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
             query, key = rotate(query, target, in_place), rotate(key, source, in_place)
         return query, key, value
+
+    def _listed(
+        self, edge_index: Any, edge_bias: OptTensor, edge_mask: OptTensor, size: tuple[int, int]
+    ) -> tuple[Tensor, OptTensor]:
+        """The edges as a plain tensor, which PyG always passes through ``message``, and their bias, both checked."""
+        if isinstance(edge_index, EdgeSet) and edge_index.groups is not None:
+            if edge_bias is not None or edge_mask is not None:
+                raise ValueError("neither a bias nor a mask can be given for anchors that are not listed")
+            edge_index, weight = edge_index.listed()
+            edge_bias = None if weight is None else weight.unsqueeze(-1).expand(-1, self.heads)
+        if isinstance(edge_index, (CSR, EdgeSet)):
+            edge_index = (edge_index.csr() if isinstance(edge_index, EdgeSet) else edge_index).listed()
+        elif isinstance(edge_index, SparseTensor):
+            target, source, _ = edge_index.coo()
+            edge_index = torch.stack([source, target])
+        elif is_torch_sparse_tensor(edge_index):  # row by row, as the operator reads biases and masks
+            edge_index = to_edge_index(edge_index.to_sparse_csr())[0].flip(0)
+        elif isinstance(edge_index, EdgeIndex):
+            edge_index = edge_index.as_tensor()
+        check_tensor("edge_index", edge_index, (2, None), "whole")
+        source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
+        check_ends("source", source, size[0])
+        check_ends("target", target, size[1])
+        check_edge_values(edge_index.size(1), self.heads, edge_bias, edge_mask)
+        # PyG's softmax needs 64 bits.
+        return edge_index.long() if edge_index.dtype == torch.int32 else edge_index, edge_bias
 
     def fuses(
         self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool] = None
@@ -292,15 +306,3 @@ def _propagates(edge_index: Union[Adj, CSR, EdgeSet]) -> bool:
     """Whether PyG would not go through single messages of these edges."""
     by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
     return by_target or is_sparse(edge_index)
-
-
-def _listed(edge_index: Union[Adj, CSR, EdgeSet]) -> Tensor:
-    """The edges as a plain tensor, which PyG always passes through ``message``."""
-    if isinstance(edge_index, (CSR, EdgeSet)):
-        return (edge_index.csr() if isinstance(edge_index, EdgeSet) else edge_index).listed()
-    if isinstance(edge_index, SparseTensor):
-        target, source, _ = edge_index.coo()
-        return torch.stack([source, target])
-    if is_torch_sparse_tensor(edge_index):  # row by row, as the operator reads biases and masks
-        return to_edge_index(edge_index.to_sparse_csr())[0].flip(0)
-    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
