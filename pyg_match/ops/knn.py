@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
-from pyg_match.ops.knn_batched import batched_knn
+from pyg_match.ops.knn_batched import batched_knn, squared_distances
 from pyg_match.ops.largest import has_kernel, nearest_indices
 from pyg_match.ops.precision import widest
 
@@ -128,7 +128,7 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
             waiting += [(some, depth) for some in rows.split(most)]
             continue
         found = search(points, rows, depth)
-        distance = _squared_distance(points, rows, found)
+        distance = squared_distances(widest(points), rows, found)
         # What rounding may make of equal distances in a search that sums in another order.
         slack = 4 * (points.size(1) + 4) * torch.finfo(distance.dtype).eps
         # Nearly always the points found are in order already and no two are equally far.
@@ -146,15 +146,6 @@ def _nearest(points: Tensor, k: int, loop: bool, search: Search) -> Tensor:
         if depth < num_points and open_rows.numel() > 0:
             waiting.append((open_rows, min(2 * depth, num_points)))
     return result
-
-
-def _squared_distance(points: Tensor, rows: Tensor, found: Tensor) -> Tensor:
-    """Squared distances in the widest precision of the device, summed in the same order for every backend."""
-    points = widest(points)
-    distance = points.new_zeros(found.shape)
-    for column in points.unbind(1):
-        distance += (column[found] - column[rows].unsqueeze(1)) ** 2
-    return distance
 
 
 def _searcher(backend: str, points: Tensor, num_workers: Optional[int]) -> Search:

@@ -35,9 +35,7 @@ def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:
     for rows in target.split(max(1, _ELEMENTS // most)):
         own = example[rows]
         others = (ptr[own].unsqueeze(1) + place).clamp(max=points.size(0) - 1)
-        distance = points.new_zeros(others.shape)
-        for column in points.unbind(1):  # summed in the same order everywhere
-            distance += (column[others] - column[rows].unsqueeze(1)) ** 2
+        distance = squared_distances(points, rows, others)
         distance.masked_fill_(place >= counts[own].unsqueeze(1), torch.inf)
         is_own = place == (rows - ptr[own]).unsqueeze(1)
         distance.masked_fill_(is_own, -1.0 if loop else torch.inf)
@@ -45,6 +43,14 @@ def batched_knn(points: Tensor, ptr: Tensor, k: int, loop: bool) -> Tensor:
     degree = (counts - int(not loop)).clamp(max=k)[example]
     real = torch.arange(k, device=points.device) < degree.unsqueeze(1)
     return torch.stack([torch.cat(found)[real], target.unsqueeze(1).expand(-1, k)[real]])
+
+
+def squared_distances(points: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """The squared distances of some points to others each, ``[M]`` and ``[M, P]``, summed in one order everywhere."""
+    distance = points.new_zeros(others.shape)
+    for column in points.unbind(1):
+        distance += (column[others] - column[rows].unsqueeze(1)) ** 2
+    return distance
 
 
 def _nearest(distance: Tensor, k: int) -> Tensor:
