@@ -130,8 +130,8 @@ class FrozenBlock:
     """
 
     def __init__(self, block: AttentionBlock) -> None:
-        first: Any = block.ffn[0]
-        last: Any = block.ffn[3]
+        layers: Any = block.ffn
+        first, _, _, last = layers
         with torch.no_grad(), torch.autocast(first.weight.device.type, enabled=False):
             own, of_message = first.weight.split(block.lin_out.out_features, dim=1)
             weight = torch.cat([own, of_message @ block.lin_out.weight], dim=1)
@@ -161,16 +161,15 @@ class FrozenBlock:
         """What follows attention, of all nodes at once, for devices that need many at a time."""
         if torch.is_grad_enabled() or extra is not None:
             return block.update(x, message, extra)
+        layers: Any = block.ffn
+        _, norm, gelu, _ = layers
         dtype = rounded.dtype
-        norm: Any = block.ffn[1]
-        gelu: Any = block.ffn[2]
         hidden = F.linear(torch.cat([rounded, message.to(dtype)], dim=-1), *self.first.rounded(dtype))
         return x + F.linear(gelu(norm(hidden)).to(dtype), *self.last.rounded(dtype))
 
     def _update(self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor) -> Tensor:
-        norm: Any = block.ffn[1]
-        gelu: Any = block.ffn[2]
-        last: Any = block.ffn[3]
+        layers: Any = block.ffn
+        _, norm, gelu, last = layers
         bias = self.bias.to(rounded.dtype)
         weight = self.first.of(rounded[:1, :1].expand(x.size(0), self.first.weight.size(1)), bias)
         out = empty_rows(x.size(0), x)

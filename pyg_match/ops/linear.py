@@ -145,22 +145,25 @@ class OrderedWeight:
 
 def rounded_for_linear(x: Tensor) -> Tensor:
     """What linear layers make of ``x`` under autocast, so that several of them need not do it each; no gradients."""
-    kind = x.device.type
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
+    dtype = _autocast_type(x)
+    if dtype is None or x.dtype != torch.float:
         return x
-    if x.dtype != torch.float:
-        return x
-    if kind != "cpu" or x.dim() != 2 or not x.is_contiguous():
-        return x.to(torch.get_autocast_dtype(kind))
-    return with_room(x).to(torch.get_autocast_dtype(kind))[: x.size(0)]
+    if x.device.type != "cpu" or x.dim() != 2 or not x.is_contiguous():
+        return x.to(dtype)
+    return with_room(x).to(dtype)[: x.size(0)]
 
 
 def is_rounded(x: Tensor) -> bool:
     """Whether linear layers take ``x`` as it is under autocast; no gradients."""
+    return x.dtype == _autocast_type(x)
+
+
+def _autocast_type(x: Tensor) -> Optional[torch.dtype]:
+    """The type that linear layers compute in under autocast; ``None`` without it, with gradients or when compiling."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
     kind = x.device.type
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
-        return False
-    return x.dtype == torch.get_autocast_dtype(kind)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def joined_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
@@ -225,10 +228,8 @@ def onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[t
     if is_transformed(x, weight, bias):
         return None
     if torch.is_autocast_enabled("cpu"):
-        halves = torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype in (
-            torch.float,
-            torch.bfloat16,
-        )
-        return torch.bfloat16 if halves and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+        rounds = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        rounds &= x.dtype in (torch.float, torch.bfloat16)
+        return torch.bfloat16 if rounds and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.float if wide and x.dtype == weight.dtype == torch.float else None
