@@ -97,11 +97,10 @@ def sparse_attention(
     kernel = _uses_kernel(backend, query)
     scale = _factor(query, scale)
     dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-    # Sums are made in single precision at least; kernels on a GPU and dense attention see to that themselves.
     on_cpu = kernel and query.device.type == "cpu"
-    widens = on_cpu or not kernel
-    if edges.is_dense and asked != "reference":
-        widens = on_cpu and dtype != torch.bfloat16
+    dense = edges.is_dense and asked != "reference"
+    # Sums are made in single precision at least; kernels on a GPU and dense attention see to that themselves.
+    widens = (on_cpu and dtype != torch.bfloat16) if dense else (on_cpu or not kernel)
     wide = torch.promote_types(dtype, torch.float) if widens else dtype
     q = query.to(wide)
     # Those on the CPU read bfloat16: there is half as much to bring near the core.
@@ -112,7 +111,7 @@ def sparse_attention(
     mask = None if mask is None else edges.sorted(mask)
     if kernel:
         out = operators.attention(q, k, v, edges, bias, mask, mask_mode == "remove", scale)[0]
-    elif edges.is_dense and edges.groups is not None and asked != "reference":
+    elif dense and edges.groups is not None:
         out = dense_attention(q, k, v, edges.groups, scale)
     else:
         edges, weight = edges.listed()
@@ -232,9 +231,8 @@ def _uses_kernel(backend: Backend, query: Tensor) -> bool:
         return False
     kind = query.device.type
     found = bool(operators.has_kernels(kind))
-    if (
-        backend == "kernel" and not found and kind != "cpu"
-    ):  # the library of the CPU tells itself what is missing
+    # The library of the CPU tells itself what is missing.
+    if backend == "kernel" and not found and kind != "cpu":
         raise ValueError(
             "backend='kernel' runs on the CPU, and with Triton 3.2 on NVIDIA GPUs of compute capability 8.0 and above, "
             f"got tensors on {query.device}"

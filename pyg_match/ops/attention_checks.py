@@ -7,9 +7,7 @@ from torch import Tensor
 from pyg_match.checks import check_tensor
 
 
-def check_edge_values(
-    num_edges: int, heads: int, bias: Optional[Tensor] = None, mask: Optional[Tensor] = None
-) -> None:
+def check_edge_values(num_edges: int, heads: int, bias: Optional[Tensor], mask: Optional[Tensor]) -> None:
     """Refuse biases and masks that do not fit the edges.
 
     Raises:

@@ -163,9 +163,9 @@ class EdgeSet(NamedTuple):
     @property
     def is_dense(self) -> bool:
         """Whether it is complete graphs of ranges of nodes: groups without a list, without weights, in one round."""
-        listed = self.groups is None or self.col.numel() > 0
-        plain = self.source is None and self.log_weight is None and self.target is None
-        return plain and not listed and self.rounds == 1
+        if self.groups is None or self.col.numel() > 0 or self.rounds != 1:
+            return False
+        return self.source is None and self.log_weight is None and self.target is None
 
     def csr(self) -> CSR:
         """The listed edges."""
