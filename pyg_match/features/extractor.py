@@ -138,26 +138,21 @@ class Extractor(nn.Module):
     ) -> list[KeypointSet]:
         resize = None if resize is None else whole_number("resize", resize)
         device = next((parameter.device for parameter in self.parameters()), None)
-        sizes: list[tuple[int, int]] = []
-        scales: list[Tensor | None] = []
+        resized: list[tuple[tuple[int, int], Tensor]] = []  # original sizes, and scales
 
         def tensors() -> Iterator[Tensor]:
             for image in images:
                 if resize is None:
                     tensor = load_image(image)
-                    sizes.append((tensor.size(2), tensor.size(1)))
-                    scales.append(None)
                     yield tensor if device is None else tensor.to(device)
                 else:
                     tensor, scale, size = load_resized(image, resize, side, device)
-                    sizes.append(size)
-                    scales.append(scale)
+                    resized.append((size, scale))
                     yield tensor
 
         sets = self._detect_all(tensors(), batch_size)
-        for keypoints, size, scale in zip(sets, sizes, scales, strict=True):
-            if scale is not None:
-                _to_original(keypoints, torch.tensor([size]), scale)
+        for keypoints, (size, scale) in zip(sets, resized, strict=resize is not None):
+            _to_original(keypoints, torch.tensor([size]), scale)
         return sets
 
     def _detect_all(self, images: Iterable[Tensor], batch_size: int | None) -> list[KeypointSet]:
@@ -184,8 +179,6 @@ class Extractor(nn.Module):
 
     def _detect_group(self, group: Sequence[tuple[int, Tensor]]) -> dict[int, dict[str, Tensor]]:
         """The keypoints of numbered images of one size."""
-        if not group:
-            return {}
         with single_precision():
             found = self.detect_batch(torch.stack([image for _, image in group]))
         return {i: features for (i, _), features in zip(group, found, strict=True)}
