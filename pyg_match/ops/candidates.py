@@ -87,12 +87,12 @@ def _of_all_pairs(x: Tensor, offsets: Tensor, most: int, k: int, symmetric: bool
         return edges.subset(counts)
     if x.size(0) == 0:
         return CSR(offsets[:1], offsets[:0])
-    with torch.no_grad():
-        best = _candidates(x, offsets, most, k)
+    best = _candidates(x, offsets, most, k)
     real = best >= 0
     return CSR(torch.cat([offsets[:1], real.sum(1).cumsum(0)]), best[real])
 
 
+@torch.no_grad()
 def _candidates(x: Tensor, offsets: Tensor, most: int, k: int) -> Tensor:
     """The most similar nodes of the other image for each node, -1 where it has fewer than ``k``, :math:`(N, k)`."""
     nodes = torch.arange(x.size(0), device=x.device)

@@ -67,15 +67,11 @@ class Convolution(nn.Module):
         bias = weight.new_zeros(out_channels) if bias is None else bias.to(weight)
         if bias.shape != (out_channels,):
             raise ValueError(f"expected {out_channels} biases, one per channel, got {list(bias.shape)}")
-        rows = weight.detach().permute(2, 3, 1, 0).reshape(-1, out_channels)
-        packed = {
-            "packed_weight": F.pad(rows, (0, columns - out_channels)),
-            "packed_bias": F.pad(bias.detach(), (0, columns - out_channels)),
-        }
+        rows, padding = weight.permute(2, 3, 1, 0).reshape(-1, out_channels), (0, columns - out_channels)
+        packed = {"packed_weight": F.pad(rows, padding), "packed_bias": F.pad(bias, padding)}
         for name, value in {"weight": weight, "bias": bias, **packed}.items():
-            self.register_buffer(
-                name, value.detach().clone(memory_format=torch.contiguous_format), persistent=False
-            )
+            value = value.detach().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(name, value, persistent=False)
         self.side, self.channels, self.out_channels, self.selu = side, channels, out_channels, selu
 
     def layer(self) -> Layer:

@@ -89,13 +89,11 @@ def score_map(
     usual = has_kernels(x, hidden.weight, head.weight, *levels, *weights) and _fits(x, levels, hidden, _FIRST)
     usual &= width % _WIDTH == 0 and head.out_channels == _FIRST and head.channels == hidden.out_channels
     if not usual or shapes != [(_OTHER, _FIRST, 3, 3), (_OTHER, _OTHER, 3, 3), (1, _OTHER, 3, 3)]:
-        y = F.linear(F.selu(F.linear(x, hidden.weight.flatten(1))), head.weight.flatten(1)).permute(
-            0, 3, 1, 2
-        )
+        y = F.selu(F.linear(x, hidden.weight.flatten(1)))
+        y = F.linear(y, head.weight.flatten(1)).permute(0, 3, 1, 2)
         for level in levels:
-            y = y + F.interpolate(
-                level.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=True
-            )
+            level = level.permute(0, 3, 1, 2)
+            y = y + F.interpolate(level, (height, width), mode="bilinear", align_corners=True)
         for weight in weights:
             y = F.conv2d(F.selu(y), weight, padding=1)
         return y.sigmoid().squeeze(1)
@@ -262,8 +260,6 @@ def _gather(level: Tensor, image: Tensor, pos: Tensor) -> Tensor:
     right, down = (pos - corner).unsqueeze(2).unbind(1)
     x, y = corner.unbind(1)
     after, below = (x + 1).clamp(max=level.size(2) - 1), (y + 1).clamp(max=level.size(1) - 1)
-    above = level[image, y, x] * (1 - right) + level[image, y, after] * right
-    return (
-        above * (1 - down)
-        + (level[image, below, x] * (1 - right) + level[image, below, after] * right) * down
-    )
+    top = level[image, y, x] * (1 - right) + level[image, y, after] * right
+    bottom = level[image, below, x] * (1 - right) + level[image, below, after] * right
+    return top * (1 - down) + bottom * down

@@ -68,10 +68,10 @@ def kernel(name: str, dtype: torch.dtype) -> int:
         name: Its name, such as ``"forward"``.
         dtype: The type of numbers, single or double precision; bfloat16 is that of tables beside single precision.
     """
-    function = getattr(_library(), f"{name}_{_KINDS[dtype]}_{instruction_set()}")
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    assert address is not None
-    return address
+    found = getattr(_library(), f"{name}_{_KINDS[dtype]}_{instruction_set()}")
+    start = ctypes.cast(found, ctypes.c_void_p).value
+    assert start is not None
+    return start
 
 
 @functools.cache
