@@ -1,4 +1,4 @@
-"""Checks of what a user hands in: numbers, and tensors that lead to other memory."""
+"""Checks of arguments: numbers, words, devices and tensors."""
 
 import difflib
 import math

@@ -1,4 +1,4 @@
-"""Digests by which files that are read back prove to be what was written."""
+"""Digests of tensors and arrays, by which files are checked when they are read back."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Fields of dataclasses from values that somebody wrote: into a file, on the command line, or into a call."""
+"""Fields of dataclasses, converted from values in files, on the command line or of a call."""
 
 import dataclasses
 import functools

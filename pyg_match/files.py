@@ -1,4 +1,4 @@
-"""Files that are whole or as they were before, and their names and folders."""
+"""Writing of files that are whole or as they were before, and their names and folders."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""From matches to a homography or a fundamental matrix, and how far a homography is from the truth."""
+"""Estimation of homographies and fundamental matrices, and errors of homographies."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Memory that the C library keeps although nothing is in it."""
+"""Return of the C library's unused memory to the system."""
 
 import ctypes
 import mmap

@@ -1,4 +1,4 @@
-"""From two images to matches."""
+"""Matcher of two images: detector, graph and network in one."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

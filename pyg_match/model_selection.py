@@ -1,4 +1,4 @@
-"""The geometry of two images that the data speak for: a homography, a fundamental matrix, or none."""
+"""Choice of the geometry of two images: a homography, a fundamental matrix, or none."""
 
 import math
 from typing import Literal, NamedTuple, TypeAlias

@@ -1,4 +1,4 @@
-"""Where published weights come from, how they are checked, and how they are read."""
+"""Weights by name or path: where they are found, how they are checked and read."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""A sign of life while something takes long whose length is unknown."""
+"""Spinner while something is done that takes long."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""Whether weights are what they were."""
+"""State of weights, by which changes are noticed."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""From images to keypoints: one small adapter per detector."""
+"""Keypoint detectors: one small adapter for each."""
 
 from pyg_match.features.aliked import ALIKED
 from pyg_match.features.by_name import extractor

@@ -1,4 +1,4 @@
-"""What all detectors have in common, and the way to get one by name."""
+"""Base class of the detectors."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

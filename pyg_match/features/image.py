@@ -1,4 +1,4 @@
-"""Images as tensors: reading whatever people have, and resizing with known coordinates."""
+"""Images as tensors: reading of files, arrays and tensors, and resizing with known coordinates."""
 
 import math
 import os

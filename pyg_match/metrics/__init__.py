@@ -1,4 +1,4 @@
-"""How good matches, estimated homographies and poses are."""
+"""Metrics of matches, and of estimated homographies and poses."""
 
 from pyg_match.metrics.ground_truth import homography_ground_truth
 from pyg_match.metrics.homography import error_auc, recall_curve

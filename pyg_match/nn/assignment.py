@@ -1,4 +1,4 @@
-"""From descriptors to matches: assignment heads."""
+"""Assignment heads, and the matches that are read off an assignment."""
 
 import math
 from typing import Optional, Union

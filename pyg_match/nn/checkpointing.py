@@ -1,4 +1,4 @@
-"""Less memory in training: what is quick to compute again is not kept for gradients."""
+"""Gradient checkpointing: what is quick to compute is computed again for gradients instead of being kept."""
 
 import functools
 from collections.abc import Callable

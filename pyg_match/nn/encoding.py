@@ -1,4 +1,4 @@
-"""Where a keypoint is: positional encodings."""
+"""Positional encodings of keypoints."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What makes a matcher faster in inference: folded layers, weights in oneDNN's order, nodes in chunks, reused memory.
+"""Matchers prepared for inference: folded layers, weights in oneDNN's order, nodes in chunks, reused memory.
 
 Nothing else in the models knows of it. :meth:`Freezable.freeze` switches it on.
 """

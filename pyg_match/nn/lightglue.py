@@ -1,4 +1,4 @@
-"""Weights of LightGlue as weights of the graph matcher."""
+"""Conversion of LightGlue's weights to those of the graph matcher."""
 
 import re
 

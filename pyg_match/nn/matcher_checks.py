@@ -1,4 +1,4 @@
-"""What a matcher refuses to work with."""
+"""Checks of a matcher's pairs, descriptors and assignments."""
 
 from collections.abc import Sequence
 

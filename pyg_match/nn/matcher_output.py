@@ -1,4 +1,4 @@
-"""What a matcher answers."""
+"""Output of a matcher."""
 
 import math
 from dataclasses import dataclass

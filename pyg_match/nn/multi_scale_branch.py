@@ -1,4 +1,4 @@
-"""What several scales of the graph add to a self step."""
+"""Branch of a self step along several scales of the graph."""
 
 from typing import Literal, Optional
 

@@ -1,4 +1,4 @@
-"""Features of several scales that say different things: projection, fusion and penalty."""
+"""Orthogonal features of several scales: projection, fusion and penalty."""
 
 from collections.abc import Sequence
 from itertools import combinations

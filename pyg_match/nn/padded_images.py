@@ -1,4 +1,4 @@
-"""Images of a batch side by side, for devices on which a loop over pairs waits for each launch."""
+"""Padding of the images of a batch to one size, for devices on which a loop over pairs is slow."""
 
 from typing import NamedTuple
 

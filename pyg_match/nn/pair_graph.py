@@ -1,4 +1,4 @@
-"""The part of a batch of pairs that a matcher is still working on."""
+"""Graph of the pairs of a batch that a matcher is still working on."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain

@@ -1,4 +1,4 @@
-"""A pair, or a batch of pairs, that a matcher has looked at."""
+"""Prepared pairs: keypoints and edges, checked and laid out for the layers of a matcher."""
 
 from dataclasses import dataclass, replace
 

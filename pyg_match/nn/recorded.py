@@ -1,4 +1,4 @@
-"""Forwards that a GPU runs again without the host: launches of a few sizes, recorded as CUDA graphs."""
+"""Forwards of a few padded sizes, recorded as CUDA graphs."""
 
 import gc
 import threading

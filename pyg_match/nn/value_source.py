@@ -1,4 +1,4 @@
-"""Which descriptors the attention weights multiply."""
+"""Sources of the values that attention passes on."""
 
 from typing import Literal, Optional
 

@@ -1,4 +1,4 @@
-"""Edge sets of parts whose keypoints see each other whole, and of anchors beside them."""
+"""Edge sets of parts that are complete graphs, and of anchors beside them."""
 
 import math
 from typing import Optional

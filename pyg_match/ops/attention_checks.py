@@ -1,4 +1,4 @@
-"""What attention along edges refuses."""
+"""Checks of the arguments of attention along edges."""
 
 from typing import Optional
 

@@ -1,4 +1,4 @@
-"""Derivatives that kernels do not compute."""
+"""Detection of derivatives that kernels do not compute."""
 
 from typing import Optional
 

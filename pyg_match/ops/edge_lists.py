@@ -1,4 +1,4 @@
-"""Checks and transposes of listed edges: operators, into which no compiler looks."""
+"""Operators that check and transpose listed edges; compilers do not look into them."""
 
 import ctypes
 from typing import Any

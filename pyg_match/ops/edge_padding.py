@@ -1,4 +1,4 @@
-"""Edges among more nodes and in more places than there are, so that graphs of about one size have the same shapes."""
+"""Padding of edge sets, so that graphs of about one size have tensors of the same shapes."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What attention runs along: listed edges, and dense groups whose edges nobody lists."""
+"""Edge sets: listed edges, and dense groups whose edges are not listed."""
 
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,4 +1,4 @@
-"""Nearest neighbours of all examples at once, for devices on which a loop over examples waits for each."""
+"""Nearest neighbours of all examples at once, for devices on which a loop over examples is slow."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How exact numbers of a device are."""
+"""Precision of the numbers of a device."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Numbers of segments, such as those of the edges of each target."""
+"""Reductions over segments, such as the edges of each target."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Memory that a thread keeps for the next call: new memory costs as much as what is done with it."""
+"""Memory that a thread uses again in its next call: new memory costs as much as what is done with it."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""Near neighbours of which each brings something that those before it did not."""
+"""Near neighbours that differ from each other."""
 
 from typing import Literal, Optional
 

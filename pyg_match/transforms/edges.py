@@ -1,4 +1,4 @@
-"""Which nodes may be joined: the images of a pair, or the examples of a batch."""
+"""Checks of a transform's data, and the groups of nodes that may be joined: images, or examples of a batch."""
 
 from typing import Any, Optional
 

@@ -1,4 +1,4 @@
-"""Edges that somebody else computed, in any of PyG's forms."""
+"""Edges computed beforehand, in any of PyG's forms."""
 
 from typing import Union
 

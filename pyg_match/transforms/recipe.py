@@ -1,4 +1,4 @@
-"""A graph written down as names and arguments, as settings and weight files hold it."""
+"""Recipes of graphs: names and arguments of transforms, as settings and weight files hold them."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Pairs of keypoints that must not attend to each other."""
+"""Removal of edges between some pairs of keypoints."""
 
 import math
 from collections.abc import Callable, Sequence

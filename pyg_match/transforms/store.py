@@ -1,4 +1,4 @@
-"""Put what a transform made into its data, so that a batch still comes apart."""
+"""Storage of edges and values in data, so that a batch still comes apart."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What becomes queries, keys and values."""
+"""Projections to queries, keys and values, and checks of the inputs of layers."""
 
 from typing import Any, Optional, Union
 
