@@ -149,7 +149,7 @@ def kind_of(value: Any) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """What a message says about a name that nobody knows: the nearest known one, or all of them."""
+    """The hint of a message about an unknown name: the nearest known name, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(names)}"

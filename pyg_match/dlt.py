@@ -29,7 +29,7 @@ def dlt(p0: Array, p1: Array, weights: Array | None = None) -> Array | None:
 
 
 def dlt_lu(p0: Array, p1: Array, weights: Array | None) -> Array | None:
-    """What kornia's ``find_homography_dlt`` gives, or None if that is no homography."""
+    """The homography of kornia's ``find_homography_dlt``, or None if that is no homography."""
     from kornia.geometry import find_homography_dlt
 
     q0, q1, w = (None if v is None else torch.from_numpy(v)[None] for v in (p0, p1, weights))

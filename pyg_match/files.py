@@ -67,8 +67,8 @@ def sweep(folder: Union[str, Path], everything: bool = False, name: str = "") ->
 
     Args:
         folder: Where to look.
-        name: Only those of the file of this name, if given.
         everything: Whether other temporary files that are an hour old go, too; for folders that are ours alone.
+        name: Only those of the file of this name, if given.
     """
     for file in Path(folder).glob("*.tmp"):
         if not file.name.startswith(name):
@@ -178,6 +178,9 @@ def _replacing(path: Path, temporary: Path) -> Iterator[None]:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put ``content`` in the place of a file, which is the old one until all of the new one is on disk.
+
+    Unlike :func:`write_whole`, it replaces a link itself, and a crash soon after may bring the old file back: it is
+    for what can be made again.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind then.

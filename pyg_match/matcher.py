@@ -223,7 +223,7 @@ def _two(images: Any) -> tuple[Any, Any]:
 
 
 def _key(image: Any) -> Any:
-    """What tells images apart: the path, or the object."""
+    """The key by which images are told apart: the path, or the object."""
     return str(image) if isinstance(image, str | Path) else id(image)
 
 

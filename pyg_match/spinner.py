@@ -38,7 +38,7 @@ def spinner(text: str, shown: bool = True) -> Iterator[Callable[[str], None]]:
 
 
 class _Activity:
-    """What is being done; drawn anew several times a second."""
+    """A text of what is being done, drawn anew several times a second."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -50,7 +50,7 @@ class _Activity:
 
 
 def _download() -> str:
-    """How much of a file of weights torch has downloaded, while it does."""
+    """The size of what torch has downloaded of a file of weights, while it downloads it."""
     torch = sys.modules.get("torch")
     # Another thread may be importing it.
     hub = getattr(torch, "hub", None)

@@ -130,7 +130,7 @@ def check_matcher(name: Union[str, Path]) -> None:
     """
     if str(name) in matchers() or is_file(name):
         return
-    from pyg_match.checks import shown
+    from pyg_match.checks import shown  # with torch, which the help of commands does without
 
     problem = (
         f"unknown matcher {shown(str(name))}, expected one of {', '.join(matchers())} or a file of weights"

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def weight_state(module: nn.Module) -> list[tuple[int, int]]:
-    """Where the weights and buffers of a module are, and how often they have been changed in place.
+    """The addresses of a module's weights and buffers, and how often each was changed in place.
 
     It differs after any change but one through ``.data``, and in copies.
 

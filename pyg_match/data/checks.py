@@ -105,7 +105,7 @@ def check_nodes(data: Data, needed: Optional[Sequence[str]] = None) -> None:
 
 
 def check_counts(counts: Any, num_nodes: Optional[int] = None) -> None:
-    """Refuse numbers of keypoints that are none, or do not add up to the keypoints that there are.
+    """Refuse what holds no numbers of keypoints, or numbers that do not add up to the keypoints that there are.
 
     Raises:
         TypeError: If they are no tensor of whole numbers.

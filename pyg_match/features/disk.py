@@ -80,7 +80,7 @@ class DISK(Extractor):
         return found
 
     def _before_last_layer(self, images: Tensor) -> tuple[Tensor, nn.Conv2d]:
-        """What the network's last convolution, which comes with it, is applied to."""
+        """The input of the network's last convolution, and that convolution."""
         unet = self.model.unet
         maps = [images]
         for down in unet.path_down:

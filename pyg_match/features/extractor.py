@@ -61,7 +61,7 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
     def detect_batch(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """The same for RGB images of one size, ``[B, 3, H, W]``; one by one unless a subclass does better."""
+        """Find the keypoints of RGB images of one size, ``[B, 3, H, W]``: one by one unless a subclass does better."""
         return [self.detect(image) for image in images]
 
     def empty(self, image: Tensor) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ def _to_original(keypoints: KeypointSet, size: Tensor, scale: Tensor) -> None:
 
 @contextmanager
 def single_precision() -> Iterator[None]:
-    """What detectors make of numbers inside is in single precision, whatever torch's default type is."""
+    """Make new tensors of detectors in single precision, whatever torch's default type is."""
     before = torch.get_default_dtype()
     if before == torch.float:  # not touched, as it belongs to all threads
         yield

@@ -313,7 +313,7 @@ def _white(image: Tensor, name: str) -> float:
 
 
 def _white_of(high: int, deep: bool, name: str) -> float:
-    """The same for whole numbers of 8 bits, or of 16 if ``deep``, the largest of which is ``high``."""
+    """The number that means white among whole numbers of 8 bits, or of 16 if ``deep``, up to ``high``."""
     white = 65535.0 if deep else 255.0
     if deep and 0 < high < 1 << _DEPTHS[-1]:
         bits = next(depth for depth in _DEPTHS if high < 1 << depth)

@@ -88,7 +88,7 @@ def pixels_of(image: Any, name: str) -> Array:
 
 
 def orientation_of(image: Any) -> int:
-    """How a PIL image lies, from 1 to 8 as in EXIF; 1 for upright, and where nothing that can be read tells."""
+    """The EXIF orientation of a PIL image, from 1 to 8; 1, which is upright, where none can be read."""
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # EXIF data that are none raise SyntaxError, struct.error, TypeError, ...

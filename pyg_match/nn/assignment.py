@@ -237,7 +237,7 @@ def _in_place(x0: Tensor, x1: Tensor, certain: Tensor) -> Tensor:
 
 
 def _logsumexp(src: Tensor, dim: int) -> Tensor:
-    """The same as torch's for finite numbers, in fewer passes."""
+    """The logarithm of the summed exponentials of finite numbers, in fewer passes than torch's."""
     top = src.amax(dim, keepdim=True)
     return (src - top).exp_().sum(dim).log_().add_(top.squeeze(dim))
 

@@ -49,7 +49,7 @@ def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwarg
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether hooks, of torch or of PyG's layers, see the calls of a module or of parts of it, which is to be once."""
+    """Whether a module, or a part of it, has hooks of torch or of PyG's layers, which are to see each call once."""
     return any(
         part._forward_hooks
         or part._forward_pre_hooks

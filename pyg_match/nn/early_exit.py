@@ -11,7 +11,9 @@ from pyg_match.nn.pair_graph import PairGraph
 def adapt(
     matcher: Any, i: int, x: Tensor, graph: PairGraph, num_keypoints: Tensor
 ) -> tuple[tuple[bool, ...], Optional[Tensor]]:
-    """Which pairs stop after a layer, and which nodes go on; ``None`` if all do. Values are read back from a GPU.
+    """Whether each pair stops after a layer, and the mask of nodes that go on; ``None`` if all do.
+
+    Values are read back from a GPU.
 
     Args:
         matcher: The matcher.

@@ -158,7 +158,7 @@ class FrozenBlock:
     def _whole(
         self, block: AttentionBlock, x: Tensor, rounded: Tensor, message: Tensor, extra: Optional[Tensor]
     ) -> Tensor:
-        """What follows attention, of all nodes at once, for devices that need many at a time."""
+        """The descriptors after attention, of all nodes at once, for devices that need many at a time."""
         if torch.is_grad_enabled() or extra is not None:
             return block.update(x, message, extra)
         layers: Any = block.ffn

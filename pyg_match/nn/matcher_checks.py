@@ -14,7 +14,7 @@ from pyg_match.nn.pair_graph import PairGraph
 
 @torch.compiler.disable
 def check_pair(pair: KeypointPair, config: MatcherConfig, device: torch.device) -> None:
-    """Refuse what the layers could not make sense of."""
+    """Refuse a pair that lacks something, or does not fit the configuration or the device of the matcher."""
     if not isinstance(pair, KeypointPair):
         raise TypeError(
             f"expected a KeypointPair, as KeypointPair.from_sets makes it of two sets, or a batch of them, got "
@@ -37,7 +37,7 @@ def check_pair(pair: KeypointPair, config: MatcherConfig, device: torch.device) 
 
 @torch.compiler.disable
 def check_descriptors(i: int, x: Tensor, nodes: Tensor) -> None:
-    """Refuse to read matches off descriptors that are not finite, of which softmax would make none."""
+    """Refuse descriptors that are not finite, of which no matches can be read."""
     finite = torch.isfinite(x).all(dim=1)
     if not bool(finite.all()):
         raise ValueError(
@@ -80,7 +80,7 @@ def check_scales(graph: PairGraph, config: MatcherConfig) -> None:
 
 @torch.compiler.disable
 def check_assignments(i: int, log_assignments: Sequence[Tensor]) -> None:
-    """Refuse to read matches off numbers that are none; minus infinity is the probability 0."""
+    """Refuse assignments that are NaN or infinite; minus infinity, the probability 0, is allowed."""
     for log_assignment in log_assignments:
         good = log_assignment < torch.inf
         if not bool(good.all()):

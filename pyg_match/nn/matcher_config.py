@@ -21,7 +21,7 @@ _MOST = {
 
 @dataclass(frozen=True)
 class MatcherShape:
-    """What the weights of a matcher were trained as: its size, and choices of research.
+    """The shape that the weights of a matcher were trained with: its size, and choices of research.
 
     Example:
         >>> MatcherShape(in_channels=64, heads=2).hidden_channels
@@ -68,7 +68,7 @@ class MatcherShape:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What one run of a matcher may choose, with the same weights.
+    """Options of one run of a matcher, with the same weights.
 
     Example:
         >>> RunOptions(depth_confidence=0.95).filter_threshold

@@ -100,7 +100,7 @@ class AttentionBlock(nn.Module):
         return self.update(x, self.conv(x, edge_index, **attention), extra)
 
     def update(self, x: Tensor, message: Tensor, extra: Optional[Tensor] = None) -> Tensor:
-        """What follows attention."""
+        """The descriptors after attention, from those before it and its messages."""
         message = self.lin_out(message)
         message = message if extra is None else message + extra
         out: Tensor = x + self.ffn(torch.cat([x, message], dim=-1))

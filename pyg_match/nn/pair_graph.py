@@ -19,7 +19,7 @@ from pyg_match.ops.undirected import undirected
 
 
 class StepEdges(NamedTuple):
-    """What a step of a layer attends along.
+    """The edges that a step of a layer attends along.
 
     Attributes:
         edges: The edges, and anchors if there are any that these do not list.
@@ -50,7 +50,7 @@ class PairGraph:
         within: Edges within images; several where these are parts of the images, along which layers attend in turn.
         between: Edges between images.
         scales: The scales that a partition transform has drawn within images.
-        refused: Names of masks and weights of scales, which a matcher that uses scales does not know.
+        refused: Names of masks and weights of scales that the pair has; matchers that use scales refuse them.
         cross_edge_ids: Number of each remaining edge between images in the batch; ``None`` if it lists none.
     """
 
@@ -189,7 +189,7 @@ def _with_groups(edges: EdgeSet) -> StepEdges:
 
 
 def _anchors(pair: KeypointPair, weight: Tensor, shape: tuple[int, ...], may_be_zero: bool = False) -> Tensor:
-    """Which nodes are anchors that are not listed."""
+    """The mask of anchors whose edges are not listed, checked with their weights."""
     anchor = check_tensor("anchor", pair.anchor, shape[:1], "boolean")
     check_tensor("anchor_weight", weight, shape)
     _check_weight("anchor_weight", weight, may_be_zero)
@@ -238,7 +238,7 @@ def _edge_set(
 
 
 def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:
-    """What an edge that stands for several adds to its score."""
+    """The logarithm of the weights of edges, which is added to their scores."""
     weight = pair.get(name)
     if weight is None:
         return None
@@ -248,13 +248,13 @@ def _log_weight(pair: KeypointPair, name: str) -> Optional[Tensor]:
 
 
 def _mask(pair: KeypointPair, name: str) -> Optional[Tensor]:
-    """Which edges may be attended to."""
+    """The mask of edges that may be attended to."""
     mask = pair.get(name)
     return None if mask is None else check_tensor(name, mask, (_num_edges(pair, name, "mask"),), "boolean")
 
 
 def _num_edges(pair: KeypointPair, name: str, kind: str) -> int:
-    """How many edges there are that an attribute says something about."""
+    """The number of edges that an attribute belongs to."""
     key = name.replace(kind, "index")
     if pair.get(key) is None:
         raise ValueError(f"'{name}' must hold one value for each edge, but there is no '{key}'")

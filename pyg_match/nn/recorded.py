@@ -190,7 +190,7 @@ def _never_waits(config: MatcherConfig) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What a prepared pair consists of: tensors, and all else that a forward may read."""
+    """The parts of a prepared pair: tensors, and all else that a forward may read."""
     if isinstance(value, KeypointPair):
         value = tuple(value.to_dict().values())
     elif is_dataclass(value):

@@ -43,6 +43,7 @@ def implementations(backend: Callable[[], Any]) -> dict[str, Callable[..., Any]]
         backend: Gives the module of the backend, which is asked for only when an operator is called.
     """
 
+    # `given` holds bias, mask, whether that removes, and scale, and behind them the other fields of the edges.
     def forward(q: Tensor, k: Tensor, v: Tensor, rowptr: Tensor, col: Tensor, *given: Any) -> Any:
         edges = _edge_set(k, rowptr, col, *given[4:])
         return backend().attention_forward(q, k, v, edges, *given[:4])
@@ -245,7 +246,7 @@ def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
 
 
 def _no_second_derivatives(ctx: Any, *grads: Any) -> Any:
-    """What the gradients of the operators answer when they are asked for theirs."""
+    """Refuse gradients of the gradients of the operators."""
     raise RuntimeError("the kernels have no second derivatives; use backend='reference' for them")
 
 

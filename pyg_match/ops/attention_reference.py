@@ -14,7 +14,7 @@ MaskMode = Literal["remove", "zero"]
 def softmax_of_edges(
     score: Tensor, csr: CSR, bias: Optional[Tensor], mask: Optional[Tensor], mask_mode: MaskMode
 ) -> Tensor:
-    """The coefficients :math:`(E, H)` of edges with these scores, which need no bias yet."""
+    """The coefficients :math:`(E, H)` of edges, from scores to which the bias is still to be added."""
     target = csr.target()
     score = score if bias is None else score + bias
     if mask is not None and mask_mode == "remove":

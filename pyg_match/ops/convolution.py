@@ -75,7 +75,7 @@ class Convolution(nn.Module):
         self.side, self.channels, self.out_channels, self.selu = side, channels, out_channels, selu
 
     def layer(self) -> Layer:
-        """What the kernels know of it; it must outlive them."""
+        """The struct that kernels read; the module must outlive it."""
         return Layer(
             side=self.side,
             channels=self.channels,
@@ -231,7 +231,7 @@ def _convolve_in_torch(
     shortcut: Optional[Tensor] = None,
     offset: Optional[Tensor] = None,
 ) -> Tensor:
-    """The same on any device, with gradients."""
+    """The result of :func:`convolve` on any device, with gradients."""
     if x.numel() == 0:  # which torch refuses
         return x.new_empty(*x.shape[:3], convolution.out_channels)
     maps, weight, side = x.permute(0, 3, 1, 2), convolution.weight, convolution.side
@@ -246,7 +246,7 @@ def _convolve_in_torch(
 
 
 def _sample_taps(maps: Tensor, offset: Tensor, side: int) -> Tensor:
-    """What the taps of a deformable convolution read, :math:`(B, C, S^2, H, W)`."""
+    """The values that the taps of a deformable convolution read, :math:`(B, C, S^2, H, W)`."""
     images, channels, height, width = maps.shape
     taps = torch.arange(side**2, device=maps.device)
     rows, columns = (

@@ -36,15 +36,15 @@ def diverse_choice(
     orthogonality_weight: float,
     first: int = 0,
 ) -> Tensor:
-    """Which candidates of each row are chosen; see :class:`~pyg_match.transforms.DiverseKNN` for the rule.
+    """The mask of the chosen candidates of each row; see :class:`~pyg_match.transforms.DiverseKNN` for the rule.
 
     Args:
         pos: Positions.
         descriptors: Vectors of unit length; of width 0 if directions are compared instead.
         candidates: The pool of each row, the nearest first.
         k: How many to choose, at most :math:`P`.
-        distance_weight: Of the distance relative to the farthest candidate's.
-        orthogonality_weight: Of the worst absolute cosine with those chosen so far.
+        distance_weight: Weight of the distance, which is relative to that of the farthest candidate.
+        orthogonality_weight: Weight of the worst absolute cosine with those chosen so far.
         first: The node of row 0.
 
     Shapes:
@@ -97,7 +97,7 @@ def _choose_in_torch(
     orthogonality_weight: float,
     first: int,
 ) -> Tensor:
-    """The same, all rows at once and every candidate compared with each one chosen."""
+    """The choice in plain torch: all rows at once, and every candidate compared with each one chosen."""
     offsets = pos[candidates] - pos[first : first + candidates.size(0)].unsqueeze(1)
     length = offsets.norm(dim=2)
     distance = length.cummax(dim=1).values  # never falls along the pool, whatever rounding does

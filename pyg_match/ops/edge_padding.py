@@ -8,7 +8,7 @@ from pyg_match.ops.edges import EdgeSet
 
 
 def pad_edges(edges: EdgeSet, num_nodes: int, num_edges: int, num_groups: int, num_sources: int) -> EdgeSet:
-    """The same edges, and others among new nodes behind, which share what is left of the places for edges.
+    """The same edges, and others among new nodes behind the old ones, which share the free places for edges.
 
     Nothing changes for the nodes that were there. What is prepared for gradients is left out.
 

@@ -260,7 +260,7 @@ class EdgeSet(NamedTuple):
         return self._replace(groups=table, source=source, log_weight=log_weight, rounds=rounds, target=target)
 
     def listed(self) -> "tuple[EdgeSet, Optional[Tensor]]":
-        """The same with all edges in the list, those of groups last for each target, and what they add to scores.
+        """The same edges, all of them in the list, those of groups last for each target, and what they add to scores.
 
         Shapes:
             - **output:** the edges, and :math:`(E)`; ``None`` for nothing
@@ -271,7 +271,7 @@ class EdgeSet(NamedTuple):
         return EdgeSet(csr.rowptr, csr.col.int(), self.num_sources), bias
 
     def with_transpose(self) -> "EdgeSet":
-        """The same, prepared for gradients."""
+        """The same edges, prepared for gradients."""
         if self.transposed is not None or self.col.numel() == 0:
             return self
         return self._replace(transposed=transpose_edges(self.rowptr, self.col, self.num_sources))

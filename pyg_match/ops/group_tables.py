@@ -25,7 +25,10 @@ def check_rising(name: str, ptr: tuple[int, ...]) -> None:
 
 
 def count_rounds(rows: list[list[int]], num_targets: int, num_sources: int) -> int:
-    """How many times groups go through all targets; refuses those that do not, and sources that do not exist."""
+    """The number of times that groups go through all targets.
+
+    Groups that do not, and sources that do not exist, are refused.
+    """
     rounds, place = 0, num_targets
     for first, stop, source, source_stop in rows:
         if first == 0 and place == num_targets:

@@ -114,13 +114,13 @@ class OrderedWeight:
         self._rounded: dict[torch.dtype, tuple[Tensor, Optional[Tensor]]] = {}
 
     def rounded(self, dtype: torch.dtype) -> tuple[Tensor, Optional[Tensor]]:
-        """Weight and bias in another type of numbers, which are made once."""
+        """Weight and bias in another type of numbers, converted once."""
         if dtype not in self._rounded:
             self._rounded[dtype] = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
         return self._rounded[dtype]
 
     def of(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-        """What to call :func:`linear` with: the weight itself if oneDNN is not what multiplies ``x`` with it.
+        """The weight to call :func:`linear` with: in oneDNN's order where oneDNN multiplies ``x``, else as it is.
 
         Args:
             x: Features, of which only shape and type matter.
@@ -144,7 +144,10 @@ class OrderedWeight:
 
 
 def rounded_for_linear(x: Tensor) -> Tensor:
-    """What linear layers make of ``x`` under autocast, so that several of them need not do it each; no gradients."""
+    """``x`` in the type in which linear layers compute under autocast, so that several layers convert it once.
+
+    It has no gradients.
+    """
     dtype = _autocast_type(x)
     if dtype is None or x.dtype != torch.float:
         return x

@@ -175,12 +175,12 @@ class AnchorEdges(BaseTransform):
 
 
 def _count_anchors(anchor: Tensor, ptr: list[int]) -> Tensor:
-    """How many anchors the group of each node has."""
+    """The number of anchors in the group of each node."""
     return count_before(anchor)[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
 
 
 def _weight_beside(window: Tensor, anchor: Tensor, ptr: list[int]) -> Tensor:
-    """What an anchor stands for, for each node that sees the nodes of its part."""
+    """The number of nodes that an anchor stands for, for each node that sees the nodes of its part."""
     sizes = torch.tensor(ptr, device=anchor.device).diff()
     number = torch.arange(sizes.numel(), device=anchor.device).repeat_interleave(sizes)
     _, part, seen = torch.stack([number, window]).unique(dim=1, return_inverse=True, return_counts=True)

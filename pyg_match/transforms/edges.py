@@ -71,7 +71,7 @@ def group_ptr(data: Data) -> list[int]:
 
 
 def num_nodes_of(data: Data) -> int:
-    """How many nodes there are, by positions or descriptors if there are any."""
+    """The number of nodes, by positions or descriptors if there are any."""
     rows = (data.get(name) for name in ("pos", "x"))
     known = next((len(value) for value in rows if isinstance(value, Tensor) and value.dim() > 0), None)
     if known is not None:

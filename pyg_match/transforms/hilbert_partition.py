@@ -114,7 +114,7 @@ def _cells(pos: Tensor, groups: Tensor) -> Tensor:
 
 
 def _curve(cells: Tensor) -> Tensor:
-    """How far along the curve squares lie."""
+    """The place of squares along the curve."""
     x, y = cells.unbind(1)
     length = torch.zeros_like(x)
     for level in reversed(range(_LEVELS)):

@@ -100,7 +100,7 @@ class RemovePairs(BaseTransform):
     def forward(self, data: Data) -> Data:
         """Drop the forbidden edges of each edge set, or set its mask."""
         check_data(data, self)
-        node_groups(data)  # which the pieces of a batch are told apart by
+        node_groups(data)  # refuses a batch whose numbers do not fit the nodes
         for key in self.keys:
             edge_index = data.get(key)
             if edge_index is None:

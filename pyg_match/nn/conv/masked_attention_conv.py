@@ -246,7 +246,7 @@ class MaskedAttentionConv(MessagePassing):
     def fuses(
         self, edge_index: Union[Adj, CSR, EdgeSet], return_attention_weights: Optional[bool] = None
     ) -> bool:
-        """Whether nobody wants to see single messages."""
+        """Whether messages are fused: nobody hooks them, explains them or asks for their weights."""
         hooks = [
             self._message_forward_pre_hooks,
             self._message_forward_hooks,
@@ -303,6 +303,6 @@ class MaskedAttentionConv(MessagePassing):
 
 
 def _propagates(edge_index: Union[Adj, CSR, EdgeSet]) -> bool:
-    """Whether PyG would not go through single messages of these edges."""
+    """Whether PyG fuses the messages of these edges itself."""
     by_target = isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
     return by_target or is_sparse(edge_index)

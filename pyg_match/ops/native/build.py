@@ -75,7 +75,7 @@ def _works(words: list[str]) -> bool:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """That of a compiler, which may have no other place to write to."""
+    """The environment of a compiler, which may have no other place to write to."""
     return {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder, **os.environ}
 
 

@@ -91,7 +91,7 @@ def instruction_set() -> str:
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Where the numbers of a tensor start, for a function of the library."""
+    """The address of the numbers of a tensor, for a function of the library."""
     return ctypes.c_void_p(tensor.data_ptr())
 
 
