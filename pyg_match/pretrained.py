@@ -160,7 +160,7 @@ def weights_digest(name_or_path: str | os.PathLike[str]) -> str:
     return _seen_sha256(_resolve(name_or_path))
 
 
-def check_name(name_or_path: str | os.PathLike[str], what: str = "the name of weights") -> None:
+def check_name(name_or_path: str | os.PathLike[str], what: str) -> None:
     """Refuse what can be no weights: neither a name of :func:`available` nor the path of a file, there or not.
 
     Raises:

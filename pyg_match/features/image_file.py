@@ -36,13 +36,13 @@ class Pixels:
     factor: int = 1
 
 
-def read_file(path: Path, shrink: Shrink | None = None) -> Pixels:
+def read_file(path: Path, shrink: Shrink | None) -> Pixels:
     """The pixels of an image file.
 
     Args:
         path: The file.
-        shrink: By how much an image may be shrunk. JPEG files are decoded at a smaller scale then if it divides their
-            sides.
+        shrink: By how much an image may be shrunk; ``None`` for not at all. JPEG files are decoded at a smaller scale
+            if it divides their sides.
 
     Raises:
         FileNotFoundError: If there is no such file.

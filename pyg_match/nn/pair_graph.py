@@ -127,7 +127,7 @@ class PairGraph:
             )
 
     @torch.compiler.disable
-    def with_cross_edges(self, edges: CSR, mask: Optional[Tensor] = None) -> "PairGraph":
+    def with_cross_edges(self, edges: CSR, mask: Optional[Tensor]) -> "PairGraph":
         """The graph with other edges between images, of which those in the mask, or all, may be attended to.
 
         They are those that an operator has drawn, and not checked.

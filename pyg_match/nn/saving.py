@@ -24,8 +24,8 @@ def save_matcher(
     path: Union[str, Path],
     state: Mapping[str, Tensor],
     config: MatcherConfig,
-    half: bool = False,
-    metadata: Optional[Mapping[str, Any]] = None,
+    half: bool,
+    metadata: Optional[Mapping[str, Any]],
 ) -> None:
     """Write weights and configuration; see :meth:`pyg_match.nn.GraphMatcher.save`."""
     if Path(path).suffix != ".safetensors":

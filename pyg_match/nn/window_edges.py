@@ -10,7 +10,7 @@ from pyg_match.ops import EdgeSet
 
 
 def window_edges(
-    window: Tensor, ptr: tuple[int, ...], anchor: Optional[Tensor] = None, weight: Optional[Tensor] = None
+    window: Tensor, ptr: tuple[int, ...], anchor: Optional[Tensor], weight: Optional[Tensor]
 ) -> list[EdgeSet]:
     """The edges of each division of the keypoints of all images, as dense groups.
 

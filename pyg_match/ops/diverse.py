@@ -34,7 +34,7 @@ def diverse_choice(
     k: int,
     distance_weight: float,
     orthogonality_weight: float,
-    first: int = 0,
+    first: int,
 ) -> Tensor:
     """The mask of the chosen candidates of each row; see :class:`~pyg_match.transforms.DiverseKNN` for the rule.
 
