@@ -162,7 +162,7 @@ class Extractor(nn.Module):
         waiting: dict[Any, list[tuple[int, Tensor]]] = {}
         for i, image in enumerate(images):
             checked = self._checked(image)
-            sizes.append((image.size(-1), image.size(-2)))
+            sizes.append((image.size(2), image.size(1)))
             if checked is None:
                 features[i] = self.empty(image)
                 continue

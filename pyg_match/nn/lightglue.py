@@ -66,7 +66,7 @@ def convert_lightglue(state: dict[str, Tensor]) -> tuple[MatcherConfig, dict[str
     head_channels = 2 * named["posenc.Wr.weight"].size(0)
     position_channels = named["posenc.Wr.weight"].size(1)
     projection = named.get("input_proj.weight")
-    if head_channels == 0 or hidden % head_channels != 0:
+    if hidden % head_channels != 0:
         raise ValueError(
             f"not the weights of LightGlue: descriptors of width {hidden} cannot have heads of width {head_channels}"
         )
