@@ -94,13 +94,12 @@ def convert(value: Any, hint: Any, name: str, words: bool = True) -> Any:
     elif dataclasses.is_dataclass(hint) and inspect.isclass(hint):
         return value if isinstance(value, hint) else build(hint, value, name + ".")
     elif origin is tuple:
-        kinds = (
-            arguments[:1] * len(value)
-            if arguments[1:] == (...,) and isinstance(value, list | tuple)
-            else arguments
-        )
-        if isinstance(value, list | tuple) and len(value) == len(kinds):
-            return tuple(convert(item, kind, name, words) for item, kind in zip(value, kinds, strict=True))
+        if isinstance(value, list | tuple):
+            kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+            if len(value) == len(kinds):
+                return tuple(
+                    convert(item, kind, name, words) for item, kind in zip(value, kinds, strict=True)
+                )
     elif origin is list:
         if isinstance(value, list):
             return [convert(item, arguments[0], name, words) for item in value]

@@ -76,9 +76,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _state_dict(content: Any) -> dict[str, Tensor] | None:
     if _is_state_dict(content):
         return dict(content)
-    nested = (
-        [value for value in content.values() if _is_state_dict(value)] if isinstance(content, Mapping) else []
-    )
+    values = content.values() if isinstance(content, Mapping) else ()
+    nested = [value for value in values if _is_state_dict(value)]
     return dict(nested[0]) if len(nested) == 1 else None
 
 

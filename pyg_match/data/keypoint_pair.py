@@ -225,9 +225,8 @@ class KeypointPair(Data):
                 raise ValueError(
                     f"node numbers must rise, as images follow each other, got {shown(subset.tolist())}"
                 )
-            keep = torch.zeros(count, dtype=torch.bool, device=subset.device).index_fill_(
-                0, subset.long(), True
-            )
+            keep = torch.zeros(count, dtype=torch.bool, device=subset.device)
+            keep[subset.long()] = True
         elif subset.shape != (count,):
             raise ValueError(f"expected a mask of {count} nodes, got shape {list(subset.shape)}")
         return keep, count_before(keep)

@@ -62,11 +62,9 @@ class AttentionBlock(nn.Module):
             channels, channels // heads, heads, mask_mode=mask_mode, shared_query_key=shared_query_key
         )
         self.lin_out = nn.Linear(channels, channels)
-        width = (
-            2 * channels
-            if ffn_channels is None
-            else whole_number("ffn_channels", ffn_channels, most=MOST_CHANNELS)
-        )
+        width = 2 * channels
+        if ffn_channels is not None:
+            width = whole_number("ffn_channels", ffn_channels, most=MOST_CHANNELS)
         self.ffn = nn.Sequential(
             nn.Linear(2 * channels, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, channels)
         )

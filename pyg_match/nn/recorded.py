@@ -166,7 +166,7 @@ def _suits(model: nn.Module, prepared: PreparedPair) -> bool:
     # Smaller images have fewer candidates than padded ones.
     largest = max((count for counts in graph.counts for count in counts), default=0)
     drawn = config.redraw_after is None or largest >= config.redraw_k
-    if not (given and small and drawn and _never_waits(config)) or rounded:
+    if rounded or not (given and small and drawn and _never_waits(config)):
         return False
     return not is_hooked(model) and all(
         module.fuses(graph.within[0].edges)

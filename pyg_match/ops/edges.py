@@ -240,7 +240,7 @@ class EdgeSet(NamedTuple):
                 raise ValueError(f"'target' must hold each of the {self.num_targets} targets once")
         limit = self.num_sources if source is None else source.numel()
         rounds = count_rounds(rows, self.num_targets, limit)
-        count = sum(stop - start for start, stop, *_ in rows)
+        count = rounds * self.num_targets
         if log_weight is not None and log_weight.shape != (count,):
             raise ValueError(
                 f"'log_weight' must hold a number for each of the {count} targets of groups, got "

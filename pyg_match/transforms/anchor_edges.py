@@ -139,11 +139,9 @@ class AnchorEdges(BaseTransform):
     ) -> tuple[Tensor, Tensor]:
         """The edges to list, each once and sorted by target, and the weight of anchors for each target."""
         num_nodes = anchor.numel()
-        edges = (
-            _anchor_edges(anchor, ptr, self.cross)
-            if self.listed
-            else anchor.new_empty(2, 0, dtype=torch.long)
-        )
+        edges = anchor.new_empty(2, 0, dtype=torch.long)
+        if self.listed:
+            edges = _anchor_edges(anchor, ptr, self.cross)
         if not self.loop:
             edges = edges[:, edges[0] != edges[1]]
         if present is not None:

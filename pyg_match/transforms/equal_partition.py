@@ -89,7 +89,7 @@ def fewest_parts(parts: int, groups: Optional[Tensor], num_nodes: int) -> int:
     As long as there are twice as many parts as nodes, the first cut of :func:`equal_parts` leaves all nodes on one
     side, with half of the parts.
     """
-    most = num_nodes if groups is None else int(torch.bincount(groups).max()) if num_nodes > 0 else 0
+    most = num_nodes if groups is None or num_nodes == 0 else int(torch.bincount(groups).max())
     while parts >= 2 * max(most, 1):
         parts //= 2
     return parts
