@@ -9,7 +9,7 @@ from torch_geometric.typing import SparseTensor
 
 from pyg_match.checks import check_tensor, kind_of, whole_number
 
-_MOST_NODES = 1 << 32  # that kernels can number
+_MOST_NODES = 1 << 32  # more are a mistake, for which no machine has the memory
 
 
 class CSR(NamedTuple):

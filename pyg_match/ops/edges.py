@@ -230,10 +230,9 @@ class EdgeSet(NamedTuple):
                     f"'{name}' must be on the device of the edges, {device}, got {tensor.device}"
                 )
         if source is not None:
-            outside = (source < 0) | (source >= self.num_sources)
-            if bool(outside.any()):
-                seen = int(source[outside][0])
-                raise ValueError(f"a group names source {seen}, but there are {self.num_sources}")
+            wrong = source[(source < 0) | (source >= self.num_sources)]
+            if wrong.numel() > 0:
+                raise ValueError(f"a group names source {int(wrong[0])}, but there are {self.num_sources}")
         if target is not None:
             expected = torch.arange(self.num_targets, device=device)
             if not torch.equal(target.long().sort().values, expected):
