@@ -61,6 +61,7 @@ def field_types(cls: Any) -> dict[str, Any]:
     return _field_types(cls)
 
 
+# Apart, as mypy takes classes for hashable only where they are untyped.
 @functools.cache
 def _field_types(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
