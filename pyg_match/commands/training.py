@@ -160,8 +160,8 @@ def export(
         # No file of a run either, whichever of them is read.
         check_outputs({"OUT": target}, [source / f"{name}.safetensors" for name in ("best", "matcher")])
         with spinner("exporting"):
+            from pyg_match.training.config import parse_yaml
             from pyg_match.training.export import export_matcher
-            from pyg_match.training.settings_text import parse_yaml
 
             recipe = None if graph is None else parse_yaml(graph, "--graph")
             digest = export_matcher(

@@ -125,7 +125,7 @@ class DualSoftmaxAssignment(nn.Module):
         """
         one_of("mask_mode", mask_mode, ("remove", "zero"))
         edges = EdgeSet.of(cross_edge_index, x.size(0), x.size(0), x.device)
-        check_edge_values(edges.col.size(0), 1, mask=edge_mask)
+        check_edge_values(edges.col.size(0), 1, None, edge_mask)
         csr = edges.csr()
         projected = self.lin(x).unsqueeze(1)
         similarity = edge_scores(projected, projected, edges, self.channels**-0.5).squeeze(1)

@@ -333,7 +333,8 @@ def parse_yaml(text: str, what: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except Exception as error:  # tags before what they do not fit raise KeyError, IndexError, AttributeError, ...
+    # Tags before what they do not fit raise KeyError, IndexError, AttributeError, ...
+    except Exception as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else error
         raise ValueError(f"{what if len(what) < 200 else shown(what)} is not YAML: {reason}") from None
 
