@@ -3,10 +3,11 @@
 from torch import nn
 
 
-def weight_state(module: nn.Module) -> list[tuple[int, int]]:
-    """The addresses of a module's weights and buffers, and how often each was changed in place.
+def weight_state(module: nn.Module) -> list[tuple[int, int, int]]:
+    """Where the weights and buffers of a module are, and how often they have been changed in place.
 
-    It differs after any change but one through ``.data``, and in copies.
+    It differs after any change but one through ``.data``, and in copies. Weights that are shared with other processes
+    stay the same, though they move.
 
     Example:
         >>> import torch
@@ -17,4 +18,8 @@ def weight_state(module: nn.Module) -> list[tuple[int, int]]:
         False
     """
     tensors = [*module.parameters(), *module.buffers()]
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    # Sharing memory gives a storage other addresses.
+    return [
+        (t.untyped_storage()._cdata, int(t.storage_offset()), 0 if t.is_inference() else t._version)
+        for t in tensors
+    ]

@@ -36,7 +36,7 @@ class Freezable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._frozen: Optional[list[tuple[int, int]]] = None  # the weights that it was frozen with
+        self._frozen: Optional[list[tuple[int, int, int]]] = None  # the weights that it was frozen with
         self.recorded: Optional[RecordedForwards] = None  # what a GPU runs again
         self.register_load_state_dict_post_hook(_thawed)
 

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -762,3 +763,18 @@ def test_copies_of_frozen_matchers_run_in_half_precision():
         expected = matcher(pair).scores
         for other in (copy.deepcopy(matcher), pickle.loads(pickle.dumps(matcher))):
             assert torch.equal(other(pair).scores, expected)
+
+
+def test_frozen_matchers_may_be_sent_to_other_processes():
+    """What is sent lies in shared memory from then on."""
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small().float().freeze()
+    with torch.no_grad():
+        expected = matcher(pair).scores
+        for _ in range(2):
+            other = pickle.loads(ForkingPickler.dumps(matcher))
+            assert all(weight.is_shared() for weight in matcher.parameters())
+            assert torch.equal(other(pair).scores, expected) and torch.equal(matcher(pair).scores, expected)
+        matcher.lin_in.bias.data = matcher.lin_in.bias + 1
+        with pytest.raises(RuntimeError, match="weights have changed since freeze"):
+            matcher(pair)
