@@ -17,7 +17,9 @@ def weight_state(module: nn.Module) -> list[tuple[int, int, int]]:
         >>> weight_state(layer) == before
         False
     """
-    tensors = [*module.parameters(), *module.buffers()]
+    parts = module.modules()
+    kept = (t for part in parts for t in (*part._parameters.values(), *part._buffers.values()))
+    tensors = [t for t in kept if t is not None]
     # Sharing memory gives a storage other addresses.
     return [
         (t.untyped_storage()._cdata, int(t.storage_offset()), 0 if t.is_inference() else t._version)

@@ -36,7 +36,7 @@ class Freezable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._frozen: Optional[list[tuple[int, int, int]]] = None  # the weights that it was frozen with
+        self._frozen: Optional[list[Any]] = None  # the weights and layers that it was frozen with
         self.recorded: Optional[RecordedForwards] = None  # what a GPU runs again
         self.register_load_state_dict_post_hook(_thawed)
 
@@ -45,8 +45,8 @@ class Freezable(nn.Module):
 
         Without gradients it is faster then and gives the same up to rounding. Layers that have hooks or are not what
         they were made as stay as they are. :meth:`train` and loading weights undo it. A model whose weights have been
-        changed in place since refuses to run until it is frozen anew, and hooks that are registered on parts of layers
-        since are not called until then.
+        changed in place since, or parts of whose layers have been replaced, refuses to run until it is frozen anew, and
+        hooks that are registered on parts of layers since are not called until then.
 
         Args:
             cuda_graphs: Whether a GPU records its launches as CUDA graphs, which is faster for a pair at a time. Pairs
@@ -71,7 +71,7 @@ class Freezable(nn.Module):
                 module.in_place = plain and module.lin_key is not None
             elif type(module) is Projection and not is_hooked(module):
                 module.ordered = OrderedWeight(module.weight, module.bias)
-        self._frozen = weight_state(self)
+        self._frozen = _state(self)
         self.recorded = RecordedForwards() if cuda_graphs else None
         return self
 
@@ -80,11 +80,11 @@ class Freezable(nn.Module):
         """Refuse to compute with what was made of other weights.
 
         Raises:
-            RuntimeError: If weights have been changed since :meth:`freeze`.
+            RuntimeError: If weights have been changed, or layers replaced, since :meth:`freeze`.
         """
-        if self._frozen is not None and self._frozen != weight_state(self):
+        if self._frozen is not None and self._frozen != _state(self):
             raise RuntimeError(
-                "weights have changed since freeze(); call freeze() again, or train() to undo it"
+                "layers or weights have changed since freeze(); call freeze() again, or train() to undo it"
             )
 
     def train(self, mode: bool = True) -> Self:
@@ -100,13 +100,19 @@ class Freezable(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of what refuses to run refuses, too: no weights are those of an empty list.
-        changed = self._frozen is not None and self._frozen != weight_state(self)
-        return {**self.__dict__, "_frozen": [] if changed else self._frozen}
+        changed = self._frozen is not None and self._frozen != _state(self)
+        return {**self.__dict__, "_frozen": [] if changed else self._frozen and [True]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"recorded": None, **state})
         if self._frozen:  # weights of copies are new
-            self._frozen = weight_state(self)
+            self._frozen = _state(self)
+
+
+def _state(model: nn.Module) -> list[Any]:
+    """The weights of a model, and the layers that its frozen blocks were made of."""
+    blocks = [module for module in model.modules() if isinstance(module, AttentionBlock)]
+    return [*weight_state(model), *(layer for block in blocks for layer in _layers_of(block))]
 
 
 def _thawed(model: Freezable, _: Any = None) -> None:
@@ -180,9 +186,13 @@ class FrozenBlock:
         return out
 
 
+def _layers_of(block: AttentionBlock) -> list[nn.Module]:
+    return [block.lin_out, *block.ffn]
+
+
 def _is_plain(block: AttentionBlock) -> bool:
     """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
-    layers: list[nn.Module] = [block.lin_out, *block.ffn]
+    layers = _layers_of(block)
     return len(layers) == len(_LAYERS) and all(
         type(layer) is kind and not is_hooked(layer) and not (kind is nn.Linear and layer.bias is None)
         for layer, kind in zip(layers, _LAYERS, strict=True)

@@ -168,7 +168,7 @@ class GraphMatcher(Freezable):
             ValueError: If the attributes do not fit each other or the matcher, if a value is not finite, or if
                 ``cross_edge_mask`` masks edges that ``redraw_after`` replaces. In evaluation mode also if the weights
                 make something of finite values that is not.
-            RuntimeError: If weights have been changed since :meth:`freeze`.
+            RuntimeError: If weights have been changed, or layers replaced, since :meth:`freeze`.
         """
         self.check_frozen()
         checks_values = not (self.training or isinstance(pair, PreparedPair))

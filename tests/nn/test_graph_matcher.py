@@ -778,3 +778,30 @@ def test_frozen_matchers_may_be_sent_to_other_processes():
         matcher.lin_in.bias.data = matcher.lin_in.bias + 1
         with pytest.raises(RuntimeError, match="weights have changed since freeze"):
             matcher(pair)
+
+
+@pytest.mark.parametrize("part", ["lin_out", "ffn.0", "ffn.2", "ffn.3", "appended"])
+def test_frozen_matchers_refuse_layers_that_were_replaced(part):
+    """What replaces them may have the same weights."""
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(70, 60)))
+    matcher = small().freeze()
+    block = matcher.layers[1].self_attn
+    with torch.no_grad():
+        expected = matcher(pair).scores
+        if part == "appended":
+            block.ffn.append(torch.nn.Tanh())
+        elif part == "ffn.2":
+            block.ffn[2] = torch.nn.ReLU()
+        else:
+            before = block.get_submodule(part)
+            after = torch.nn.Linear(1, 1)
+            after.weight, after.bias = before.weight, before.bias
+            after.register_forward_hook(lambda module, args, out: -out)
+            parent, _, name = part.rpartition(".")
+            setattr(block.get_submodule(parent), name, after)
+        for other in (matcher, copy.deepcopy(matcher)):
+            with pytest.raises(RuntimeError, match=r"layers or weights have changed since freeze\(\)"):
+                other(pair)
+        changed = matcher.train().eval()(pair).scores
+        assert not torch.allclose(changed, expected)
+        assert torch.allclose(matcher.freeze()(pair).scores, changed)
