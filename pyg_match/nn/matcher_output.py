@@ -126,6 +126,10 @@ class MatcherOutput:
             self.edge_log_assignment[graph.cross_edge_ids] = assignment.edges
 
 
+# What wraps a model looks for tensors in what it answers: DistributedDataParallel for gradients to be summed.
+torch.export.register_dataclass(MatcherOutput)
+
+
 def empty_output(pair: KeypointPair, x: Tensor, assign_on_edges: bool, redrawn: bool) -> MatcherOutput:
     """The output before any pair has stopped.
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import random_pair, random_set
 from kornia.feature import LightGlue
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import prune
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
@@ -805,3 +806,31 @@ def test_frozen_matchers_refuse_layers_that_were_replaced(part):
         changed = matcher.train().eval()(pair).scores
         assert not torch.allclose(changed, expected)
         assert torch.allclose(matcher.freeze()(pair).scores, changed)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+@pytest.mark.parametrize("options", [{"static_graph": True}, {"find_unused_parameters": True}], ids=str)
+def test_gradients_are_shared_whoever_computes_the_loss(options, tmp_path):
+    """DistributedDataParallel has to see the tensors in what the matcher answers."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        matcher = small().train()
+        parallel = DistributedDataParallel(matcher, **options)
+        shared = []
+
+        def share(state, bucket):
+            shared.extend(bucket.parameters())
+            done = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        parallel.register_comm_hook(None, share)
+        pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(20, 20)))
+        for _ in range(2):
+            shared.clear()
+            parallel(pair).scores.sum().backward()
+            assert len(shared) == len(list(matcher.parameters()))
+    finally:
+        torch.distributed.destroy_process_group()
