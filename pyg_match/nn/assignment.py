@@ -14,6 +14,7 @@ from pyg_match.ops import EdgeSet, edge_scores
 from pyg_match.ops.attention_checks import check_edge_values
 from pyg_match.ops.attention_reference import MaskMode
 from pyg_match.ops.csr import EdgesLike
+from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.segments import segment_logsumexp
 
 _ROWS = 64  # of a dense assignment that a cache holds
@@ -68,7 +69,7 @@ class DualSoftmaxAssignment(nn.Module):
         x = torch.cat([x0, x1])
         projected = self.lin(x) / self.channels**0.25
         matchable = self.matchability(x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed(projected, matchable):
             similarity = projected[:count0] @ projected[count0:].t()
             inner = (
                 2 * similarity

@@ -16,6 +16,7 @@ from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.matcher_layer import AttentionBlock
 from pyg_match.nn.recorded import RecordedForwards
 from pyg_match.ops import EdgeSet
+from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.linear import (
     OrderedWeight,
     empty_rows,
@@ -154,7 +155,9 @@ class FrozenBlock:
         message = block.conv(rounded, edge_index, **kwargs)
         if x.device.type != "cpu":
             return self._whole(block, x, rounded, message, extra)
-        inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        inference = not (
+            torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed(x, message)
+        )
         many = x.size(0) > 2 * x.size(1)
         complete = isinstance(edge_index, EdgeSet) and edge_index.is_dense
         if not inference or not many or extra is not None or complete:

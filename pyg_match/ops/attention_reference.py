@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyg_match.ops.csr import CSR
+from pyg_match.ops.derivatives import is_transformed
 
 MaskMode = Literal["remove", "zero"]
 
@@ -85,12 +86,16 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, groups: Tensor, s
         groups: Dense groups that share no targets, as :class:`pyg_match.ops.EdgeSet` has them.
         scale: The factor :math:`s`.
     """
+    fused = torch.compiler.is_compiling() or not is_transformed(query, key, value)
     query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
     parts = [query.new_zeros(1, query.size(1), 0, value.size(3))]
     for first, stop, source, source_stop in groups.tolist():  # they go through the targets in order
         q, k, v = query[:, :, first:stop], key[:, :, source:source_stop], value[:, :, source:source_stop]
-        if source < source_stop:
+        if source < source_stop and fused:
             parts.append(F.scaled_dot_product_attention(q, k, v, scale=scale))
+        elif source < source_stop:  # torch's fused one has neither derivatives forward nor second ones
+            q, k, v = (t.to(torch.promote_types(t.dtype, torch.float)) for t in (q, k, v))
+            parts.append((scale * q @ k.transpose(2, 3)).softmax(dim=3) @ v)
         else:
             parts.append(query.new_zeros(1, query.size(1), stop - first, value.size(3)))
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)

@@ -151,7 +151,7 @@ def rounded_for_linear(x: Tensor) -> Tensor:
     dtype = _autocast_type(x)
     if dtype is None or x.dtype != torch.float:
         return x
-    if x.device.type != "cpu" or x.dim() != 2 or not x.is_contiguous():
+    if x.device.type != "cpu" or is_transformed(x) or x.dim() != 2 or not x.is_contiguous():
         return x.to(dtype)
     return with_room(x).to(dtype)[: x.size(0)]
 

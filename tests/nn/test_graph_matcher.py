@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import prune
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
+from torch_geometric.transforms import Compose
 
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
@@ -834,3 +835,26 @@ def test_gradients_are_shared_whoever_computes_the_loss(options, tmp_path):
             assert len(shared) == len(list(matcher.parameters()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "graph", [Compose([]), Compose([KNNGraph(6, loop=True), CandidateEdges(4)])], ids=["complete", "sparse"]
+)
+@pytest.mark.parametrize("grad", [False, True])
+def test_frozen_matchers_have_derivatives_forward(graph, grad):
+    pair, matcher = graph(random_pair(70, 60, dtype=torch.double)), small()
+    direction = torch.randn_like(pair.x)
+
+    def match(x):
+        other = pair.clone()
+        other.x = x
+        return matcher(other).log_assignment[0]
+
+    step = 1e-6 * direction
+    with torch.no_grad():
+        expected = (match(pair.x + step) - match(pair.x - step)) / 2e-6
+    for _ in range(2):
+        with torch.set_grad_enabled(grad):
+            found = torch.func.jvp(match, (pair.x,), (direction,))[1]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        matcher.freeze()

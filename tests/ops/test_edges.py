@@ -406,6 +406,16 @@ def test_complete_graphs_compile_and_have_forward_derivatives():
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("derivative", [torch.func.jacfwd, torch.func.jacrev, torch.func.hessian])
+def test_complete_graphs_have_all_derivatives(derivative):
+    blocks, (query, key, value) = Blocks((0, 5, 12), (5, 0), (12, 5)), nodes()
+
+    def attend(backend):
+        return lambda q: sparse_attention(q, key, value, blocks, backend=backend).tanh().sum(dim=(1, 2))
+
+    torch.testing.assert_close(derivative(attend("auto"))(query), derivative(attend("reference"))(query))
+
+
 def test_edges_on_another_device_are_refused():
     edges, tensors = edge_set(listed=False, weighted=False), nodes()
     away = edges._replace(groups=edges.groups.to("meta"))
