@@ -1,6 +1,5 @@
 """The matcher: message passing over one graph for each pair of images."""
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
-from pyg_match.nn.early_exit import adapt
+from pyg_match.nn.early_exit import Adaptive, adapt
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding
 from pyg_match.nn.frozen import Freezable
 from pyg_match.nn.layer_assignment import LayerAssignment, assign
@@ -34,7 +33,7 @@ from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops.candidates import redrawn_edges
 
 
-class GraphMatcher(Freezable):
+class GraphMatcher(Freezable, Adaptive):
     r"""Matcher of the keypoints of two images by message passing over their graph.
 
     Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
@@ -74,8 +73,6 @@ class GraphMatcher(Freezable):
         torch.Size([12])
     """
 
-    confidence_thresholds: Tensor
-
     def __init__(self, config: Optional[MatcherConfig] = None, **kwargs: Any) -> None:
         super().__init__()
         known = asdict(config or MatcherConfig())
@@ -108,9 +105,7 @@ class GraphMatcher(Freezable):
         else:
             self.assignments = nn.ModuleList([SinkhornAssignment(width)])
         self.confidences = nn.ModuleList(nn.Linear(width, 1) for _ in range(depth - 1))
-        # Later layers may be less sure: LightGlue, section 3.3.
-        thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
-        self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
+        self.set_thresholds(depth)
 
     @classmethod
     def from_pretrained(cls, name: Union[str, Path], **kwargs: Any) -> "GraphMatcher":

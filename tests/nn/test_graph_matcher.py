@@ -858,3 +858,19 @@ def test_frozen_matchers_have_derivatives_forward(graph, grad):
             found = torch.func.jvp(match, (pair.x,), (direction,))[1]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         matcher.freeze()
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_matchers_that_begin_on_the_meta_device(assign):
+    """What no file holds is there all the same."""
+    pair = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(40, 30)))
+    matcher = small(depth_confidence=0.5)
+    with torch.device("meta"):
+        other = small(depth_confidence=0.5)
+    if not assign:
+        other.to_empty(device="cpu")
+    other.load_state_dict(matcher.state_dict(), assign=assign)
+    thresholds = other.confidence_thresholds
+    assert torch.equal(thresholds, matcher.confidence_thresholds) and thresholds.dtype == torch.double
+    with torch.no_grad():
+        assert torch.equal(other(pair).scores, matcher(pair).scores)
