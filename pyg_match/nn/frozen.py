@@ -70,7 +70,7 @@ class Freezable(nn.Module):
                 plain = all(type(lin) is Projection and not is_hooked(lin) for lin in lins)
                 # Queries that are keys as well are read again.
                 module.in_place = plain and module.lin_key is not None
-            elif type(module) is Projection and not is_hooked(module):
+            elif type(module) is Projection and not is_hooked(module) and type(module.weight) is nn.Parameter:
                 module.ordered = OrderedWeight(module.weight, module.bias)
         self._frozen = _state(self)
         self.recorded = RecordedForwards() if cuda_graphs else None
@@ -197,6 +197,11 @@ def _is_plain(block: AttentionBlock) -> bool:
     """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
     layers = _layers_of(block)
     return len(layers) == len(_LAYERS) and all(
-        type(layer) is kind and not is_hooked(layer) and not (kind is nn.Linear and layer.bias is None)
+        type(layer) is kind and not is_hooked(layer) and not (kind is nn.Linear and not _has_weights(layer))
         for layer, kind in zip(layers, _LAYERS, strict=True)
     )
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    """Whether a linear layer has a bias and an ordinary weight: those of subclasses know few operators."""
+    return layer.bias is not None and type(layer.weight) is nn.Parameter

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
+from pyg_match.nn.conv.projection import weight_of
 from pyg_match.nn.early_exit import Adaptive, adapt
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding
 from pyg_match.nn.frozen import Freezable
@@ -168,7 +169,7 @@ class GraphMatcher(Freezable, Adaptive):
         self.check_frozen()
         checks_values = not (self.training or isinstance(pair, PreparedPair))
         prepared = pair if isinstance(pair, PreparedPair) else self.prepare(pair)
-        prepared.check(self.config, next(self.encoding.parameters()).device)
+        prepared.check(self.config, self._weight().device)
         recorded = None if return_descriptors else self.recorded
         output: Any = None if recorded is None else recorded(self, self._match, prepared)
         if output is None:
@@ -251,7 +252,7 @@ class GraphMatcher(Freezable, Adaptive):
             >>> matcher(matcher.prepare(KeypointPair.from_sets(*sets))).matches.shape
             torch.Size([10])
         """
-        return PreparedPair.of(pair, self.config, next(self.encoding.parameters()).device)
+        return PreparedPair.of(pair, self.config, self._weight().device)
 
     @torch.no_grad()
     def self_step(self, pair: KeypointPair) -> Optional[Tensor]:
@@ -279,12 +280,16 @@ class GraphMatcher(Freezable, Adaptive):
 
     def _embed(self, prepared: PreparedPair) -> tuple[Tensor, Optional[Tensor]]:
         """Initial descriptors, and rotations if positions enter that way."""
-        dtype = next(self.encoding.parameters()).dtype
+        dtype = self._weight().dtype
         # What layers add to stays in full under autocast.
         x, position = self.lin_in(prepared.pair.x.to(dtype)).to(dtype), prepared.position.to(dtype)
         if isinstance(self.encoding, RotaryEncoding):
             return x, self.encoding(position)
         return x + self.encoding(position), None
+
+    def _weight(self) -> Tensor:
+        """A weight that tells type and device; quantised encodings have none."""
+        return next(self.encoding.parameters(), self.confidence_thresholds)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Half precision if configured, otherwise whatever autocast the caller has chosen."""
@@ -295,7 +300,7 @@ class GraphMatcher(Freezable, Adaptive):
         """The graph with cross edges between the descriptors that are most similar after layer ``i``."""
         head = self.assignment_head(i)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            projected = head.lin(x.to(head.lin.weight.dtype))
+            projected = head.lin(x.to(getattr(weight_of(head.lin), "dtype", x.dtype)))
             may_mask = self.config.mask_mode == "remove"
             drawn = redrawn_edges(projected, graph.ptr, graph.offsets, self.config.redraw_k, may_mask)
         return graph.with_cross_edges(*drawn)

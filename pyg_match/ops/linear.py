@@ -6,6 +6,7 @@ from typing import Any, Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from pyg_match.ops.derivatives import is_transformed
 from pyg_match.ops.workspace import HIDDEN, workspace
@@ -225,6 +226,8 @@ def onednn_type(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Optional[t
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return None
     if weight.numel() == 0 or weight.shape[1:] != x.shape[1:]:
+        return None
+    if type(weight) not in (Tensor, Parameter):  # subclasses know few operators
         return None
     if bias is not None and bias.shape != weight.shape[:1]:
         return None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyg_match.nn.conv import MaskedAttentionConv
+from pyg_match.nn.conv.projection import weight_of
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights
 from pyg_match.transforms.multi_scale import neighbour_rank
 
@@ -63,7 +64,7 @@ def edge_attention(
         ValueError: If all coefficients of a large complete graph are asked for.
     """
     if not torch.is_autocast_enabled(x.device.type):  # under which the matcher may have rounded it
-        x = x.to(conv.lin_query.weight.dtype)
+        x = x.to(getattr(weight_of(conv.lin_query), "dtype", x.dtype))
     query, key, _ = conv._project(x, x, rotation, x[:0])
     edges = EdgeSet.of(edges, x.size(0), x.size(0), x.device)
     if edges.groups is not None and not edges.is_dense:

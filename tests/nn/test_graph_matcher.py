@@ -16,10 +16,12 @@ from torch_geometric.transforms import Compose
 from pyg_match.data import KeypointPair
 from pyg_match.data.edges import sorted_edges
 from pyg_match.nn import AttentionBlock, GraphMatcher, MatcherConfig, convert_lightglue
+from pyg_match.nn.conv.projection import Projection
 from pyg_match.nn.early_exit import adapt
 from pyg_match.nn.frozen import FrozenBlock
 from pyg_match.nn.pair_graph import PairGraph
 from pyg_match.transforms import AnchorEdges, CandidateEdges, CompleteGraph, KNNGraph, RingPartition
+from pyg_match.visualization import record_attention
 
 COUNTS = [(30, 25), (12, 40), (1, 7), (0, 5), (9, 1), (1, 1), (18, 18), (5, 0)]
 
@@ -874,3 +876,76 @@ def test_matchers_that_begin_on_the_meta_device(assign):
     assert torch.equal(thresholds, matcher.confidence_thresholds) and thresholds.dtype == torch.double
     with torch.no_grad():
         assert torch.equal(other(pair).scores, matcher(pair).scores)
+
+
+class Quantised(torch.nn.Module):
+    """Stands in for the quantised layers of torch.ao, which have no parameters and give their weight when called."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.values = [layer.weight.detach(), None if layer.bias is None else layer.bias.detach()]
+
+    def weight(self):
+        return self.values[0]
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, *self.values)
+
+
+class Adapted(Quantised):
+    """Stands in for layers around others."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "graph", [Compose([]), Compose([KNNGraph(6, loop=True), CandidateEdges(4)])], ids=["complete", "sparse"]
+)
+@pytest.mark.parametrize("kind", [Quantised, Adapted])
+def test_other_layers_may_stand_in_place_of_linear_ones(kind, graph, frozen):
+    pair, matcher = graph(random_pair(300, 280, dtype=torch.double)), small(redraw_after=1, redraw_k=4)
+    with torch.no_grad():
+        expected = matcher(pair).scores
+        for module in list(matcher.modules()):
+            for name, layer in list(module.named_children()):
+                if isinstance(layer, (torch.nn.Linear, Projection)) and not isinstance(module, Quantised):
+                    setattr(module, name, kind(layer))
+        matcher = matcher.freeze() if frozen else matcher
+        assert torch.allclose(matcher(pair).scores, expected)
+        record_attention(matcher, pair)
+
+
+class Packed(torch.Tensor):
+    """Stands in for weights of torchao, which know the operators of layers alone."""
+
+    @staticmethod
+    def __new__(cls, values):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype)
+
+    def __init__(self, values):
+        self.values = values
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].values)
+        assert func in (torch.ops.aten.t.default, torch.ops.aten.addmm.default), func
+        return func(*(t.values if isinstance(t, cls) else t for t in args), **(kwargs or {}))
+
+
+def test_weights_of_other_kinds_are_not_frozen():
+    pair, matcher = CandidateEdges(4)(KNNGraph(6, loop=True)(random_pair(300, 280))), small().float()
+    with torch.no_grad():
+        expected = matcher(pair).scores
+        for layer in matcher.layers.modules():
+            if isinstance(layer, (torch.nn.Linear, Projection)):
+                layer.weight = torch.nn.Parameter(Packed(layer.weight.detach()), requires_grad=False)
+        assert torch.allclose(matcher(pair).scores, expected, atol=1e-6)
+        assert torch.allclose(matcher.freeze()(pair).scores, expected, atol=1e-6)
+    assert all(layer.self_attn.frozen is None for layer in matcher.layers)

@@ -11,7 +11,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax, to_edge_index
 
 from pyg_match.checks import MOST_CHANNELS, check_tensor, one_of, whole_number
-from pyg_match.nn.conv.projection import Projection, check_features
+from pyg_match.nn.conv.projection import Projection, check_features, project, weight_of
 from pyg_match.nn.encoding import rotate
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, sparse_attention
 from pyg_match.ops.attention_checks import check_edge_values
@@ -147,10 +147,9 @@ class MaskedAttentionConv(MessagePassing):
             x_value: Source features to take the values from instead of ``x``, for example those of an earlier layer.
             return_attention_weights: If ``True``, also return ``(edge_index, alpha)``.
         """
-        x_source, x_target = check_features(x, self.lin_value.weight, self.lin_query.weight)
-        x_value = (
-            x_source if x_value is None else check_features((x_value, x_value), self.lin_value.weight)[0]
-        )
+        value_weight, query_weight = weight_of(self.lin_value), weight_of(self.lin_query)
+        x_source, x_target = check_features(x, value_weight, query_weight)
+        x_value = x_source if x_value is None else check_features((x_value, x_value), value_weight)[0]
         names_targets = isinstance(edge_index, (CSR, Blocks, Anchored, EdgeSet)) or is_sparse(edge_index)
         if names_targets and self.flow != "source_to_target":
             raise ValueError(
@@ -205,12 +204,14 @@ class MaskedAttentionConv(MessagePassing):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all heads, ``[N, H, C]`` each."""
         shape = (self.heads, self.out_channels)
-        query = self.lin_query(x_target, exact).unflatten(-1, shape)
-        value = self.lin_value(x_value, exact).unflatten(-1, shape)
+        query = project(self.lin_query, x_target, exact).unflatten(-1, shape)
+        value = project(self.lin_value, x_value, exact).unflatten(-1, shape)
         if self.lin_key is not None:
-            key = self.lin_key(x_source, exact).unflatten(-1, shape)
+            key = project(self.lin_key, x_source, exact).unflatten(-1, shape)
+        elif x_source is x_target:
+            key = query
         else:
-            key = query if x_source is x_target else self.lin_query(x_source, exact).unflatten(-1, shape)
+            key = project(self.lin_query, x_source, exact).unflatten(-1, shape)
         if rotation is not None:
             source, target = (rotation, rotation) if isinstance(rotation, Tensor) else rotation
             in_place = self.in_place and not (torch.is_grad_enabled() or torch.compiler.is_compiling())

@@ -31,8 +31,20 @@ class Projection(Linear):
         return linear(x, weight, self.bias)
 
 
+def project(lin: Any, x: Tensor, exact: bool) -> Tensor:
+    """What a projection, or any module in its place, makes of ``x``."""
+    out: Tensor = lin(x, exact) if isinstance(lin, Projection) else lin(x)
+    return out
+
+
+def weight_of(lin: Any) -> Optional[Tensor]:
+    """The weight of a linear layer; ``None`` for what stands in its place and has none, as quantised layers."""
+    weight = getattr(lin, "weight", None)
+    return weight if isinstance(weight, Tensor) else None
+
+
 def check_features(
-    x: Union[Tensor, PairTensor], source_weight: Tensor, target_weight: Optional[Tensor] = None
+    x: Union[Tensor, PairTensor], source_weight: Optional[Tensor], target_weight: Optional[Tensor] = None
 ) -> PairTensor:
     """The features of sources and targets, checked against the weights of the layers that they go into.
 
