@@ -29,6 +29,8 @@ def image_sizes(image_size: Any, device: Optional[torch.device] = None) -> Tenso
 
 
 def _as_tensor(image_size: Any, device: Optional[torch.device] = None) -> Tensor:
+    if isinstance(image_size, Tensor):  # as_tensor would move it to the default device
+        return image_size if device is None else image_size.to(device)
     try:
         return torch.as_tensor(image_size, device=device)
     except (TypeError, ValueError, RuntimeError):

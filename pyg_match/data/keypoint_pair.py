@@ -74,13 +74,13 @@ class KeypointPair(Data):
         homography: Optional[Tensor] = None,
         **kwargs: Any,
     ) -> None:
+        device = kwargs["pos"].device if isinstance(kwargs.get("pos"), Tensor) else None
         if num_keypoints is not None:
-            device = kwargs["pos"].device if isinstance(kwargs.get("pos"), Tensor) else None
             kwargs["num_keypoints"] = _counts(num_keypoints, device)
         if homography is not None:
             kwargs["homography"] = _homographies(homography)
         if kwargs.get("image_size") is not None:
-            kwargs["image_size"] = image_sizes(kwargs["image_size"])
+            kwargs["image_size"] = image_sizes(kwargs["image_size"], device)
         super().__init__(y=y, **kwargs)
 
     @classmethod

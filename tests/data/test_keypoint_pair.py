@@ -10,6 +10,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import unbatch
 
 from pyg_match.data import KeypointPair, KeypointSet
+from pyg_match.nn import GraphMatcher
 from pyg_match.transforms import CandidateEdges, KNNGraph, RingPartition
 
 
@@ -227,3 +228,17 @@ def test_datasets_of_them_load_without_running_code(kind, tmp_path):
     for item, other in zip(saved, items, strict=True):
         assert type(item) is kind and item.validate()
         assert all(torch.equal(item[name], other[name]) for name in other.keys())  # noqa: SIM118
+
+
+def test_another_default_device():
+    """What is made of tensors lies where they do, whatever ``torch.set_default_device`` says."""
+    sets = [random_set(4), random_set(3)]
+    matcher = GraphMatcher(in_channels=16, hidden_channels=16, num_layers=1).eval()
+    expected = matcher(KeypointPair.from_sets(*sets))
+    with torch.device("meta"):
+        again = [KeypointSet(pos=s.pos, x=s.x, image_size=s.image_size) for s in sets]
+        pair = KeypointPair.from_sets(*again)
+        listed = KeypointPair(pos=pair.pos, num_keypoints=[[4, 3]], image_size=[[640, 480], [640, 480]])
+        assert pair.validate() and all(keypoints.validate() for keypoints in again)
+        assert {str(p.image_size.device) for p in (pair, listed)} == {"cpu"}
+        assert torch.equal(matcher(pair).scores, expected.scores)
