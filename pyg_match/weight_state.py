@@ -17,11 +17,18 @@ def weight_state(module: nn.Module) -> list[tuple[int, int, int]]:
         >>> weight_state(layer) == before
         False
     """
-    parts = module.modules()
-    kept = (t for part in parts for t in (*part._parameters.values(), *part._buffers.values()))
-    tensors = [t for t in kept if t is not None]
+    kept = (t for part in parts_of(module) for t in (*part._parameters.values(), *part._buffers.values()))
     # Sharing memory gives a storage other addresses.
     return [
         (t.untyped_storage()._cdata, int(t.storage_offset()), 0 if t.is_inference() else t._version)
-        for t in tensors
+        for t in kept
+        if t is not None
     ]
+
+
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """A module and all of its parts, as often as they are there, without the names that ``modules()`` makes of them."""
+    parts = [module]
+    for part in parts:
+        parts.extend(child for child in part._modules.values() if child is not None)
+    return parts

@@ -25,7 +25,7 @@ from pyg_match.ops.linear import (
     rounded_for_linear,
     with_room,
 )
-from pyg_match.weight_state import weight_state
+from pyg_match.weight_state import parts_of, weight_state
 
 # The output projection and what follows it.
 _LAYERS = (nn.Linear, nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear)
@@ -111,9 +111,8 @@ class Freezable(nn.Module):
 
 
 def _state(model: nn.Module) -> list[Any]:
-    """The weights of a model, and the layers that its frozen blocks were made of."""
-    blocks = [module for module in model.modules() if isinstance(module, AttentionBlock)]
-    return [*weight_state(model), *(layer for block in blocks for layer in _layers_of(block))]
+    """The weights and the layers of a model."""
+    return [*weight_state(model), *parts_of(model)]
 
 
 def _thawed(model: Freezable, _: Any = None) -> None:
@@ -189,13 +188,9 @@ class FrozenBlock:
         return out
 
 
-def _layers_of(block: AttentionBlock) -> list[nn.Module]:
-    return [block.lin_out, *block.ffn]
-
-
 def _is_plain(block: AttentionBlock) -> bool:
     """Whether the layers are what they were made as, without hooks, and not quantised or adapted."""
-    layers = _layers_of(block)
+    layers: list[nn.Module] = [block.lin_out, *block.ffn]
     return len(layers) == len(_LAYERS) and all(
         type(layer) is kind and not is_hooked(layer) and not (kind is nn.Linear and not _has_weights(layer))
         for layer, kind in zip(layers, _LAYERS, strict=True)
