@@ -179,7 +179,7 @@ def test_losses_never_wait(options, batches, monkeypatch):
     prepared = objective.matcher.prepare(batch)
     output = objective.matcher(prepared, return_descriptors=True)
     with NeverWaits():
-        found = objective._losses(batch, prepared.graph, output, (0, 2))
+        found = objective._losses(batch, prepared.graph, output, (0, 2), 1.0)
     assert set(found) == {"assignment", "confidence", "matchability", "total"}
     found["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
