@@ -22,6 +22,19 @@ has_links = pytest.mark.skipif(os.name == "nt", reason="the system lets only few
 has_locks = pytest.mark.skipif(os.name == "nt", reason="the system has no such locks")
 
 
+def _reads_numbers() -> bool:
+    try:
+        torch.func.jvp(lambda x: x * torch.ones(1).tolist()[0], (torch.ones(1),), (torch.ones(1),))
+    except RuntimeError:
+        return False
+    return True
+
+
+reads_numbers = pytest.mark.skipif(
+    not _reads_numbers(), reason="this torch reads no numbers of tensors under torch.func"
+)
+
+
 @contextmanager
 def loaded_example(name: str) -> Iterator[ModuleType]:
     """A script of the examples, with the files beside it in reach as they are of a script; they are forgotten then."""

@@ -134,11 +134,11 @@ def _check(
         ValueError: If an option is not as expected, or a file to write is one to read.
     """
     check_matcher(weights)
-    check_files("image", *images)
     if threshold is not None and not 0 < threshold < math.inf:
         raise ValueError(f"'--threshold' must be a positive number, got {threshold:g}")
     if threshold is not None and geometry == "none":
         raise ValueError("'--threshold' is that of a model, but '--geometry none' fits none")
+    check_files("image", *images)
     if save is not None:
         check_ending("--save must end in", save, ".npz", ".json")
     if out is not None:

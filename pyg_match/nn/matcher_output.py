@@ -1,11 +1,12 @@
 """Output of a matcher."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 
 from pyg_match.data import KeypointPair
@@ -127,7 +128,11 @@ class MatcherOutput:
 
 
 # What wraps a model looks for tensors in what it answers: DistributedDataParallel for gradients to be summed.
-torch.export.register_dataclass(MatcherOutput)
+pytree.register_pytree_node(
+    MatcherOutput,
+    lambda output: ([getattr(output, field.name) for field in fields(output)], None),
+    lambda values, _: MatcherOutput(*values),
+)
 
 
 def empty_output(pair: KeypointPair, x: Tensor, assign_on_edges: bool, redrawn: bool) -> MatcherOutput:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from pyg_match.features.image import ImageLike, load_image
@@ -55,7 +56,8 @@ def draw_graph(
             raise ValueError(
                 f"there are no edges '{key}', expected some of {[name for name, _ in data if 'edge' in name]}"
             )
-        source, target = (row.cpu().numpy() for row in data[key].as_subclass(type(data.pos)))
+        edges = data[key].as_tensor() if isinstance(data[key], EdgeIndex) else data[key]
+        source, target = edges.cpu().numpy()
         if node is not None:
             source, target = source[target == node], target[target == node]
         chosen = np.linspace(0, len(source) - 1, min(len(source), max_edges)).astype(int)

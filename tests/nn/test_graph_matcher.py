@@ -5,7 +5,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
-from helpers import random_pair, random_set
+from helpers import random_pair, random_set, reads_numbers
 from kornia.feature import LightGlue
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import prune
@@ -843,6 +843,7 @@ def test_gradients_are_shared_whoever_computes_the_loss(options, tmp_path):
     "graph", [Compose([]), Compose([KNNGraph(6, loop=True), CandidateEdges(4)])], ids=["complete", "sparse"]
 )
 @pytest.mark.parametrize("grad", [False, True])
+@reads_numbers
 def test_frozen_matchers_have_derivatives_forward(graph, grad):
     pair, matcher = graph(random_pair(70, 60, dtype=torch.double)), small()
     direction = torch.randn_like(pair.x)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from attention_cases import GROUPS, SOURCE, edge_set, nodes, windows
-from helpers import compiles
+from helpers import compiles, reads_numbers
 from torch_geometric import EdgeIndex
 
 from pyg_match.ops import CSR, Anchored, Blocks, EdgeSet, attention_weights, edge_scores, sparse_attention
@@ -406,6 +406,7 @@ def test_complete_graphs_compile_and_have_forward_derivatives():
     torch.testing.assert_close(gradient, expected)
 
 
+@reads_numbers
 @pytest.mark.parametrize("derivative", [torch.func.jacfwd, torch.func.jacrev, torch.func.hessian])
 def test_complete_graphs_have_all_derivatives(derivative):
     blocks, (query, key, value) = Blocks((0, 5, 12), (5, 0), (12, 5)), nodes()

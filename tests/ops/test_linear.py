@@ -75,6 +75,8 @@ def test_uses_onednn_where_it_pays(capability, monkeypatch):
 def test_derivatives_forward_without_gradients():
     x, tangent, weight = torch.randn(300, 16), torch.randn(300, 16), torch.randn(8, 16)
     with torch.no_grad():
+        if not torch.func.jvp(torch.sin, (x,), (tangent,))[1].any():
+            pytest.skip("torch has no derivatives forward in inference mode")
         found = torch.func.jvp(lambda x: linear(x, weight), (x,), (tangent,))[1]
         many = torch.vmap(lambda x: linear(x, weight))(torch.stack([x, tangent]))
     torch.testing.assert_close(found, tangent @ weight.t())
