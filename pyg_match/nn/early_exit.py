@@ -1,48 +1,11 @@
 """Early exit and pruning: pairs that stop before the last layer, and keypoints that are left out."""
 
-import math
-from collections.abc import Callable
-from typing import Any, Optional, Self
+from typing import Any, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyg_match.nn.pair_graph import PairGraph
-
-
-class Adaptive(nn.Module):
-    """A model with thresholds of confidence, which no file holds: they depend on its depth alone."""
-
-    confidence_thresholds: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_post_hook(_restored)
-
-    def set_thresholds(self, depth: int) -> None:
-        """Say from which confidence on a keypoint counts as sure after each of so many layers."""
-        # Later layers may be less sure: LightGlue, section 3.3.
-        thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
-        self.register_buffer("confidence_thresholds", torch.tensor(thresholds), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Change the device or type of the weights; what was on the meta device gets its thresholds again."""
-        empty = self.confidence_thresholds.is_meta
-        super()._apply(fn, recurse)
-        if empty and not self.confidence_thresholds.is_meta:
-            self._set_like(self.confidence_thresholds)
-        return self
-
-    def _set_like(self, tensor: Tensor) -> None:
-        self.set_thresholds(self.confidence_thresholds.numel())
-        self.confidence_thresholds = self.confidence_thresholds.to(tensor)
-
-
-def _restored(model: Adaptive, _: Any = None) -> None:
-    """Make thresholds where weights have replaced those on the meta device."""
-    weight = next(model.parameters())
-    if model.confidence_thresholds.is_meta and not weight.is_meta:
-        model._set_like(weight)
 
 
 def adapt(

@@ -1,5 +1,6 @@
 """The matcher: message passing over one graph for each pair of images."""
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from pyg_match.checks import nearest_name
 from pyg_match.data import KeypointPair
 from pyg_match.nn.assignment import DualSoftmaxAssignment, SinkhornAssignment
 from pyg_match.nn.conv.projection import weight_of
-from pyg_match.nn.early_exit import Adaptive, adapt
+from pyg_match.nn.early_exit import adapt
 from pyg_match.nn.encoding import KeypointEncoding, RotaryEncoding
 from pyg_match.nn.frozen import Freezable
 from pyg_match.nn.layer_assignment import LayerAssignment, assign
@@ -34,7 +35,7 @@ from pyg_match.nn.value_source import ValueSource
 from pyg_match.ops.candidates import redrawn_edges
 
 
-class GraphMatcher(Freezable, Adaptive):
+class GraphMatcher(Freezable):
     r"""Matcher of the keypoints of two images by message passing over their graph.
 
     Each of :math:`L` layers passes messages along the edges within images, ``edge_index``, and then along those
@@ -106,7 +107,8 @@ class GraphMatcher(Freezable, Adaptive):
         else:
             self.assignments = nn.ModuleList([SinkhornAssignment(width)])
         self.confidences = nn.ModuleList(nn.Linear(width, 1) for _ in range(depth - 1))
-        self.set_thresholds(depth)
+        # Later layers may be less sure: LightGlue, section 3.3.
+        self.confidence_thresholds = [min(0.8 + 0.1 * math.exp(-4.0 * i / depth), 1.0) for i in range(depth)]
 
     @classmethod
     def from_pretrained(cls, name: Union[str, Path], **kwargs: Any) -> "GraphMatcher":
@@ -289,7 +291,7 @@ class GraphMatcher(Freezable, Adaptive):
 
     def _weight(self) -> Tensor:
         """A weight that tells type and device; quantised encodings have none."""
-        return next(self.encoding.parameters(), self.confidence_thresholds)
+        return next(self.encoding.parameters(), next(self.parameters()))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Half precision if configured, otherwise whatever autocast the caller has chosen."""
