@@ -151,8 +151,9 @@ class Extractor(nn.Module):
                     yield tensor
 
         sets = self._detect_all(tensors(), batch_size)
-        for keypoints, (size, scale) in zip(sets, resized, strict=resize is not None):
-            _to_original(keypoints, torch.tensor([size]), scale)
+        if resize is not None:
+            for keypoints, (size, scale) in zip(sets, resized, strict=True):
+                _to_original(keypoints, torch.tensor([size]), scale)
         return sets
 
     def _detect_all(self, images: Iterable[Tensor], batch_size: int | None) -> list[KeypointSet]:
