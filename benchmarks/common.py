@@ -408,6 +408,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    found["torch"] = torch.__version__  # which names the build for CPUs or a CUDA, as the package may not
     found.setdefault("pyg-match", __version__)  # where it runs without being installed
     return found
 

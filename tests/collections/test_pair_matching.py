@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import has_links
-from hloc_files import COUNTS, limit_files, write_hloc_features
+from hloc_files import COUNTS, imports_write, limit_files, write_hloc_features
 
 from pyg_match.collections import (
     HlocMatches,
@@ -197,7 +197,9 @@ def test_a_killed_run_goes_on(weights, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX's")
-@pytest.mark.parametrize("size", [200, 3_000, 10_000])  # in a shard, in the file of matches
+@pytest.mark.parametrize(  # in a shard, in the file of matches
+    "size", [pytest.param(200, marks=imports_write), 3_000, 10_000]
+)
 def test_nothing_is_lost_on_a_full_disk(size, features, pairs, weights, tmp_path):
     whole, output = tmp_path / "whole.h5", tmp_path / "m.h5"
     match_pairs(features, pairs, whole, weights, block=1)
