@@ -6,12 +6,12 @@ import platform
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from surroundings import versions
 
 from pyg_match.files import write_whole
 from pyg_match.metrics import error_auc, recall_curve
@@ -33,7 +33,7 @@ def write_record(file: Path, settings: Row, **content: Any) -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
         "settings": settings,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions(packages),
         "machine": {
             "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),

@@ -20,5 +20,11 @@ def surroundings(packages: Sequence[str]) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "threads": torch.get_num_threads(),
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions(packages),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and some packages; that of torch names its build for CPUs or a CUDA."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {**found, "torch": torch.__version__}
