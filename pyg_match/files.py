@@ -50,7 +50,7 @@ def new_file(path: Path, mode: int = 0o666) -> None:
         OSError: If it cannot be made.
     """
     path.unlink(missing_ok=True)
-    os.close(os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    path.touch(mode, exist_ok=False)
 
 
 def allow_open_files() -> None:

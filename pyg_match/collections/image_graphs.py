@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.transforms import Compose
+from torch_geometric.utils import cumsum
 
 from pyg_match.data import KeypointPair, KeypointSet
-from pyg_match.data.edges import scales, sorted_edges
+from pyg_match.data.edges import edge_values, scales, sorted_edges
 from pyg_match.data.keypoint_pair import NODE_ATTRIBUTES
 from pyg_match.transforms import (
     AnchorEdges,
@@ -22,7 +23,6 @@ from pyg_match.transforms import (
     NestedPartition,
     RingPartition,
 )
-from pyg_match.transforms.store import carried
 
 _WITHIN_IMAGES = (
     AnchorEdges,
@@ -66,7 +66,7 @@ class ImageGraphs:
         sizes = torch.cat([keypoints.image_size for keypoints in sets]).to(device)
         self.counts = torch.tensor(counts)
         self._sizes = sizes
-        self._ptr = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)]).to(device)
+        self._ptr = cumsum(self.counts).to(device)
         # All images as if they were pairs, the last of an odd number with an image without keypoints.
         odd = len(counts) % 2
         everything = KeypointPair(
@@ -88,8 +88,7 @@ class ImageGraphs:
         for key in keys:
             edges: EdgeIndex = everything[key]
             self._edges[key] = (edges.get_csc()[0][0].long(), edges.as_tensor()[0])
-            of_edges = [name for name in carried(everything, key) if name != "anchor_weight"]
-            self._of_edges |= {name: (key, everything[name]) for name in of_edges}
+            self._of_edges |= {name: (key, everything[name]) for name in edge_values(everything, key)}
         other = {"num_keypoints", "image_size", *self._edges, *self._of_edges}
         self._nodes = {name: everything[name] for name in everything.keys() if name not in other}  # noqa: SIM118
 

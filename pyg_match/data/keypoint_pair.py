@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
+from torch_geometric.utils import cumsum
 
 from pyg_match.checks import kind_of, shown
 from pyg_match.data.checks import (
@@ -20,7 +21,6 @@ from pyg_match.data.checks import (
 )
 from pyg_match.data.edges import edge_values, sorted_edges
 from pyg_match.data.keypoint_set import KeypointSet
-from pyg_match.ops.csr import count_before
 
 NODE_ATTRIBUTES = ("x", "pos", "score", "scale", "orientation")
 _EDGE_SET = re.compile(r"(cross_)?edge_index(_\d+)?")
@@ -127,7 +127,7 @@ class KeypointPair(Data):
     @property
     def image_ptr(self) -> Tensor:
         r"""Offsets of the images' nodes, :math:`(2B + 1)` for :math:`B` pairs: image 0 and 1 of each in turn."""
-        return count_before(self.num_keypoints.flatten())
+        return cumsum(self.num_keypoints.flatten().long())
 
     @property
     def image_batch(self) -> Tensor:
@@ -229,7 +229,7 @@ class KeypointPair(Data):
             keep[subset.long()] = True
         elif subset.shape != (count,):
             raise ValueError(f"expected a mask of {count} nodes, got shape {list(subset.shape)}")
-        return keep, count_before(keep)
+        return keep, cumsum(keep.long())
 
     def _single(self) -> list[int]:
         if self.num_keypoints.size(0) != 1:

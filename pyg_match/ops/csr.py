@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
+from torch_geometric.utils import cumsum
 
 from pyg_match.checks import check_tensor, kind_of, whole_number
 
@@ -60,12 +61,7 @@ class CSR(NamedTuple):
             check_tensor("mask", mask, (self.col.numel(),), "boolean")
         number = self.unsorted(mask).cumsum(0) - 1
         perm = None if self.perm is None else number[self.perm[mask]]
-        return CSR(count_before(mask)[self.rowptr], self.col[mask], perm)
-
-
-def count_before(counts: Tensor) -> Tensor:
-    """The sum of the counts, or marks, before each place, and of all."""
-    return torch.cat([counts.new_zeros(1, dtype=torch.long), counts.cumsum(0)])
+        return CSR(cumsum(mask.long())[self.rowptr], self.col[mask], perm)
 
 
 EdgesLike = Union[Tensor, EdgeIndex, SparseTensor, CSR]

@@ -6,9 +6,10 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import cumsum
 
 from pyg_match.checks import check_tensor
-from pyg_match.ops.csr import CSR, EdgesLike, count_before, to_csr
+from pyg_match.ops.csr import CSR, EdgesLike, to_csr
 from pyg_match.ops.edge_lists import narrow_edges, transpose_edges
 from pyg_match.ops.group_tables import (
     check_rising,
@@ -287,7 +288,7 @@ class EdgeSet(NamedTuple):
         """
         if not torch.compiler.is_compiling():
             check_tensor("keep", keep, (self.num_targets,), "boolean")
-        csr, before = self.csr(), count_before(keep)
+        csr, before = self.csr(), cumsum(keep.long())
         inside = keep[csr.col] & keep[csr.target()]
         some, kept = csr.subset(inside), csr.unsorted(inside)
         rowptr = torch.cat([some.rowptr[:1], some.rowptr[1:][keep]])
@@ -301,11 +302,11 @@ class EdgeSet(NamedTuple):
         if source is None:
             sources = before[sources]
         else:
-            sources, source = count_before(keep[source])[sources], before[source[keep[source]]]
+            sources, source = cumsum(keep[source].long())[sources], before[source[keep[source]]]
         if log_weight is not None:
             log_weight = log_weight[in_order[group_targets(self.groups)]]
         target = None if target is None else before[target[in_order]]
-        groups = torch.cat([count_before(in_order)[bounds], sources], dim=1)
+        groups = torch.cat([cumsum(in_order.long())[bounds], sources], dim=1)
         edges = edges._replace(
             groups=groups, source=source, log_weight=log_weight, rounds=self.rounds, target=target
         )

@@ -10,6 +10,7 @@ from typing import Literal, Optional, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.utils import cumsum
 
 from pyg_match.checks import check_batch, check_points, one_of, whole_number
 from pyg_match.ops.knn_batched import batched_knn, squared_distances
@@ -218,4 +219,4 @@ def _pointer(points: Tensor, batch: Optional[Tensor], batch_size: Optional[int])
     if batch is None:
         return torch.tensor([0, points.size(0)], device=points.device)
     counts = torch.bincount(check_batch(batch, points.size(0)), minlength=batch_size or 0)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return cumsum(counts)

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import cumsum
 
 from pyg_match.checks import check_tensor, one_of, whole_number
 from pyg_match.data import KeypointPair
 from pyg_match.data.checks import check_edge_index
 from pyg_match.data.edges import sorted_edges
-from pyg_match.ops.csr import count_before
 from pyg_match.ops.precision import widest
 from pyg_match.transforms.edges import check_data, group_ptr, node_groups
 from pyg_match.transforms.equal_partition import equal_parts, fewest_parts
@@ -174,7 +174,7 @@ class AnchorEdges(BaseTransform):
 
 def _count_anchors(anchor: Tensor, ptr: list[int]) -> Tensor:
     """The number of anchors in the group of each node."""
-    return count_before(anchor)[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
+    return cumsum(anchor.long())[ptr].diff().repeat_interleave(torch.tensor(ptr, device=anchor.device).diff())
 
 
 def _weight_beside(window: Tensor, anchor: Tensor, ptr: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import cumsum
 
 from pyg_match.nn.conv import MaskedAttentionConv
 from pyg_match.nn.conv.projection import weight_of
@@ -137,7 +138,7 @@ def _of_edges(
     chunk = degree.cumsum(0) * query.size(1) // CHUNK
     sizes = torch.unique_consecutive(chunk, return_counts=True)[1].tolist()
     for rows, counts in zip(targets.split(sizes), degree.split(sizes), strict=True):
-        rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        rowptr = cumsum(counts)
         row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         edge = torch.arange(len(row), device=rows.device) - rowptr[row] + csr.rowptr[rows][row]
         own = CSR(rowptr, csr.col[edge])

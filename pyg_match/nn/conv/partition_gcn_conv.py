@@ -160,7 +160,7 @@ class PartitionGCNConv(MessagePassing):
         if not (isinstance(edge_index, EdgeIndex) and _has_product(x, weight, size)):
             edge_index = plain.long()  # for 32 bits, torch's scatter has wrong gradients
         if pos is not None:
-            near = distance_weights(_positions(pos, size), torch.stack([source, target]))
+            near = _distance_weights(_positions(pos, size), source, target)
             weight = near if weight is None else near * weight
         # Half precision counts to a few hundred only.
         wide = torch.promote_types(x.dtype, torch.float)
@@ -261,10 +261,15 @@ def distance_weights(pos: Union[Tensor, PairTensor], edge_index: Tensor) -> Tens
     """
     plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
     source, target = check_tensor("edge_index", plain, (2, None), "whole")
-    # Squares of pixels are too large for half precision.
-    pos_source, pos_target = (p.to(torch.promote_types(p.dtype, torch.float)) for p in _positions(pos))
+    pos_source, pos_target = _positions(pos)
     check_ends("source", source, pos_source.size(0))
     check_ends("target", target, pos_target.size(0))
+    return _distance_weights((pos_source, pos_target), source, target)
+
+
+def _distance_weights(pos: PairTensor, source: Tensor, target: Tensor) -> Tensor:
+    # Squares of pixels are too large for half precision.
+    pos_source, pos_target = (p.to(torch.promote_types(p.dtype, torch.float)) for p in pos)
     square = (pos_source[source] - pos_target[target]).square().sum(dim=-1)
     zero = square.new_zeros(pos_target.size(0))
     total = zero.index_add(0, target, square)
